@@ -15,8 +15,9 @@ EMBED = "embed"
 INSPECT = "inspect"
 NEXT_LOGPROBS = "next_logprobs"
 
-# Revision of the signatures, in the card. Since 2, `score` has the input `num_top`, and there is `next_logprobs`.
-REVISION = 2
+# Revision of the signatures, in the card. Since 2, `score` has the input `num_top`; since 3, `next_logprobs` expands
+# what is most probable: versions before it cannot be searched.
+REVISION = 3
 
 # Precisions of the products. Every signature but `serving_default` may have a variant in bfloat16.
 PrecisionName = Literal["float32", "bfloat16"]

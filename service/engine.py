@@ -103,7 +103,7 @@ class Engine:
             _require_next_logprobs(model)
         # The most probable texts are charged while they are searched for.
         num_generated = 0 if body.top_texts else len(raw_prompts) * body.best_of * body.max_tokens
-        labels = encode_labels(body.labels, model) if body.labels else NO_IDS
+        labels = _label_ids(body, model)
         with context.refunds_on_failure():
             self._encode(request, raw_prompts, field, "max_tokens", num_generated, first=labels)
             prompts, constraints = request.prompts, _constraints(body, request)
@@ -136,8 +136,7 @@ class Engine:
                 f"model must be a forward model, got {model.ref.name!r}: it is backward", param="model"
             )
         with context.refunds_on_failure():
-            labels = encode_labels(body.labels, model) if body.labels else NO_IDS
-            self._encode(request, body.prompts, "prompt", "prompt", first=labels)
+            self._encode(request, body.prompts, "prompt", "prompt", first=_label_ids(body, model))
             # Free the unencoded prompt.
             num_held = _hold_memory(request, 0)
             processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)
@@ -155,7 +154,7 @@ class Engine:
         is_width = body.dimensions in (None, units)
         require(is_width, "dimensions", f"be {units}, the width of the model's top layer", body.dimensions)
         with context.refunds_on_failure():
-            self._encode(request, body.prompts, "input", "input")
+            self._encode(request, body.prompts, "input", "input", first=_label_ids(body, request.model))
             _hold_memory(request, embedding_bytes(len(request.prompts), units))
             # Free the unencoded texts.
             processor = EmbeddingProcessor(body.model_copy(update={"input": ""}), request)
@@ -211,7 +210,8 @@ class Engine:
         _require_layers(body, request.model)
         _require_num_top(body, request.model)
         with context.refunds_on_failure():
-            self._encode(request, body.prompts, "input", "input", reverse=body.go_backwards)
+            labels = _label_ids(body, request.model)
+            self._encode(request, body.prompts, "input", "input", reverse=body.go_backwards, first=labels)
             # Free the unencoded text.
             processor = InspectionProcessor(body.model_copy(update={"input": ""}), request)
             limit, count = self._settings.max_inspect_values, processor.num_values
@@ -401,6 +401,13 @@ def _token_texts(model: ServedModel) -> TokenTexts:
     return TokenTexts(first, following, special.end, model.card.vocab_size, model.backward)
 
 
+def _label_ids(
+    body: CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest, model: ServedModel
+) -> np.ndarray:
+    """Return what the model reads before a text with labels, int32 (tokens,): nothing if none are given."""
+    return encode_labels(body.labels, model) if body.labels else NO_IDS
+
+
 def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedModel) -> None:
     """Refuse more log probabilities than a version returns, unless it returns those of its whole vocabulary."""
     card, version = model.card, model.ref
@@ -412,10 +419,10 @@ def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedMode
 
 
 def _require_next_logprobs(model: ServedModel) -> None:
-    """Refuse a search in a version that returns no log probabilities of all tokens."""
-    if model.card.revision < 2:
+    """Refuse a search in a version whose signature for it is another one, or that has none."""
+    if model.card.revision < 3:
         version = f"version {model.ref.number} of model {model.ref.name!r} was published by an earlier release"
-        message = f"model must have the signature {signatures.NEXT_LOGPROBS} for a search: {version}"
+        message = f"model must have this release's signature {signatures.NEXT_LOGPROBS} for a search: {version}"
         raise InvalidRequest(f"{message}; `sostenuto publish` its run again", param="model")
 
 

@@ -57,16 +57,31 @@ def fake_embed(inputs: Arrays) -> Arrays:
 
 
 def fake_next_logprobs(inputs: Arrays) -> Arrays:
-    """Compute what a real `next_logprobs` would: distributions that depend on the state, and what follows greedily."""
-    states, ids = [fake_prefill(inputs)["state"]], []
+    """Compute what a real `next_logprobs` would: distributions that depend on the state, and steps best-first."""
+    states, batch = list(fake_prefill(inputs)["state"]), len(inputs["state"])
+    logprobs, rows = [fake_distribution(state) for state in states], inputs["row"].tolist()
+    appended, totals = [(-1, 0)] * batch, inputs["logprob"].tolist()
     for _ in range(inputs["num_ahead"].max()):
-        ids.append(np.array([fake_distribution(state).argmax() for state in states[-1]]))
-        states.append(np.stack([fake_step(int(i), state) for i, state in zip(ids[-1], states[-1], strict=True)]))
-    return {
-        "token_ids": np.array(ids, np.int32).reshape(-1, len(states[0])).T,
-        "logprobs": np.stack([[fake_distribution(state) for state in rows] for rows in states], axis=1),
-        "state": np.stack(states, axis=1),
-    }
+        scores = np.array(totals)[:, None] + np.array(logprobs)
+        entries = inputs["transitions"][rows]
+        next_rows = entries & (signatures.MAX_ROWS - 1)
+        scores[(entries >= signatures.FORBIDDEN) | (next_rows == signatures.FINAL_ROW)] = -np.inf
+        scores[:, END] = -np.inf
+        for parent, token_id in appended:
+            if parent >= 0:
+                scores[parent, token_id] = -np.inf
+        for place in np.argsort(-scores, axis=None, kind="stable")[:batch].tolist():
+            parent, token_id = divmod(place, VOCABULARY)
+            is_any = np.isfinite(scores[parent, token_id])
+            appended.append((parent if is_any else -1, token_id))
+            totals.append(scores[parent, token_id])
+            rows.append(int(next_rows[parent, token_id]))
+            states.append(fake_step(token_id, states[parent]))
+            logprobs.append(fake_distribution(states[-1]))
+    parents, token_ids = np.int32(appended).T
+    flat = {"token_ids": token_ids, "parents": parents, "logprobs": np.array(logprobs)}
+    by_slot = {name: array.reshape(-1, batch, *array.shape[1:]).swapaxes(0, 1) for name, array in flat.items()}
+    return by_slot | {"state": np.array(states[:batch])}
 
 
 def fake_distribution(state: np.ndarray) -> np.ndarray:

@@ -234,9 +234,10 @@ def _sample(functions: Functions, tokenizer: Tokenizer, state_size: int) -> tupl
 def _read(function: Any, token_ids: np.ndarray, length: int, state: np.ndarray, **more: np.ndarray) -> dict[str, Any]:
     """Call a signature that processes as many tokens of each sequence."""
     lengths = np.full(len(token_ids), length, np.int32)
-    for name, value in (("num_top", signatures.NUM_TOP), ("num_ahead", 0)):
-        if name in function.structured_input_signature[1]:
-            more[name] = np.full_like(lengths, value)
+    specs = function.structured_input_signature[1]
+    for name in {"num_top", "num_ahead", "row", "logprob", "transitions"} & specs.keys():
+        shape = [size or len(token_ids) for size in specs[name].shape]
+        more[name] = np.full(shape, signatures.NUM_TOP if name == "num_top" else 0, specs[name].dtype.as_numpy_dtype)
     return _call(function, token_ids=token_ids, lengths=lengths, state=state, **more)
 
 

@@ -155,44 +155,61 @@ class Generator(tf.Module):
         return {"state": self._steps.join(parts), "sum": total, "last": last}
 
     def next_logprobs(
-        self, token_ids: tf.Tensor, lengths: tf.Tensor, state: tf.Tensor, num_ahead: tf.Tensor
+        self,
+        token_ids: tf.Tensor,
+        lengths: tf.Tensor,
+        state: tf.Tensor,
+        num_ahead: tf.Tensor,
+        logprob: tf.Tensor,
+        row: tf.Tensor,
+        transitions: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Prefill sequences of at least one token, and predict the token after each, and after what follows greedily.
+        """Prefill sequences of at least one token, predict the token after each, and expand what is most probable.
 
-        All are continued by as many tokens, A, the largest `num_ahead`: a search mostly needs what follows the most
-        probable token, and a call costs more than a step.
+        Best-first: each of A steps, the largest `num_ahead`, appends a token to `batch` of the sequences so far, such
+        that the results are the most probable ones that the steps before have not expanded. A call costs more than a
+        step, and a search mostly needs these next. The slots of padding, whose `logprob` is -inf, take part in it.
 
         Returns:
-            token_ids int32 (batch, A), each the most probable token, of those that may be sampled, after the ones
-            before it; logprobs float32 (batch, A + 1, V) of every token after the last given one and after each of
-            these; state float32 (batch, A + 1, S) there.
+            state float32 (batch, S) after the last given token; logprobs float32 (batch, A + 1, V) of every token there
+            and after each appended one; parents int32 (batch, A + 1): what it was appended to, as `step · batch +
+            slot`, or -1, also for the given sequences; token_ids int32 (batch, A + 1), the appended ones.
         """
-        state_parts = self._steps.split(state)
-        hidden = self._precision.from_rows(tf.zeros([tf.shape(state)[0], self.network.output_size]))
+        batch, vocab_size = tf.shape(state)[0], self.network.vocab_size
+        mask = self.mask if self.end_id < 0 else self.mask + NEVER * tf.one_hot(self.end_id, vocab_size)
 
         def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
             output, parts = self._steps.step(token_ids, variables[1:])
             return [output, *parts]
 
-        vectors = self._scan(token_ids, lengths, step, [hidden, *state_parts])
-        num_ahead = tf.reduce_max(num_ahead)
+        def expand(vectors: Loop, logprob: tf.Tensor, row: tf.Tensor) -> list[tf.Tensor]:
+            """Return logprobs and states; and the log probabilities and rows of the sequences with one more token."""
+            logprobs = tf.nn.log_softmax(self._steps.project(vectors[0]))
+            entries = tf.gather(transitions, row)
+            rows = tf.bitwise.bitwise_and(entries, signatures.MAX_ROWS - 1)
+            goes_on = (entries < signatures.FORBIDDEN) & (rows != signatures.FINAL_ROW)
+            candidates = tf.where(goes_on, logprob[:, None] + logprobs + mask, NEVER)
+            return [logprobs, self._steps.join(vectors[1:]), candidates, rows]
 
-        def outputs(vectors: Loop) -> list[tf.Tensor]:
-            logits = self._steps.project(vectors[0])
-            best = tf.argmax(logits + self.mask, axis=1, output_type=tf.int32)
-            return [best, tf.nn.log_softmax(logits), self._steps.join(vectors[1:])]
+        def body(_: tf.Tensor, variables: Loop) -> Loop:
+            logprobs, states, candidates, rows, *taken = variables
+            best, index = tf.math.top_k(tf.reshape(candidates, [-1]), batch)
+            parents, ids = index // vocab_size, index % vocab_size
+            places = tf.stack([parents, ids], axis=1)
+            vectors = step(ids, [hidden, *self._steps.split(tf.gather(states, parents))])
+            here = [*expand(vectors, best, tf.gather_nd(rows, places)), tf.where(best > NEVER, parents, -1), ids]
+            candidates = tf.tensor_scatter_nd_update(candidates, places, tf.fill([batch], NEVER))
+            return [tf.concat(pair, 0) for pair in zip((logprobs, states, candidates, rows, *taken), here, strict=True)]
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
-            vectors, arrays = variables
-            here = outputs(vectors)
-            return [step(here[0], vectors), write(arrays, t, here)]
-
-        shapes = [(tf.int32,), (tf.float32, self.network.vocab_size), (tf.float32, self.network.state_size)]
-        arrays = [array(kind, num_ahead + 1, *shape) for kind, *shape in shapes]
+        hidden = self._precision.from_rows(tf.zeros([batch, self.network.output_size]))
+        vectors = self._scan(token_ids, lengths, step, [hidden, *self._steps.split(state)])
+        given = [*expand(vectors, logprob, row), tf.fill([batch], -1), tf.zeros([batch], tf.int32)]
         # Few steps: one more copy of the loop takes longer to load than its iterations cost.
-        vectors, arrays = repeat(num_ahead, body, [vectors, arrays], unroll=1)
-        best, logprobs, states = stack_batch_major(write(arrays, num_ahead, outputs(vectors)))
-        return {"token_ids": best[:, :-1], "logprobs": logprobs, "state": states}
+        logprobs, _, _, _, parents, ids = repeat(tf.reduce_max(num_ahead), body, given, unroll=1)
+        outputs = {"logprobs": tf.reshape(logprobs, [-1, batch, vocab_size])}
+        outputs |= {"parents": tf.reshape(parents, [-1, batch]), "token_ids": tf.reshape(ids, [-1, batch])}
+        by_slot = {name: tf.transpose(rows, [1, 0, *range(2, rows.shape.rank)]) for name, rows in outputs.items()}
+        return by_slot | {"state": given[1]}
 
     def _scan(
         self, token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Loop], Loop], vectors: Loop

@@ -27,7 +27,8 @@ def input_specs(
     - `uniforms`: in [0, 1), one per step.
     - `steps`: tokens to sample, 0 to K.
     - `num_top`: number of top log probabilities that a sequence needs.
-    - `num_ahead`: number of most probable tokens to continue a sequence with.
+    - `num_ahead`: steps of expansions.
+    - `logprob`: log probability of each sequence among those of the call.
 
     The others are those of `sampling.Controls`, `adjustments.Adjustments` and `adjustments.Constraints`.
 
@@ -57,6 +58,11 @@ def input_specs(
         **_inputs(tf.int32, [None, vocab_size], "transitions"),
         **_inputs(tf.int32, [None], "continuations", "row", "budget"),
     }
+    search = {
+        **_inputs(tf.int32, [None], "num_ahead", "row"),
+        **_inputs(tf.float32, [None], "logprob"),
+        **_inputs(tf.int32, [None, vocab_size], "transitions"),
+    }
     num_top = _inputs(tf.int32, [None], "num_top")
     variants = {
         signatures.PREFILL: prefill,
@@ -64,7 +70,7 @@ def input_specs(
         signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **num_top},
         signatures.SCORE: {**prefill, **(num_top if revision > 1 else {})},
         signatures.INSPECT: prefill,
-        signatures.NEXT_LOGPROBS: {**prefill, **_inputs(tf.int32, [None], "num_ahead")},
+        signatures.NEXT_LOGPROBS: {**prefill, **search},
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},
     }
     by_name = {

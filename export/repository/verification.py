@@ -199,8 +199,8 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
         signatures.INSPECT: {"logprobs": None, **top, **state, **activations},
     }
-    if card.revision > 1:
-        variants[signatures.NEXT_LOGPROBS] = {**tokens, **state, "logprobs": card.vocab_size}
+    if card.revision > 2:
+        variants[signatures.NEXT_LOGPROBS] = {**tokens, "parents": None, **state, "logprobs": card.vocab_size}
     by_name = {
         signatures.in_precision(name, precision): sizes
         for precision in card.precisions

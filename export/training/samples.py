@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import Sample
+from contract.label_columns import LabelColumn, opening_ids
 from contract.tokenizer import Tokenizer, WordTokenizer
 from export.config import TrainConfig
 from export.corpora.corpus import Chunk
@@ -22,6 +23,8 @@ SAMPLE_CHARACTERS = 400
 # Characters of the prompt, or of the suffix of a backward model.
 PROMPT_CHARACTERS = 40
 SAMPLE_TEMPERATURE = 0.7
+# Labels of which a text is shown.
+MAX_LABELLED = 4
 
 # Samples that a version stores.
 KEPT_TEMPERATURES = (0.5, 0.8, 1.0)
@@ -42,27 +45,43 @@ class SampleWriter:
     """Generates samples with the `prefill` and `decode` that are published, for the models of one training run.
 
     The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
-    prompts and sampling.
+    prompts and sampling. `columns` are the label columns of the model.
 
     Attributes:
         documents: The text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig) -> None:
-        self._tokenizer, self.documents, self._config = tokenizer, documents, config
+    def __init__(
+        self, tokenizer: Tokenizer, documents: Sequence[str], config: TrainConfig, columns: Sequence[LabelColumn] = ()
+    ) -> None:
+        self._tokenizer, self.documents, self._config, self._columns = tokenizer, documents, config, columns
         self._lengths = np.array([len(document) for document in documents])
         self._backward = config.direction == "backward"
         self._rng = np.random.default_rng(config.seed)
         self._generator: Generator | None = None
 
     def write(self, model: keras.Model) -> str:
-        """Return a prompt in brackets and its continuation; of a backward model, the generated text first."""
+        """Return a prompt in brackets and its continuation; of a backward model, the generated text first.
+
+        Of a model with labels, some labels in brackets, and a text of each.
+        """
         self._use_model(model)
+        if self._columns:
+            return self._write_labelled()
         prompt = self._pick_prompt(self._rng)
         (text,) = self._generate([prompt], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
         if self._backward:
             return f"{text}[{prompt}]"[-SAMPLE_CHARACTERS:]
         return f"[{prompt}]{text}"[:SAMPLE_CHARACTERS]
+
+    def _write_labelled(self) -> str:
+        labels = [(column.name, value) for column in self._columns for value in column.values]
+        shown = labels[:: -(-len(labels) // MAX_LABELLED)]
+        openings = [opening_ids(self._tokenizer, self._columns, dict([label])) for label in shown]
+        prompts, temperatures = [""] * len(shown), [SAMPLE_TEMPERATURE] * len(shown)
+        texts = self._generate(prompts, temperatures, SAMPLE_TOKENS, self._rng, openings=openings)
+        length = SAMPLE_CHARACTERS // MAX_LABELLED
+        return "\n".join(f"[{name}={value}]{text}"[:length] for (name, value), text in zip(shown, texts, strict=True))
 
     def samples(self, model: keras.Model) -> tuple[Sample, ...]:
         """Return the samples that a version stores; reproducible for one model."""
@@ -133,13 +152,14 @@ class SampleWriter:
         num_tokens: int,
         rng: np.random.Generator,
         raise_if_interrupted: Check = lambda: None,
+        openings: Sequence[list[int]] = (),
     ) -> list[str]:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
         There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
-        called between two decode calls.
+        called between two decode calls. The model reads `openings`, if there are any, before the prompts.
         """
-        last, state = self._prefill(prompts)
+        last, state = self._prefill(prompts, openings)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []
         ended = np.zeros(batch_size, bool)
         for start in range(0, num_tokens, signatures.MAX_DECODE_STEPS):
@@ -163,11 +183,12 @@ class SampleWriter:
                 break
         return [self._text(*pair) for pair in zip(prompts, np.concatenate(sampled, axis=1).tolist(), strict=True)]
 
-    def _prefill(self, prompts: Sequence[str]) -> tuple[np.ndarray, tf.Tensor]:
+    def _prefill(self, prompts: Sequence[str], openings: Sequence[list[int]] = ()) -> tuple[np.ndarray, tf.Tensor]:
         """Return the last token of each prompt, int32 (batch,), and the state before it, float32 (batch, S)."""
         assert self._generator is not None, "_use_model comes first"
         step, start = (-1 if self._backward else 1), [self._tokenizer.special.start]
-        encoded = [self._tokenizer.encode(prompt)[::step] or start for prompt in prompts]
+        pairs = zip(openings or [[]] * len(prompts), prompts, strict=True)
+        encoded = [[*opening, *self._tokenizer.encode(prompt)[::step]] or start for opening, prompt in pairs]
         token_ids = np.zeros((len(encoded), max(map(len, encoded)) - 1), np.int32)
         for slot, ids in enumerate(encoded):
             token_ids[slot, : len(ids) - 1] = ids[:-1]

@@ -370,8 +370,7 @@ class CompletionRequest(TimedBody):
         is_scored, form = self.prompt_logprobs is not None, self.response_format
         require(not (is_scored and self.stream), "prompt_logprobs", "be absent with stream; use echo and logprobs")
         require(self.stream or self.stream_options is NO_OPTIONS, "stream_options", "be absent without stream")
-        rule = "be absent with state: the text that it continues has its labels"
-        require(not (self.labels and self.state is not None), "labels", rule)
+        _require_no_labels_with_state(self)
         if form is not None and (form.json_schema is None) == (form.type == "json_schema"):
             what = "given" if form.json_schema is None else "absent"
             message = f"response_format.json_schema must be {what} with type {form.type}"
@@ -527,8 +526,10 @@ class EmbeddingsRequest(TimedBody):
     """Name of a model; required if several models are served."""
     input: PromptForms
     """Text, token ids, or a list of either."""
+    labels: Labels = Field({})
+    """Labels of the texts by label column, which the model reads before each."""
     pooling: Literal["mean", "last"] = "mean"
-    """Mean of the top layer's hidden states over all tokens, or the last of them."""
+    """Mean of the top layer's hidden states over all tokens, those of labels included, or the last of them."""
     encoding_format: Literal["float", "base64"] = "float"
     """Numbers, or float32 little-endian in base64."""
     dimensions: PositiveCount | None = None
@@ -592,6 +593,8 @@ class InspectRequest(TimedBody):
     """Text or token ids."""
     state: Annotated[str, Field(max_length=MAX_STATE)] | None = None
     """Resume token of a completion's choice: the input is processed after that text."""
+    labels: Labels = Field({})
+    """Labels of the text by label column, which the model reads before it. Cannot be combined with `state`."""
     include: Annotated[list[Literal["hidden", "cell", "gates"]], Field(max_length=3)] = Field(
         ["hidden", "cell", "gates"]
     )
@@ -614,6 +617,11 @@ class InspectRequest(TimedBody):
     """Maximum number of units of each layer, spread evenly over those; all by default."""
     encoding_format: Literal["float", "base64", "base64_float16"] = "float"
     """A list of numbers, or base64 of little-endian float32 or float16, in row-major order."""
+
+    def resolve(self, settings: Settings) -> Self:
+        """See `Body.resolve`."""
+        _require_no_labels_with_state(self)
+        return super().resolve(settings)
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
@@ -678,6 +686,11 @@ def _as_prompts(value: Any) -> tuple[PromptText, ...]:
         return ("",)
     is_single = isinstance(value, str) or isinstance(value[0], int)
     return (value,) if is_single else tuple(value)
+
+
+def _require_no_labels_with_state(body: "CompletionRequest | InspectRequest") -> None:
+    rule = "be absent with state: the text that it continues has its labels"
+    require(not (body.labels and body.state is not None), "labels", rule)
 
 
 def _require_few_prompts(prompts: tuple[PromptText, ...], settings: Settings, field: str) -> None:

@@ -98,9 +98,16 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     score_inputs, last = {**prefill_inputs, "token_ids": token_ids}, Arrays()
     if card.revision > 1:
         score_inputs["num_top"] = np.full(batch_size, card.num_top, np.int32)
-        ahead = {"num_ahead": np.ones(batch_size, np.int32)}
-        shapes = {"state": (batch_size, 2, card.state_size), "logprobs": (batch_size, 2, card.vocab_size)}
-        last = predict(signatures.NEXT_LOGPROBS, prefill_inputs | ahead, shapes)
+    if card.revision > 2:
+        # Without steps ahead: what they expand depends on all slots.
+        inputs = {
+            **prefill_inputs,
+            **dict.fromkeys(("num_ahead", "row"), np.zeros(batch_size, np.int32)),
+            "logprob": np.zeros(batch_size, np.float32),
+            "transitions": np.zeros((1, card.vocab_size), np.int32),
+        }
+        shapes = {"state": state.shape, "logprobs": (batch_size, 1, card.vocab_size)}
+        last = predict(signatures.NEXT_LOGPROBS, inputs, shapes)
     top = (batch_size, length, card.num_top)
     scored = predict(
         signatures.SCORE,

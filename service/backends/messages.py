@@ -60,6 +60,7 @@ __all__ = [
 
 _TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.int32): DT_INT32}
 _TOKEN_IDS = frozenset({"token_ids", "top_token_ids"})
+_PARENTS = "parents"
 _LOGPROBS = frozenset({"logprobs", "top_logprobs"})
 # A logprob is at most 0; float32 rounding may put it some 1e-7 above.
 _MAX_LOGPROB = 1e-3
@@ -122,13 +123,15 @@ def parse_response(content: bytes, shapes: OutputShapes, vocab_size: int) -> Arr
 
 
 def _check_values(name: str, array: np.ndarray, vocab_size: int) -> None:
-    expected = np.int32 if name in _TOKEN_IDS else np.float32
+    expected = np.int32 if name in _TOKEN_IDS | {_PARENTS} else np.float32
     if array.dtype != expected:
         raise ValueError(f"output {name} must be {np.dtype(expected)}, got {array.dtype}")
     if not array.size:
         return
     if name in _TOKEN_IDS and (array.min() < 0 or array.max() >= vocab_size):
         raise ValueError(f"output {name} must be from 0 to {vocab_size - 1}, got {array.min()} to {array.max()}")
+    if name == _PARENTS and ((array < -1) | (array >= len(array) * np.arange(array.shape[1]))).any():
+        raise ValueError(f"output {name} must be sequences of the steps before, or -1, got {array.tolist()}")
     # Comparisons with NaN are false.
     if name in _LOGPROBS and (array > _MAX_LOGPROB).any():
         raise ValueError(f"output {name} must be at most 0, got {np.nanmax(array)}")

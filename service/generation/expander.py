@@ -3,27 +3,40 @@
 import itertools
 from collections import abc
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from contract import signatures
 from service.generation.running_request import RunningRequest
 from service.generation.search import MAX_KEPT, Node
-from service.scheduling.sequence import ChoiceIndex, Result, Sequence, Status
+from service.scheduling.constraints import Match
+from service.scheduling.sequence import ChoiceIndex, Result, SearchStep, Sequence, Status
 
 # An expanded prefix beside its arrays: its objects and those of the prefixes after it that wait.
 _NODE_BYTES = 1500
 # Expansions for which memory is held at first.
 _FIRST_HELD = 1024
-# A best-first search mostly continues a prefix with the most probable token, so each step of the model is followed by
-# as many that it is likely to need next: the ten next words after a text take 3 calls in the median, without 6
-# (measured). Of a larger vocabulary, the log probabilities take longer to send than a call costs.
-NUM_AHEAD, _MAX_VOCABULARY = 3, 4096
+# Prefixes that a call of a best-first search expands ahead, as it is likely to need them next: the ten next words after
+# a text take one call in the median, with none 5 (measured). Of a larger vocabulary, the log probabilities take longer
+# to send than a call costs.
+NUM_AHEAD, _MAX_VOCABULARY = 80, 4096
 # Expansions ahead that are kept; the oldest are dropped.
 _MAX_KEPT_AHEAD = 1024
-Expansion = tuple[np.ndarray, np.ndarray]
-# Expansions one after another: the token before each, None before the first, log probabilities and state.
-_Chain = list[tuple[int | None, np.ndarray, np.ndarray]]
+
+
+@dataclass(eq=False, slots=True)
+class Expansion:
+    """What follows a prefix, and those of its continuations that were expanded with it."""
+
+    logprobs: np.ndarray  # float32 (V,), of every token
+    # float32 (S,); None if it was expanded ahead: states are large, and few of these are needed.
+    state: np.ndarray | None = None
+    ahead: dict[int, "Expansion"] = field(default_factory=dict)  # by token
+
+    def count(self) -> int:
+        """Return the number of expansions: it and all ahead of it."""
+        return 1 + sum(each.count() for each in self.ahead.values())
 
 
 class Expander:
@@ -42,69 +55,98 @@ class Expander:
         self._num_held, card = 0, request.model.card
         is_small = card.vocab_size <= _MAX_VOCABULARY
         self._num_ahead = NUM_AHEAD if is_best_first and is_small else 0
-        # By a prefix and the token after it: the expansion there, and the tokens and expansions that follow greedily.
-        self._ahead: dict[tuple[Node | None, int | None], _Chain] = {}
-        ahead_bytes = _MAX_KEPT_AHEAD * 4 * (card.state_size + card.vocab_size) if self._num_ahead else 0
+        # By a prefix that was expanded, and the token after it.
+        self._ahead: dict[tuple[Node | None, int | None], Expansion] = {}
+        self._num_kept = self._num_uncharged = 0
+        ahead_bytes = _MAX_KEPT_AHEAD * 4 * card.vocab_size if self._num_ahead else 0
         self._num_held_bytes = num_held_bytes + ahead_bytes
         self._bytes_each = _NODE_BYTES + 4 * card.state_size + 8 * min(MAX_KEPT, card.vocab_size)
         self._numbers, self._batch = itertools.count(1), list[Node]()
-        self._prompts: dict[int, _Chain] = {}
+        self._prompts: dict[int, Expansion] = {}
+        self._matches: abc.Sequence[Match | None] = ()
+
+    def submit(self, matches: abc.Sequence[Match | None]) -> None:
+        """Submit the prompts; the progress of each one's nodes is the row of its match, if it has one."""
+        self._matches = matches
+        self._request.submit(self.create)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the sequence of a prompt, or of the batch that is to be expanded."""
         (index,) = indexes
         fields = self._request.sequence_fields(index) | {"prefill_signature": signatures.NEXT_LOGPROBS}
-        fields["num_ahead"] = self._num_ahead
+        match = self._matches[index[0]] if self._num_ahead else None
+        fields["search"] = SearchStep(self._num_ahead, matches=(match,))
         if index[1] > 0:
-            states = np.stack(
-                [parent.state for node in self._batch if (parent := node.parent) and parent.state is not None]
-            )
-            fields |= {"prompt_ids": np.array([node.token_id for node in self._batch], np.int32), "state": states}
+            logprobs = tuple(node.logprob for node in self._batch)
+            matches = tuple(replace(match, row=node.progress) if match else None for node in self._batch)
+            states, unread = zip(*map(_last_state, self._batch), strict=True)
+            fields["search"] = SearchStep(self._num_ahead, logprobs, matches, unread)
+            last_ids = np.array([node.token_id for node in self._batch], np.int32)
+            fields |= {"prompt_ids": last_ids, "state": np.stack(states)}
             # It has no first slot to wait for, and its states are not worth a place in the prefix cache.
             fields |= {"status": Status.PREEMPTED, "cache_namespace": None}
         return [Sequence(**fields)]
 
-    def expand(self, number: int, nodes: abc.Sequence[Node]) -> list[Expansion]:
-        """Return the log probabilities and the state after prefixes of a prompt; raise as `RunningRequest.results`.
+    def expand(self, number: int, nodes: abc.Sequence[Node]) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Return the log probabilities after prefixes of a prompt, and the states; raise as `RunningRequest.results`.
 
         The prompts were submitted before.
         """
         if not self._prompts:
             for result in self._request.results(self.create):
                 if result.next_logprobs is not None:
-                    (self._prompts[result.index[0]],) = _chains(result)
+                    (self._prompts[result.index[0]],) = self._expansions(result, 1)
                     self._request.finish(result.index)
-        self._account(sum(node.parent is not None for node in nodes))
+        self._num_uncharged += sum(node.parent is not None for node in nodes)
         known = [
             self._prompts[number] if node.parent is None else self._ahead.pop((node.parent, node.token_id), None)
             for node in nodes
         ]
-        computed = self._compute(number, [node for node, chain in zip(nodes, known, strict=True) if chain is None])
-        return [self._take(node, chain or next(computed)) for node, chain in zip(nodes, known, strict=True)]
+        unknown = [node for node, found in zip(nodes, known, strict=True) if found is None]
+        if unknown:
+            self.charge()
+        computed = self._compute(number, unknown)
+        return [self._take(node, found or next(computed)) for node, found in zip(nodes, known, strict=True)]
 
     def is_known(self, node: Node) -> bool:
         """Return whether the next expansion of a prefix needs no call."""
         return (node.parent, node.token_id) in self._ahead
 
-    def _compute(self, number: int, nodes: list[Node]) -> Iterator[_Chain]:
+    def _compute(self, number: int, nodes: list[Node]) -> Iterator[Expansion]:
         largest = self._request.model.batch_limits.batch_sizes[-1]
         for start in range(0, len(nodes), largest):
             self._batch = nodes[start : start + largest]
-            yield from _chains(self._request.run((number, next(self._numbers)), self.create))
+            yield from self._expansions(self._request.run((number, next(self._numbers)), self.create), len(self._batch))
 
-    def _take(self, node: Node, chain: _Chain) -> Expansion:
-        """Return the first expansion of a chain, and keep the rest for the prefix that continues this one greedily."""
-        (_, logprobs, state), *rest = chain
-        if rest:
-            self._ahead[node, rest[0][0]] = rest
-            if len(self._ahead) > _MAX_KEPT_AHEAD // NUM_AHEAD:
-                del self._ahead[next(iter(self._ahead))]
-        return logprobs, state
+    def _expansions(self, result: Result, count: int) -> list[Expansion]:
+        """Return the expansions of the first `count` prefixes of a step, which lead to all others."""
+        assert result.next_logprobs is not None, "a step of a search returns the log probabilities"
+        assert result.state is not None, "and the states"
+        # Copies: a view of one row would keep those of the whole step.
+        expansions = [Expansion(logprobs.copy()) for logprobs in result.next_logprobs]
+        for expansion, state in zip(expansions, result.state, strict=False):
+            expansion.state = state.copy()
+        for (parent, token_id), expansion in zip(result.appended, expansions, strict=True):
+            if parent >= 0:
+                expansions[parent].ahead[token_id] = expansion
+        self._num_kept += len(expansions)
+        return expansions[:count]
 
-    def _account(self, count: int) -> None:
-        request = self._request
-        if self._charges:
+    def _take(self, node: Node, expansion: Expansion) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return an expansion, and keep those ahead of it for the prefixes that continue this one."""
+        for token_id, following in expansion.ahead.items():
+            self._ahead[node, token_id] = following
+        self._num_kept -= 1
+        while self._ahead and self._num_kept > _MAX_KEPT_AHEAD:
+            self._num_kept -= self._ahead.pop(next(iter(self._ahead))).count()
+        return expansion.logprobs, expansion.state
+
+    def charge(self) -> None:
+        """Charge and count the expansions since the last time, at once: to charge may take a request to Redis."""
+        request, count = self._request, self._num_uncharged
+        if self._charges and count:
             request.context.charge(count)
+        self._num_uncharged = 0
         request.num_completion_tokens += count
         if request.num_completion_tokens > self._num_held:
             self._num_held = max(_FIRST_HELD, 2 * request.num_completion_tokens)
@@ -112,12 +154,13 @@ class Expander:
             request.context.memory.hold(num_bytes, "the search")
 
 
-def _chains(result: Result) -> Iterator[_Chain]:
-    """Yield the chain of each prefix of a step."""
-    assert result.ahead_ids is not None, "a step of a search returns them"
-    assert result.next_logprobs is not None, "and the log probabilities"
-    assert result.state is not None, "and the states"
-    for ids, rows, states in zip(result.ahead_ids.tolist(), result.next_logprobs, result.state, strict=True):
-        # Copies: a view of one row would keep those of the whole step.
-        entries = zip([None, *ids], rows, states, strict=True)
-        yield [(token_id, logprobs.copy(), state.copy()) for token_id, logprobs, state in entries]
+def _last_state(node: Node) -> tuple[np.ndarray, list[int]]:
+    """Return the last known state before a node's last token, and the tokens between them."""
+    unread, before = list[int](), node.parent
+    while before is not None and before.state is None:
+        assert before.token_id is not None, "the state after the prompt is known"
+        unread.append(before.token_id)
+        before = before.parent
+    assert before is not None, "a root has no parent"
+    assert before.state is not None, "or is it"
+    return before.state, unread[::-1]

@@ -13,20 +13,22 @@ from itertools import islice, takewhile
 
 import numpy as np
 
+from contract import signatures
 from contract.tokenizer import Tokenizer
 from service.api.requests import NextRequest
 from service.errors import InvalidRequest
 from service.generation.expander import Expander
 from service.generation.running_request import RunningRequest
 from service.generation.search import BestFirstSearch, Node
+from service.scheduling.constraints import FIRST_ROW, Automaton, Match
 from service.scheduling.sequence import ChoiceIndex
 
 _APOSTROPHES = frozenset("'’")
-# Before a word, within one, and within one that the prompt has begun: no character of its rest is known.
-BEFORE, WITHIN, BEGUN = range(3)
-# What a token does: it leads to `BEFORE` or `WITHIN`; its first character ends the word, or one of the others does; or
-# no word follows.
-_ENDS, _ENDS_INSIDE, _NO_WORD = range(2, 5)
+# Rows of the automaton of words: before a word, within one, and within one that the prompt has begun, of whose rest no
+# character is known.
+BEFORE, WITHIN, BEGUN = range(FIRST_ROW, FIRST_ROW + 3)
+# What a token does beside leading to `BEFORE` or `WITHIN`: it ends the word, or no word follows.
+_ENDS, _NO_WORD = signatures.FINAL_ROW, signatures.FORBIDDEN
 
 
 def _is_word(character: str, *, is_begun: bool) -> bool:
@@ -36,22 +38,28 @@ def _is_word(character: str, *, is_begun: bool) -> bool:
 
 
 def _classify(text: str, *, is_within: bool) -> tuple[int, int]:
-    """Return what a token does in a state, and how many of its characters follow the word that it ends."""
+    """Return what a token does in a row, and how many of its characters follow a word that ends within it."""
     start = 0 if is_within else sum(1 for _ in takewhile(lambda it: not _is_word(it, is_begun=False), text))
     if start == len(text):
         return BEFORE, 0
     length = sum(1 for _ in takewhile(lambda it: _is_word(it, is_begun=True), text[start:]))
     if start + length == len(text):
         return WITHIN, 0
-    return (_ENDS_INSIDE, len(text) - start - length) if length else (_ENDS, 0)
+    return _ENDS, len(text) - start - length if length else 0
 
 
 @dataclass(frozen=True, eq=False)
 class WordTable:
-    """What each token does in each state: int8 (3, V); and the characters after a word that it ends, int32 (3, V)."""
+    """The automaton of words: what each token does in each row; and groups of tokens by it."""
 
-    kinds: np.ndarray
-    num_after: np.ndarray
+    automaton: Automaton
+    num_after: np.ndarray  # int32 (5, V): characters of a token after the word that ends within it; 0 if none does
+    # float64 (5, 2, V): 1 for tokens after which a word goes on or may follow, and for those whose first character ends
+    # a word.
+    groups: np.ndarray
+    following: list[
+        np.ndarray
+    ]  # by row, int32: tokens that lead to a word, those excepted whose first character ends it
 
 
 @lru_cache(maxsize=16)
@@ -63,23 +71,27 @@ def word_table(tokenizer: Tokenizer, vocab_size: int) -> WordTable:
     tokens = tokenizer.token_bytes(first=False)
     if tokens is None:
         raise InvalidRequest("model must have tokens whose text does not depend on those beside them", param="model")
-    kinds, num_after = np.full((3, vocab_size), _NO_WORD, np.int8), np.zeros((3, vocab_size), np.int32)
+    table, num_after = np.full((BEGUN + 1, vocab_size), _NO_WORD, np.int32), np.zeros((BEGUN + 1, vocab_size), np.int32)
     for token_id, token in enumerate(tokens):
         if token and token_id not in tokenizer.textless_ids:
             text = token.decode("utf-8", "surrogateescape")
-            for state in (BEFORE, WITHIN):
-                kinds[state, token_id], num_after[state, token_id] = _classify(text, is_within=state == WITHIN)
+            for row in (BEFORE, WITHIN):
+                table[row, token_id], num_after[row, token_id] = _classify(text, is_within=row == WITHIN)
     if tokenizer.special.end is not None:
-        kinds[WITHIN, tokenizer.special.end] = _ENDS
+        table[WITHIN, tokenizer.special.end] = _ENDS
     # A word that the prompt has begun may be complete.
-    is_next = kinds[WITHIN] == _ENDS
-    kinds[BEGUN] = np.where(is_next, kinds[BEFORE], kinds[WITHIN])
+    is_next = (table[WITHIN] == _ENDS) & (num_after[WITHIN] == 0)
+    table[BEGUN] = np.where(is_next, table[BEFORE], table[WITHIN])
     num_after[BEGUN] = np.where(is_next, num_after[BEFORE], num_after[WITHIN])
-    return WordTable(kinds, num_after)
+    is_ending = (table == _ENDS) & (num_after == 0)
+    groups = np.stack([(table == BEFORE) | (table == WITHIN), is_ending], axis=1).astype(np.float64)
+    following = [np.flatnonzero(row).astype(np.int32) for row in (table != _NO_WORD) & ~is_ending]
+    automaton = Automaton(table, *(np.zeros(size, np.int32) for size in (len(table), 0, len(table) + 1)))
+    return WordTable(automaton, num_after, groups, following)
 
 
 class WordSpace:
-    """The words that may follow a text; the progress of a node is its state, of a whole word the characters to cut off.
+    """The words that may follow a text; the progress of a node is its row, of a whole word the characters to cut off.
 
     Attributes:
         explored: Probability of what the search has followed to the end of a word, or to where no word can follow.
@@ -90,21 +102,19 @@ class WordSpace:
 
     def open(self, node: Node, logprobs: np.ndarray) -> tuple[np.ndarray, Node | None]:
         """See `Space`."""
-        kinds = self._table.kinds[node.progress]
-        probabilities = np.exp(logprobs.astype(np.float64))
-        if node.state is None:
-            self.explored += math.exp(node.logprob) * (1 - float(probabilities[kinds < _ENDS].sum()))
-        ending, end = float(probabilities[kinds == _ENDS].sum()), None
+        table, row = self._table, node.progress
+        continuing, ending = (table.groups[row] @ np.exp(logprobs, dtype=np.float64)).tolist()
+        if not node.is_expanded:
+            self.explored += math.exp(node.logprob) * (1 - continuing)
+        end = None
         if ending > 0:
             end = Node(node, logprob=node.logprob + math.log(ending), depth=node.depth, progress=0, is_complete=True)
-        return np.flatnonzero((kinds < _ENDS) | (kinds == _ENDS_INSIDE)).astype(np.int32), end
+        return table.following[row], end
 
     def extend(self, node: Node, token_id: int) -> tuple[int, bool]:
         """See `Space`."""
-        kind = int(self._table.kinds[node.progress, token_id])
-        if kind == _ENDS_INSIDE:
-            return int(self._table.num_after[node.progress, token_id]), True
-        return kind, False
+        num_after = int(self._table.num_after[node.progress, token_id])
+        return (num_after, True) if num_after else (int(self._table.automaton.step(node.progress, token_id)), False)
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,8 @@ class NextWordsProcessor:
         """`num_held_bytes` are held for the prompt."""
         self.body, self.request = body, request
         self._expander = Expander(request, num_held_bytes, is_best_first=True)
-        self._space = WordSpace(word_table(request.model.tokenizer, request.model.card.vocab_size))
+        self._table = word_table(request.model.tokenizer, request.model.card.vocab_size)
+        self._space = WordSpace(self._table)
         self.limit_reached = False
 
     @property
@@ -137,7 +148,10 @@ class NextWordsProcessor:
 
     def submit(self) -> None:
         """Submit the prompt."""
-        self.request.submit(self._expander.create)
+        (prompt,) = self.request.prompts
+        is_begun = bool(prompt.text) and _is_word(prompt.text[-1], is_begun=True)
+        self._root = Match(self._table.automaton, BEGUN if is_begun else BEFORE)
+        self._expander.submit([self._root])
 
     def words(self) -> list[NextWord]:
         """Search; return up to `n` words, the most probable first; raise as `RunningRequest.results`."""
@@ -145,14 +159,14 @@ class NextWordsProcessor:
         expander = self._expander
         search = BestFirstSearch(self._space, partial(expander.expand, 0), self.body.max_tokens, expander.is_known)
         found: dict[str, NextWord] = {}
-        is_begun = bool(prompt.text) and _is_word(prompt.text[-1], is_begun=True)
-        for node in search.start(BEGUN if is_begun else BEFORE):
+        for node in search.start(self._root.row):
             detokenizer = prompt.tokenizer.detokenizer(prompt.text)
             text = detokenizer.feed(node.token_ids) + detokenizer.flush()
             text = text[: len(text) - node.progress]
             found.setdefault(text, NextWord(_last_word(prompt.text + text), text, node.logprob))
             if len(found) == self.body.n:
                 break
+        expander.charge()
         self.limit_reached = search.limit_reached
         return list(islice(found.values(), self.body.n))
 

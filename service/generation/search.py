@@ -32,8 +32,9 @@ class Node:
     is_complete: bool = False  # whether it is a whole text
     rank: int = 0  # its index in the parent's `following`
     bound: float = 0.0  # no text that begins with it, and that the search has not found yet, is more probable
-    # Once it is expanded: float32 (S,), the state after its last token; int32 (≤ MAX_KEPT,), the most probable tokens
-    # that may follow, and float32, their log probabilities, descending.
+    # Once it is expanded: int32 (≤ MAX_KEPT,), the most probable tokens that may follow, and float32, their log
+    # probabilities, descending; float32 (S,), the state after its last token, if it is known.
+    is_expanded: bool = False
     state: np.ndarray | None = None
     following: np.ndarray = field(default_factory=lambda: _NO_IDS)
     logprobs: np.ndarray = field(default_factory=lambda: _NO_LOGPROBS)
@@ -69,8 +70,9 @@ class Space(Protocol):
         """Return the progress after one more token, and whether the text is complete."""
 
 
-# Returns for each node the log probabilities of all tokens after it, float32 (V,), and the state there, float32 (S,).
-Expand = Callable[[Sequence[Node]], Sequence[tuple[np.ndarray, np.ndarray]]]
+# Returns for each node the log probabilities of all tokens after it, float32 (V,), and the state there, float32 (S,),
+# if it is known.
+Expand = Callable[[Sequence[Node]], Sequence[tuple[np.ndarray, np.ndarray | None]]]
 
 
 class BestFirstSearch:
@@ -92,38 +94,41 @@ class BestFirstSearch:
 
     def start(self, progress: Any) -> Iterator[Node]:
         """Yield complete texts from a root with this progress; each is at most as probable as those before it."""
-        heap, found = [Node(progress=progress)], list[Node]()
-        while heap or found:
-            batch = self._next_batch(heap, found)
+        heap, found, batch = [Node(progress=progress)], list[Node](), list[Node]()
+        while heap or found or batch:
             first = min(batch[:1] + heap[:1], default=None)
-            while found and (first is None or found[0] < first):
+            if found and (first is None or found[0] < first):
                 yield heapq.heappop(found)
-            if batch:
+            elif self._may_visit(heap, batch):
+                self._visit(heap, found, batch)
+            elif batch:
                 self._expand_all(heap, batch)
-            elif heap:
+                batch = []
+            else:
                 self.limit_reached = True
                 return
 
-    def _next_batch(self, heap: list[Node], found: list[Node]) -> list[Node]:
-        """Pop the nodes of the next expansion; push complete texts to `found`, and expand those that are known."""
-        batch, width = list[Node](), max(MIN_WIDTH, min(MAX_WIDTH, self.num_expanded // GROWTH))
-        while heap and len(batch) < width:
-            if not heap[0].is_complete and self.num_expanded + len(batch) >= self._max_expanded:
-                break
-            node = heapq.heappop(heap)
-            self._push_sibling(heap, node)
-            if node.is_complete:
-                heapq.heappush(found, node)
-            elif self._is_known(node):
-                self._expand_all(heap, [node])
-            else:
-                batch.append(node)
-        return batch
+    def _may_visit(self, heap: list[Node], batch: list[Node]) -> bool:
+        """Return whether a node may be visited before the batch is expanded."""
+        num_expanded = self.num_expanded + len(batch)
+        has_room = len(batch) < max(MIN_WIDTH, min(MAX_WIDTH, self.num_expanded // GROWTH))
+        return bool(heap) and has_room and (heap[0].is_complete or num_expanded < self._max_expanded)
+
+    def _visit(self, heap: list[Node], found: list[Node], batch: list[Node]) -> None:
+        """Pop the first node: a complete text goes to `found`, a known one is expanded, others join the batch."""
+        node = heapq.heappop(heap)
+        self._push_sibling(heap, node)
+        if node.is_complete:
+            heapq.heappush(found, node)
+        elif self._is_known(node):
+            self._expand_all(heap, [node])
+        else:
+            batch.append(node)
 
     def _expand_all(self, heap: list[Node], batch: list[Node]) -> None:
         self.num_expanded += len(batch)
         for node, (logprobs, state) in zip(batch, self._expand(batch), strict=True):
-            is_first = node.state is None
+            is_first = not node.is_expanded
             ids, end = self._space.open(node, logprobs)
             if end is not None and is_first:
                 end.bound = end.logprob
@@ -137,7 +142,7 @@ class BestFirstSearch:
         """Push the next most probable token after the parent of a node, which was the last one."""
         parent = node.parent
         # Neither the end of a text, nor a node that is to be expanded again.
-        if parent is not None and node.token_id is not None and node.state is None:
+        if parent is not None and node.token_id is not None and not node.is_expanded:
             self._push_child(heap, parent, node.rank + 1)
 
     def _push_child(self, heap: list[Node], parent: Node, rank: int) -> None:
@@ -186,13 +191,13 @@ def _most_probable(nodes: Sequence[Node], count: int) -> Iterator[tuple[Node, in
         yield nodes[owners[index]], int(ranks[index])
 
 
-def _keep(node: Node, ids: np.ndarray, logprobs: np.ndarray, state: np.ndarray, count: int) -> None:
+def _keep(node: Node, ids: np.ndarray, logprobs: np.ndarray, state: np.ndarray | None, count: int) -> None:
     """Keep the state after a node, and the most probable tokens after those that it has dropped."""
     logprobs = logprobs[ids]
     order = _largest(logprobs, node.num_dropped + count)
     order = order[np.argsort(-logprobs[order], kind="stable")]
     kept = order[node.num_dropped : node.num_dropped + count]
-    node.state, node.following, node.logprobs = state, ids[kept], logprobs[kept]
+    node.is_expanded, node.state, node.following, node.logprobs = True, state, ids[kept], logprobs[kept]
     node.has_more = len(ids) > node.num_dropped + len(kept)
 
 

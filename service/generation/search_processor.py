@@ -88,7 +88,7 @@ class SearchProcessor:
     def submit(self, matches: abc.Sequence[Match | None]) -> None:
         """Submit the prompts; the texts of each start with a match of its constraint."""
         self._matches = matches
-        self.request.submit(self._expander.create)
+        self._expander.submit(matches)
 
     def results(self) -> list[TextDelta]:
         """Search for each prompt in turn; return the choices in the response's order.
@@ -141,6 +141,7 @@ class SearchProcessor:
             found.setdefault(self._text(prompt, node), node)
             if len(found) == self.body.top_texts:
                 break
+        expander.charge()
         if search.limit_reached and not found:
             limit = f"{self._max_expanded} tokens were computed before the most probable text was found"
             raise InvalidRequest(f"top_texts: {limit}; give a pattern or fewer max_tokens", param="top_texts")

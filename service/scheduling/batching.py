@@ -57,6 +57,8 @@ JOINING_DECODE_STEPS = 32
 # Decode calls of running sequences between two prefill calls of a long prompt. With 1, 64 streams beside one had four
 # fifths of the throughput, and the prompt took nearly as long (measured).
 DECODES_BETWEEN_LONG_PREFILLS = 4
+# Minimum batch size of a step of a search that looks ahead.
+SEARCH_BATCH_SIZE = 16
 # How long a prompt waits for expected ones. The gateway takes 1 to 2 ms of CPU time per request, so eight prompts
 # arrive within about this time. Of 3 to 30 ms it gave the highest throughput at 4 to 16 streams (measured).
 MAX_WAIT_S = 0.015
@@ -231,7 +233,9 @@ class ModelQueue:
         (signature, num_tokens), activations = first.next_prefill, first.requested_activations
         if signature == signatures.NEXT_LOGPROBS:
             self.prefilling.popleft()
-            return self._call(signature, (first,), fit(self.limits.batch_sizes, num_tokens), 1)
+            # Its steps ahead expand a prefix in each slot.
+            count = max(num_tokens, SEARCH_BATCH_SIZE if first.search.num_ahead else 0)
+            return self._call(signature, (first,), fit(self.limits.batch_sizes, count), 1)
         kind = signature, activations
         compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.

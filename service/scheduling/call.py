@@ -198,37 +198,60 @@ class Call:
             is_reproducible=sequence.is_reproducible,
         )
 
+    @property
+    def _num_steps_ahead(self) -> int:
+        return self.sequences[0].search.num_ahead // self.batch_size
+
     def _search_inputs(self) -> Arrays:
         """Build the inputs of a step of a search: its only sequence has a slot for each token."""
         (sequence,) = self.sequences
-        token_ids = sequence.prompt_ids[sequence.num_prefilled :]
+        step = sequence.search
+        last_ids = sequence.prompt_ids[sequence.num_prefilled :].tolist()
         states = np.zeros((self.batch_size, sequence.state.shape[-1]), np.float32)
-        states[: len(token_ids)] = sequence.state
-        lengths = np.ones(self.batch_size, np.int32)
-        token_ids = self._column(token_ids, np.int32)[:, None]
-        return {"state": states, "token_ids": token_ids, "lengths": lengths, "num_ahead": lengths * sequence.num_ahead}
+        states[: len(last_ids)] = sequence.state
+        lengths = [len(unread) + 1 for unread in step.unread]
+        token_ids = np.zeros((self.batch_size, max(lengths)), np.int32)
+        for slot, (unread, last_id) in enumerate(zip(step.unread, last_ids, strict=True)):
+            token_ids[slot, : lengths[slot]] = *unread, last_id
+        unlimited = len(step.matches) * [signatures.FORBIDDEN_DISTANCE]
+        constraints = constraint_inputs(
+            step.matches, unlimited, self.batch_size, self._num_steps_ahead + 1, self.vocab_size
+        )
+        # One row is enough, and TensorFlow Serving's batching would take those of each slot and merge searches.
+        is_constrained = len(constraints["transitions"]) != self.batch_size
+        return {
+            "state": states,
+            "token_ids": token_ids,
+            "lengths": self._column(lengths, np.int32, max(lengths)),
+            "num_ahead": np.full(self.batch_size, self._num_steps_ahead, np.int32),
+            "logprob": self._column(step.logprobs, np.float32, -np.inf),
+            "row": constraints["row"],
+            "transitions": constraints["transitions"][: None if is_constrained else 1],
+        }
 
     def _search_outputs(self) -> OutputShapes:
         (sequence,) = self.sequences
-        each = (self.batch_size, sequence.num_ahead + 1)
-        return {
-            "token_ids": (self.batch_size, sequence.num_ahead),
-            "logprobs": (*each, self.vocab_size),
-            "state": (*each, sequence.state.shape[-1]),
-        }
+        each = (self.batch_size, self._num_steps_ahead + 1)
+        state = (self.batch_size, sequence.state.shape[-1])
+        return {"token_ids": each, "parents": each, "logprobs": (*each, self.vocab_size), "state": state}
 
     def _apply_search(self, outputs: Arrays) -> Result:
         (sequence,) = self.sequences
         count = sequence.num_remaining_prompt_tokens
-        if not finite_sequences(outputs)[:count].all():
+        # One step after another, as the parents count; copies, which do not keep the response alive.
+        parents, token_ids, logprobs = (
+            outputs[name].swapaxes(0, 1).reshape(-1, *outputs[name].shape[2:]).copy()
+            for name in ("parents", "token_ids", "logprobs")
+        )
+        states, is_computed = outputs["state"][:count].copy(), parents >= 0
+        is_computed[:count] = True
+        if not (np.isfinite(logprobs[is_computed]).all() and np.isfinite(states).all()):
             return Result(sequence.index, error=InternalError(NOT_FINITE))
-        # Copies: views would keep the padding alive.
-        ahead_ids, logprobs, states = (outputs[name][:count].copy() for name in ("token_ids", "logprobs", "state"))
-        sequence.record_prefill(count, states[-1, 0])
+        sequence.record_prefill(count, states[-1])
         return Result(
             sequence.index,
             next_logprobs=logprobs,
-            ahead_ids=ahead_ids,
+            appended=list(zip(parents.tolist(), token_ids.tolist(), strict=True)),
             state=states,
             is_reproducible=sequence.is_reproducible,
         )

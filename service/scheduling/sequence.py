@@ -1,6 +1,6 @@
 """A sequence: one continuation that is being generated, with its prompt, progress and model state; and its results."""
 
-from collections import deque
+from collections import abc, deque
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -61,10 +61,12 @@ class Result:
     hidden_last: np.ndarray | None = None  # float32 (U,): the top layer's output after the last of them; of "embed"
     # By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
     activations: Mapping[str, np.ndarray] | None = None
-    # Of a search's step: float32 (tokens, A + 1, V), log probabilities of every token after each of its tokens and
-    # after the `ahead_ids`, int32 (tokens, A), that follow it greedily; `state` is (tokens, A + 1, S).
+    # Of a search's step: float32 (E, V), log probabilities of every token after each of its prefixes, and after what it
+    # has appended to these; `state` is (prefixes, S).
     next_logprobs: np.ndarray | None = None
-    ahead_ids: np.ndarray | None = None
+    # (parent, token) of each of the E: which of them it was appended to; the parent is -1 for the step's own prefixes
+    # and where nothing was appended.
+    appended: list[tuple[int, int]] = field(default_factory=list)
     is_reproducible: bool = True  # see `Sequence`
     error: GatewayError | None = None  # ends the sequence
 
@@ -96,6 +98,16 @@ class Status(IntEnum):
 
 def do_nothing() -> None:
     """Do nothing: the default of `Sequence.release`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchStep:
+    """What a step of a search needs beside the last tokens of its prefixes; see `next_logprobs` in the exporter."""
+
+    num_ahead: int = 0  # most probable prefixes to expand ahead, in steps of one for each slot
+    logprobs: tuple[float, ...] = (0.0,)
+    matches: tuple[Match | None, ...] = (None,)  # no token is appended to a complete one
+    unread: tuple[abc.Sequence[int], ...] = ((),)  # tokens after each state and before the last token
 
 
 @dataclass(eq=False, slots=True)
@@ -131,7 +143,7 @@ class Sequence:
     score_num_top: bool = False  # whether "score" of its version has the input `num_top`
     # Requested top logprobs per prompt token, for "score"; "inspect" always returns `num_top_outputs`.
     prompt_num_top: int = 0
-    num_ahead: int = 0  # tokens that "next_logprobs" continues a search's step with
+    search: SearchStep = SearchStep()  # of "next_logprobs"
     match: Match | None = None  # its match of the pattern that constrains it; None: any token may be sampled
     interventions: Interventions | None = None  # applied to the state before each token that it generates
     trace: Any = None  # the tracing context of its request

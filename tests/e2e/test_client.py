@@ -2,18 +2,17 @@
 
 import contextlib
 import itertools
-import json
 import math
 import re
 import signal
 import socket
-import struct
 import threading
 
 import numpy as np
 import pytest
 
 import sostenuto
+from tests.activations import read_safetensors
 from tests.conftest import MODEL_NAMES, TEXT
 
 FIELDS = {"seed": 3, "temperature": 0.9, "ignore_eos": True}
@@ -254,21 +253,6 @@ def test_failed_activations_leave_no_file(client, tmp_path):
     with pytest.raises(sostenuto.BadRequest, match="layers of model 'lstm' are 1"):
         client.save_activations(path, TEXT, model="lstm", layers=[9])
     assert [*tmp_path.iterdir()] == []
-
-
-def read_safetensors(path):
-    """Return the tensors and the metadata of a file by the format's description."""
-    content = path.read_bytes()
-    (length,) = struct.unpack("<Q", content[:8])
-    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    metadata = header.pop("__metadata__")
-    types = {"F16": "<f2", "I32": "<i4"}
-    # They fill the file without gaps.
-    assert [end for each in header.values() for end in each["data_offsets"]][1::2][-1] == len(data)
-    return {
-        name: np.frombuffer(data[slice(*each["data_offsets"])], types[each["dtype"]]).reshape(each["shape"])
-        for name, each in header.items()
-    }, metadata
 
 
 def test_every_model_has_an_embedding_map_and_neighbors(client):

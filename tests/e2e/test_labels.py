@@ -10,9 +10,11 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import sostenuto
+from tests.activations import read_safetensors
 from tests.built import built
 from tests.commands import main
 from tests.conftest import publish_model, quick_to_load
@@ -190,6 +192,21 @@ def test_unknown_labels_are_refused_with_what_exists(gateway, model, labels, mes
     assert message in answer["error"]["message"]
 
 
+@pytest.mark.parametrize("model", ["forward", "backward"])
+def test_inspections_and_embeddings_are_given_the_labels(client, tmp_path, monkeypatch, model):
+    """Of activations that are read in windows, the first one follows the labels."""
+    late, path = {"style": "late"}, tmp_path / "states.safetensors"
+    inspected, plain = (client.inspect("abcabc", model=model, labels=labels) for labels in (late, None))
+    assert inspected.token_ids == plain.token_ids
+    assert all(token.logprob is not None for token in inspected.tokens)
+    assert client.embed("ab", model=model, labels=late) != client.embed("ab", model=model)
+    monkeypatch.setattr("sostenuto._activations.MAX_TOKENS", 4)
+    client.save_activations(path, "abcabc", model=model, labels=late)
+    hidden = read_safetensors(path)[0]["hidden_1"].astype(float)
+    assert hidden == pytest.approx(np.array(inspected.layers[0].values["hidden"]), abs=2e-3)
+    assert np.abs(hidden - np.array(plain.layers[0].values["hidden"])).max() > 0.01
+
+
 def test_models_list_their_labels(client, gateway):
     listed = {model.id: model.label_columns for model in client.models()}
     assert listed["plain"] == {}
@@ -212,11 +229,21 @@ def run(gateway):
     return run
 
 
-def test_the_command_line_has_labels(run, client):
+def test_the_command_line_has_labels(run, client, tmp_path):
     options = ("--model", "forward", "--seed", "1", "--max-tokens", "30")
     ended = run("generate", "", *options, "--label", "style=late", "--label", "length=10")
     labels = {"style": "late", "length": 10}
     assert ended.stdout == client.generate(model="forward", seed=1, max_tokens=30, labels=labels).text
+    inspected = json.loads(run("inspect", "xyz", "--model", "forward", "--json", "--label", "style=late").stdout)[
+        "tokens"
+    ]
+    expected = client.inspect("xyz", model="forward", labels={"style": "late"}).tokens
+    assert [each["probability"] for each in inspected] == [token.probability for token in expected]
+    (tmp_path / "text.txt").write_text("xyz")
+    files = str(tmp_path / "text.txt"), "--output", str(tmp_path / "states.safetensors")
+    assert (
+        "labels.style must be one of" in run("activations", *files, "--model", "forward", "--label", "style=no").stderr
+    )
     assert "labels.style must be one of early, late" in run("generate", "", *options, "--label", "style=no").stderr
     assert "is not COLUMN=LABEL" in run("generate", "", *options, "--label", "late").stderr
 

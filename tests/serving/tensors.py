@@ -54,7 +54,13 @@ INPUTS = {
     signatures.SCORE: {**_READING, "num_top": (INT, "B")},
     signatures.EMBED: {**_READING, "sum": (FLOAT, "BU")},
     signatures.INSPECT: _READING,
-    signatures.NEXT_LOGPROBS: {**_READING, "num_ahead": (INT, "B")},
+    signatures.NEXT_LOGPROBS: {
+        **_READING,
+        "num_ahead": (INT, "B"),
+        "logprob": (FLOAT, "B"),
+        "row": (INT, "B"),
+        "transitions": (INT, "BV"),
+    },
 }
 OUTPUTS = {
     signatures.SERVING_DEFAULT: {"logits": (FLOAT, "BTV")},
@@ -66,8 +72,9 @@ OUTPUTS = {
     signatures.INSPECT: _SCORED,
     signatures.NEXT_LOGPROBS: {
         "token_ids": (INT, "BA"),
-        "logprobs": (FLOAT, "BLV"),
-        "state": (FLOAT, "BLS"),
+        "parents": (INT, "BA"),
+        "logprobs": (FLOAT, "BAV"),
+        "state": (FLOAT, "BS"),
     },
     signatures.EMBED: {"state": (FLOAT, "BS"), "sum": (FLOAT, "BU"), "last": (FLOAT, "BU")},
 }
@@ -81,7 +88,7 @@ def outputs_of(signature, card):
 
 def sizes_of(card, rows=None, length=None, steps=None):
     """Return the size that each letter stands for; None: any size."""
-    free = {"B": rows, "T": length, "K": steps, "N": None, "A": rows and NUM_AHEAD, "L": rows and NUM_AHEAD + 1}
+    free = {"B": rows, "T": length, "K": steps, "N": None, "A": rows and NUM_AHEAD + 1}
     return {**free, "S": card.state_size, "U": card.units, "V": card.vocab_size, TOP: card.num_top}
 
 
@@ -132,5 +139,6 @@ def make_call(signature, card, rows, *, length=7, steps=9, seed=0, temperature=0
         "budget": np.full(rows, signatures.FORBIDDEN_DISTANCE),
         "num_top": np.full(rows, card.num_top),
         "num_ahead": np.full(rows, NUM_AHEAD),
+        "logprob": np.zeros(rows),
     }
     return {name: values[name].astype(dtype) for name, (dtype, _) in INPUTS[signature].items()}

@@ -41,6 +41,9 @@ def test_the_determinism_probe_keeps_a_batch_size(probe, name):
 @pytest.mark.parametrize("signature", [name for name in NAMES if name != signatures.SERVING_DEFAULT])
 def test_a_sequence_is_bit_exact_at_every_index_of_every_kept_batch_size(server, client, probe, name, signature):
     call = make_call(signature, server.card(name), NUM_SEQUENCES, seed=5, temperature=0.8)
+    if signature == signatures.NEXT_LOGPROBS:
+        # What the steps ahead expand depends on all sequences.
+        call["num_ahead"] *= 0
     bits = {}
     for count in probe(name).batch_sizes:
         for shift in (0, 5):

@@ -73,21 +73,22 @@ def test_every_signature_computes_the_same_state_for_the_same_tokens(server, cli
 
     def read(signature, texts, lengths, state, **more):
         inputs = {"token_ids": texts, "lengths": lengths, "state": state, **more}
-        state = client.predict(name, signature, inputs)["state"]
-        return (state[:, 0] if signature == signatures.NEXT_LOGPROBS else state).tobytes()
+        return client.predict(name, signature, inputs)["state"].tobytes()
 
     state, half = begin["state"], STEPS // 2
     first = client.predict(
         name, signatures.PREFILL, {"token_ids": texts[:, :half], "lengths": everything * 0 + half, "state": state}
     )
     zeros = np.zeros((rows, card.units), np.float32)
+    no_steps = dict.fromkeys(("num_ahead", "row"), everything * 0) | {"logprob": zeros[:, 0]}
+    no_steps["transitions"] = np.zeros((1, card.vocab_size), np.int32)
     found = {
         "drawn": drawn["state"].tobytes(),
         "at once": read(signatures.PREFILL, texts[:, :-1], everything, state),
         "in two parts": read(signatures.PREFILL, texts[:, half:-1], everything - half, first["state"]),
         "scored": read(signatures.SCORE, texts, everything, state, num_top=everything * 0),
         "inspected": read(signatures.INSPECT, texts, everything, state),
-        "predicted": read(signatures.NEXT_LOGPROBS, texts[:, :-1], everything, state, num_ahead=everything * 0),
+        "predicted": read(signatures.NEXT_LOGPROBS, texts[:, :-1], everything, state, **no_steps),
         "embedded": read(signatures.EMBED, texts[:, :-1], everything, state, sum=zeros),
     }
     assert {way for way, bits in found.items() if bits != found["drawn"]} == set()

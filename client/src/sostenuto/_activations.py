@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -28,11 +28,11 @@ def write_activations(
     path: str | PathLike[str],
     *,
     model: str | None,
-    include: Sequence[str],
-    layers: Sequence[int] | None,
+    fields: Mapping[str, Any],
+    labels: Mapping[str, str | float] | None,
     observe: Callable[[int, int], object],
 ) -> None:
-    """Write the activations of each token of a text; see `Client.save_activations`."""
+    """Write the activations of each token of a text; see `Client.save_activations`. `fields` are those of requests."""
     token_ids = client.tokenize(text, model=model).ids
     if not token_ids:
         raise InvalidArgument("text has no tokens: pass a text that is not empty")
@@ -40,7 +40,7 @@ def write_activations(
     try:
         with open(draft, "wb") as file:
             writer, done = None, 0
-            for start, response in _inspections(client, token_ids, model, include, layers):
+            for start, response in _inspections(client, token_ids, model, fields, labels):
                 writer = writer or _Writer(file, response, len(token_ids))
                 writer.write(start, response)
                 done += len(response["token_ids"])
@@ -53,7 +53,11 @@ def write_activations(
 
 
 def _inspections(
-    client: Client, token_ids: list[int], model: str | None, include: Sequence[str], layers: Sequence[int] | None
+    client: Client,
+    token_ids: list[int],
+    model: str | None,
+    fields: Mapping[str, Any],
+    labels: Mapping[str, str | float] | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Inspect a text in windows, each from the state after the one before; yield where each begins, and the response.
 
@@ -62,20 +66,24 @@ def _inspections(
     listed = {each.id: each for each in client.models()}
     name = model or next(iter(listed))
     card = listed.get(name.replace("@", ":").partition(":")[0])
-    width = sum(_KINDS.get(kind, 1) for kind in include) * (card.units or 1) * (card.layers or 1) if card else 1
+    width = (
+        sum(_KINDS.get(kind, 1) for kind in fields["include"]) * (card.units or 1) * (card.layers or 1) if card else 1
+    )
     size = max(1, min(MAX_TOKENS, MAX_VALUES // max(1, width)))
     is_backward, state = card is not None and card.direction == "backward", None
     starts = range(0, len(token_ids), size)
     for start in reversed(starts) if is_backward else starts:
         window = token_ids[start : start + size]
-        wanted = {"model": name, "include": list(include), "layers": layers, "logprobs": 0, "state": state}
-        response = _post(client, "/v1/inspect", {**wanted, "input": window, "encoding_format": "base64_float16"})
+        # The state after a window has read the labels.
+        before = {"state": state} if state or not labels else {"labels": dict(labels)}
+        wanted = {**fields, "model": name, **before, "logprobs": 0, "encoding_format": "base64_float16"}
+        response = _post(client, "/v1/inspect", {**wanted, "input": window})
         # By the same version: the default may change meanwhile.
         name = f"{required(response, 'model', str)}:{required(response, 'version', int)}"
         yield start, response
         if len(window) < len(token_ids):
             read = {"suffix" if is_backward else "prompt": window, "max_tokens": 0, "return_state": True}
-            (choice,) = _post(client, "/v1/completions", {"model": name, "state": state, **read})["choices"]
+            (choice,) = _post(client, "/v1/completions", {"model": name, **before, **read})["choices"]
             state = choice["state"]
 
 

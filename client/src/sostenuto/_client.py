@@ -411,7 +411,7 @@ class Client(AbstractContextManager["Client"]):
             text: str or list of int (token ids), or a list of either.
             model: str. Default: as `generate`.
             pooling: str. "mean" over all tokens, or "last" token. Default: the server's, "mean".
-            extra: The embeddings endpoint's other fields.
+            extra: The embeddings endpoint's other fields: `labels` of the texts, `timeout_s`.
 
         Returns:
             A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
@@ -453,7 +453,7 @@ class Client(AbstractContextManager["Client"]):
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
             units: list of int. Numbers of the units to return of each layer, from 0. Default: all.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
-            extra: The endpoint's other fields.
+            extra: The endpoint's other fields: `labels` of the text, `timeout_s`.
         """
         limits = {"max_positions": max_positions, "max_units": max_units}
         values = {"include": include, "layers": layers, "units": units, **limits}
@@ -470,6 +470,7 @@ class Client(AbstractContextManager["Client"]):
         model: str | None = None,
         include: Sequence[str] = ("hidden", "cell"),
         layers: Sequence[int] | None = None,
+        labels: Mapping[str, str | float] | None = None,
         observe: Callable[[int, int], object] = lambda *_: None,
     ) -> None:
         """Write the activations of each token of a text to a file that `safetensors.numpy.load_file` reads.
@@ -483,12 +484,14 @@ class Client(AbstractContextManager["Client"]):
             model: str. Default: as `generate`.
             include: list of str. "hidden", "cell" and "gates".
             layers: list of int. Layer numbers, from 1. Default: all.
+            labels: dict. Labels of the text by column, which the model reads before it: `{"style": "elvish"}`.
             observe: Called with the number of tokens that are done, and of all.
 
         Raises:
             OSError: the file cannot be written.
         """
-        write_activations(self, text, path, model=model, include=include, layers=layers, observe=observe)
+        fields = {"include": list(include), "layers": layers}
+        write_activations(self, text, path, model=model, fields=fields, labels=labels, observe=observe)
 
     def report(
         self,

@@ -92,14 +92,14 @@ _MEMBERS = {
 }
 
 COMPLETION_FIELDS = CompletionArguments.__optional_keys__ - {*_MEMBERS, "extra_body"} | {"prompt"}
-EMBEDDING_FIELDS = frozenset({"model", "input", "pooling", "dimensions", "timeout_s", "user"})
+EMBEDDING_FIELDS = frozenset({"model", "input", "labels", "pooling", "dimensions", "timeout_s", "user"})
 TOKENIZE_FIELDS = frozenset({"model", "prompt", "return_token_strs", "tokens"})  # and of detokenize
 SCORE_FIELDS = frozenset({
     "model", "input", "whole", "tokens", "labels", "ratio_to", "carry_state", "state", "timeout_s",
 })  # fmt: skip
 INSPECT_FIELDS = frozenset({
-    "model", "input", "state", "include", "layers", "return_sequences", "return_state", "go_backwards", "logprobs",
-    "max_positions", "units", "max_units", "timeout_s",
+    "model", "input", "state", "labels", "include", "layers", "return_sequences", "return_state", "go_backwards",
+    "logprobs", "max_positions", "units", "max_units", "timeout_s",
 })  # fmt: skip
 NEXT_FIELDS = frozenset({"model", "prompt", "n", "max_tokens", "labels", "timeout_s", "user"})
 REPORT_FIELDS = frozenset({

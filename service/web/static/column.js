@@ -15,7 +15,7 @@ import { showToken } from "./components/token_popover.js";
 // As in the style sheet: a phone, where the settings are a sheet at the bottom.
 const NARROW = matchMedia("(max-width: 44rem)");
 const ALTERNATIVES = 5;
-const MAX_TEXTS = 20;
+const MAX_KEPT = 20;
 const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token, stop string or complete match)" };
 
 export class Column {
@@ -180,7 +180,7 @@ export class Column {
 
   // Shows a text that begins, with the tokens that it has already; the one that it replaces is kept.
   #begin(text, tokens = []) {
-    this.#texts = [...this.#texts, text].slice(-MAX_TEXTS);
+    this.#texts = [...this.#texts, text].slice(-MAX_KEPT);
     // What nobody can go back to is freed.
     this.#texts.filter(({ at, from }) => at === null && !this.#texts.includes(from)).forEach((first) => { first.from = null; });
     this.#show(text, tokens);

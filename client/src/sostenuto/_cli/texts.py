@@ -58,16 +58,22 @@ Examples:
     "--least", type=click.IntRange(min=0), default=10, metavar="K", help="Number of least probable tokens to list."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all tokens as JSON, on one line.")
+@label_option
 @model_option
 @server_options
-def inspect(text: str | None, *, top: int, least: int, as_json: bool, model: str | None) -> None:
+def inspect(
+    text: str | None, *, top: int, least: int, as_json: bool, labels: tuple[tuple[str, str], ...], model: str | None
+) -> None:
     """Show TEXT with each token shaded by its probability, and list the least probable ones with their alternatives.
 
     If TEXT is omitted or -, it is read from standard input. Without colors, as in a pipe, all tokens are listed.
     """
     content = text_or_stdin(text, "text")
     with connect() as client:
-        all_tokens = client.inspect(content, model=model, include=[], max_positions=1, top=top).tokens
+        inspection = client.inspect(
+            content, model=model, include=[], max_positions=1, top=top, labels=dict(labels) or None
+        )
+    all_tokens = inspection.tokens
     if as_json:
         return write_json({"text": content, "tokens": [_token_fields(token) for token in all_tokens]})
     screen = console()
@@ -175,10 +181,17 @@ Examples:
 @click.option(
     "--layer", "layers", multiple=True, type=click.IntRange(min=1), metavar="N", help="Only this layer. Repeatable."
 )
+@label_option
 @model_option
 @server_options
 def activations(
-    file: Path, *, output: Path, include: tuple[str, ...], layers: tuple[int, ...], model: str | None
+    file: Path,
+    *,
+    output: Path,
+    include: tuple[str, ...],
+    layers: tuple[int, ...],
+    labels: tuple[tuple[str, str], ...],
+    model: str | None,
 ) -> None:
     """Write the hidden and cell states at each token of FILE, a text, for probes and plots; - is standard input.
 
@@ -193,6 +206,7 @@ def activations(
             model=model,
             include=include,
             layers=layers or None,
+            labels=dict(labels) or None,
             observe=lambda done, total: progress.show(done / total, "inspecting"),
         )
     say(f"wrote {output}")

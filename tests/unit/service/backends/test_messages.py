@@ -109,3 +109,11 @@ def test_nan_is_not_an_invalid_response():
 def test_an_invalid_response_is_refused(content, message):
     with pytest.raises(ValueError, match=message):
         parse_response(content, SHAPES, vocab_size=50)
+
+
+@pytest.mark.parametrize("parents", [[-1, 2], [-1, -2], [0, -1]])
+def test_a_parent_is_of_an_earlier_step(parents):
+    """What a search's step has appended: to which of the sequences before, of two slots here."""
+    content = outputs(parents=np.array([[-1, 1], parents], np.int32))
+    with pytest.raises(ValueError, match="output parents must be sequences of the steps before, or -1"):
+        parse_response(content, {"parents": (2, 2)}, vocab_size=50)

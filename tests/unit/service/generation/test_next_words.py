@@ -13,7 +13,7 @@ from service.api.requests import NextRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest
 from service.generation import expander, next_words
-from service.generation.next_words import BEFORE, BEGUN, WITHIN, word_table
+from service.generation.next_words import BEFORE, WITHIN, word_table
 from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
 from tests.unit.service.engines import LABELLED, SETTINGS, Models, Service
 
@@ -160,7 +160,7 @@ def test_fields_outside_their_limits_are_refused(fields, message):
 
 def kinds(tokenizer, *tokens):
     table = word_table(tokenizer, len(tokenizer.tokens))
-    return [table.kinds[:, tokenizer.tokens.index(token)].tolist() for token in tokens]
+    return [table.automaton.table[BEFORE:, tokenizer.tokens.index(token)].tolist() for token in tokens]
 
 
 def test_words_of_a_word_model_are_tokens():
@@ -176,7 +176,6 @@ def test_tokens_of_several_characters_end_words_inside():
         [BEFORE, next_words._ENDS, BEFORE],
         [BEFORE, next_words._ENDS, BEFORE],
     ]
-    assert next_words._classify("ng, the", is_within=True) == (next_words._ENDS_INSIDE, 5)
-    assert next_words._classify(" o'er. ", is_within=False) == (next_words._ENDS_INSIDE, 2)
+    assert next_words._classify("ng, the", is_within=True) == (next_words._ENDS, 5)
+    assert next_words._classify(" o'er. ", is_within=False) == (next_words._ENDS, 2)
     assert next_words._classify(" 'tis", is_within=False) == (WITHIN, 0)
-    assert BEGUN == 2

@@ -204,6 +204,7 @@ def test_a_key_is_charged_for_what_a_search_computes(service):
     processor = service.start("abc", top_texts=20, max_tokens=2, context=RequestContext(charge=spent(charged)))
     processor.results()
     assert charged[0] == 3
+    assert len(charged) <= 2 + service.calls().count("next_logprobs")
     assert sum(charged[1:]) == processor.request.num_completion_tokens > 0
 
 
@@ -263,14 +264,14 @@ def test_a_cancelled_search_raises_and_frees_its_slots():
 def test_a_version_of_an_earlier_release_cannot_be_searched(service, monkeypatch, fields):
     found = Models.find
     monkeypatch.setattr(Models, "find", lambda *args, **options: without_signature(found(*args, **options)))
-    with pytest.raises(InvalidRequest, match="model must have the signature next_logprobs for a search: version 1"):
+    with pytest.raises(InvalidRequest, match="model must have this release's signature next_logprobs"):
         service.results(**fields)
 
 
 def without_signature(model: ServedModel) -> ServedModel:
     from dataclasses import replace
 
-    return replace(model, card=model.card.model_copy(update={"revision": 1}))
+    return replace(model, card=model.card.model_copy(update={"revision": 2}))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from service.scheduling.batching import (
     steps_for,
 )
 from service.scheduling.sampling import SamplingParams
-from service.scheduling.sequence import ModelVersion
+from service.scheduling.sequence import ModelVersion, SearchStep
 from tests.fakes import make_sequence
 
 LIMITS = BatchLimits(batch_sizes=(8, 16, 24, 32, 40, 48, 56, 64), max_steps=128, max_length=128)
@@ -301,7 +301,8 @@ def search_step(count):
     """Return the fields of a step of a search: tokens that each follow a state of their own."""
     states = np.zeros((count, 2), np.float32)
     fields = {"prefill_signature": "next_logprobs", "max_tokens": 0}
-    return {**fields, "prompt_ids": np.ones(count, np.int32), "state": states}
+    step = SearchStep(logprobs=count * (0.0,), matches=count * (None,), unread=count * ((),))
+    return {**fields, "prompt_ids": np.ones(count, np.int32), "state": states, "search": step}
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (8, 8), (9, 16), (64, 64)])
@@ -314,6 +315,17 @@ def test_a_step_of_a_search_has_a_call_for_itself(queue, count, batch_size):
     assert (call.signature, call.sequences, call.batch_size, call.size) == ("next_logprobs", (step,), batch_size, 1)
     assert call.inputs()["token_ids"].shape == (batch_size, 1)
     assert queue.next_call(1, 2, 100.0).sequences == (other,)
+
+
+def test_a_step_of_a_search_reads_what_is_unread_and_expands_nothing_after_padding(queue):
+    step = SearchStep(80, logprobs=(-1.0, -2.0), matches=(None, None), unread=((5, 6), ()))
+    add(queue, 1, **{**search_step(2), "search": step})
+    call = queue.next_call(2, 2, 100.0)
+    inputs = call.inputs()
+    assert (call.batch_size, inputs["num_ahead"].tolist()) == (16, 16 * [5])
+    assert inputs["token_ids"][:3].tolist() == [[5, 6, 1], [1, 0, 0], [0, 0, 0]]
+    assert inputs["lengths"].tolist() == [3, 1, *14 * [3]]
+    assert inputs["logprob"].tolist() == [-1, -2, *14 * [-np.inf]]
 
 
 def test_a_running_sequence_has_a_call_between_two_of_a_search(queue):
