@@ -111,7 +111,7 @@ build/competitors/.installed: requirements/competitors.txt
 		scripts/setup build/competitors requirements/competitors.txt
 	@touch $@
 
-quality: $(STAMPS)/run  ## train every recipe on CORPUS=FILE and score its held-out tail (ARGS="characters" for one recipe)
+quality: $(STAMPS)/bench  ## train every recipe on CORPUS=FILE and score its held-out tail (ARGS="characters" for one recipe)
 	@$(if $(CORPUS),,$(error which text? make quality CORPUS=FILE))
 	@$(BIN)/python -m benchmarks.quality --corpus "$(CORPUS)" $(ARGS)
 

@@ -112,7 +112,7 @@ def make_log(num_characters: int) -> str:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         while log.tell() < num_characters:
             path = rng.choice(paths) + rng.choice(["", "", "", "?v=1", "~"])
-            connection = http.client.HTTPConnection(*server.server_address[:2])
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
             connection.request(rng.choice(["GET", "GET", "HEAD", "POST"]), f"/{path}")
             connection.getresponse().read()
             connection.close()

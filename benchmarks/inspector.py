@@ -10,6 +10,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as BrowserPage
@@ -98,7 +99,7 @@ def _download(page: BrowserPage, button: str) -> None:
 
 def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
     """Return for each action, per round: median and longest frame with the long text, and with the short one."""
-    results = defaultdict(list)
+    results: dict[str, list[Any]] = defaultdict(list)
     with fixture_servers(UNITS, LAYERS) as servers:
         _, gateway = servers.start()
         browser = launch(servers.stack.enter_context(sync_playwright()))

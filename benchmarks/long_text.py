@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +44,7 @@ def text_of(length: int, salt: int) -> str:
     return (f"{salt:06d}" + CHARACTERS * (length // len(CHARACTERS) + 1))[:length]
 
 
-def stream(port: int, **fields: Any) -> Iterator[tuple[float, int]]:
+def stream(port: int, **fields: Any) -> Generator[tuple[float, int]]:
     """Yield the arrival time and the number of characters of each text delta; every character is one token."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     body = {"model": NAME, "temperature": TEMPERATURE, "seed": 1, "stream": True, **fields}

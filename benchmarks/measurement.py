@@ -27,7 +27,7 @@ def start_measurement(stack: contextlib.ExitStack, *arguments: str, python: Path
             process.stdin.flush()
         result = process.stdout.readline()
         if not result:
-            raise SystemExit(f"error: the baseline {process.args} exited with code {process.wait()}")
+            raise SystemExit(f"error: the baseline {process.args!r} exited with code {process.wait()}")
         return json.loads(result)
 
     return request

@@ -1,45 +1,58 @@
-"""`python -m benchmarks.quality --corpus FILE`: train each recipe within its time limit and score the held-out tail.
+"""`python -m benchmarks.quality --corpus FILE…`: train recipes on texts, and score what is held out of each.
 
-The tail is scored as served: with the `score` signature of a running model server, in one pass that carries the state
-from the first token to the last. Neither the vocabulary nor the weights are trained on the tail.
+It is scored as served: with the `score` signature of a running model server, in one pass that carries the state from
+the first token to the last. Neither the vocabulary nor the weights are trained on it.
+
+The baselines cost next to nothing. n-grams are counted in the same training split. Of the compressors PPMd and xz, it
+is the number of bits that they need for both splits beyond those for the training split; so they, unlike the others,
+also learn from the held-out text while they read it.
 """
 
 import argparse
 import contextlib
+import lzma
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyppmd
 from tqdm import tqdm
 
 from benchmarks.report import RESULTS, machine, print_table, write_results
 from benchmarks.servers import Servers
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import SCORE
-from contract.tokenizer import Tokenizer
+from export.corpora.bits_per_character import bits_per_character, count_characters
+from export.corpora.corpus import Corpus, read_corpus
+from export.corpora.documents import Documents
+from export.corpora.encoder import encode_corpus
 from service.backends.client import ModelServerClient
 from service.scheduling.sequence import ModelVersion
 
 RECIPES = Path("export/recipes")
+HELD_OUT = 0.1
 DIRECTORY = RESULTS / "quality"
 # Recipes of `make quality`: those not tied to one corpus, as the demo's is.
 NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
+# Higher orders of PPMd were not better on tiny Shakespeare.
+PPMD_ORDER, PPMD_BYTES = 6, 1 << 28
 
 
 @dataclass(frozen=True)
 class Score:
-    """Evaluation of a recipe on the held-out tail.
+    """Evaluation of a recipe on a held-out text.
 
     Attributes:
         nats: Loss per token, as served.
         bits_per_character: The only metric that is comparable between tokenizers.
     """
 
+    corpus: str
     recipe: str
     nats: float
     bits_per_character: float
@@ -51,6 +64,7 @@ class Score:
         card, report = self.card, self.card.training
         assert report is not None, "it was just trained"
         return (
+            self.corpus,
             self.recipe,
             f"{card.layers} × {card.cell} {card.units}",
             f"{report.parameters or 0:,}",
@@ -65,35 +79,55 @@ class Score:
 
 
 COLUMNS = (
-    "recipe", "model", "parameters", "minutes", "epochs", "tokens/s",
+    "corpus", "recipe", "model", "parameters", "minutes", "epochs", "tokens/s",
     "nats/token", "bits/character", "perplexity", "accuracy",
 )  # fmt: skip
 
 
-def train(recipe: str, corpus: Path, max_minutes: float | None) -> Path:
+def train(recipe: str, corpus: Path, options: argparse.Namespace) -> Path:
     """Train a recipe with the command line, unless already trained; return its version directory."""
-    home = DIRECTORY / "models" / recipe
+    name = f"{corpus.stem}-{recipe}"
+    home = DIRECTORY / "models" / name
     done = sorted(home.glob("*/saved_model.pb"))
     if done:
-        print(f"{recipe}: trained already, in {home}", flush=True)
+        print(f"{name}: trained already, in {home}", flush=True)
         return done[-1].parent
-    options = [corpus, "--config", RECIPES / f"{recipe}.toml", "--name", recipe]
-    options += ["--max-minutes", max_minutes] if max_minutes else []
-    options += ["--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
-    subprocess.run([sys.executable, "-m", "export", "train", *map(str, options)], check=True)
+    words = [corpus, "--config", RECIPES / f"{recipe}.toml", "--name", name, "--documents", options.documents]
+    words += ["--seed", options.seed, "--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
+    words += ["--max-minutes", options.max_minutes] if options.max_minutes else []
+    subprocess.run([sys.executable, "-m", "export", "train", *map(str, words)], check=True)
     return next(home.glob("*/saved_model.pb")).parent
 
 
-def tail_of(corpus: Path, version: Path) -> tuple[str, np.ndarray, Tokenizer]:
-    """Return a version's held-out text, its token ids int32 (tokens,) with the start token first, and the tokenizer."""
-    from export.corpora.corpus import read_corpus  # noqa: PLC0415 - this module must start without TensorFlow
-
-    card, tokenizer = load_assets(version)
-    assert card.training is not None, "it was just trained"
-    _, tail = read_corpus(str(corpus)).split(card.training.settings["validation"], card.training.seed)
+def split(corpus: Path, documents: Documents, seed: int) -> tuple[Corpus, Corpus]:
+    """Return the training and the validation split, as `train` makes them."""
+    head, tail = read_corpus(str(corpus), documents).split(HELD_OUT, seed)
     assert tail is not None, "recipes hold something out"
-    text = "".join(tail.documents)
-    return text, np.array([tokenizer.special.start, *tokenizer.encode(text)], np.int32), tokenizer
+    return head, tail
+
+
+def compressor_rows(corpus: Path, head: Corpus, tail: Corpus) -> Iterator[tuple[str, ...]]:
+    """Yield a row of the table for each compressor."""
+    compressors: dict[str, Callable[[bytes], bytes]] = {
+        "PPMd": lambda text: pyppmd.compress(text, max_order=PPMD_ORDER, mem_size=PPMD_BYTES),
+        "xz -9e": lambda text: lzma.compress(text, preset=9 | lzma.PRESET_EXTREME),
+    }
+    first, second = ("\n".join(part.documents).encode() for part in (head, tail))
+    for name, compress in compressors.items():
+        began_at = time.perf_counter()
+        bits = 8 * (len(compress(first + second)) - len(compress(first))) / tail.num_characters
+        minutes = (time.perf_counter() - began_at) / 60
+        yield corpus.stem, name, "", "", f"{minutes:.1f}", "", "", f"{bits * math.log(2):.4f}", f"{bits:.3f}", "", ""
+
+
+def ngram_row(corpus: Path, card: GeneratorCard) -> tuple[str, ...]:
+    """Return the row of the n-grams of a version's tokens."""
+    report = card.training
+    assert report is not None, "it was just trained"
+    loss = report.ngram_loss or math.nan
+    bits = bits_per_character(loss, report.validation_tokens, report.validation_characters)
+    name = f"{report.ngram_order}-grams of a {card.unit}"
+    return corpus.stem, name, "", "", "", "", "", f"{loss:.4f}", f"{bits:.3f}", f"{math.exp(loss):.2f}", ""
 
 
 def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,37 +159,53 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(logprobs), np.concatenate(best)
 
 
-def score(recipe: str, corpus: Path, version: Path) -> Score:
-    """Score the tail with the model server."""
-    text, ids, _ = tail_of(corpus, version)
+def score(recipe: str, corpus: Path, tail: Corpus, version: Path) -> Score:
+    """Score a held-out text with the model server; unknown tokens are not evaluated."""
+    card, tokenizer = load_assets(version)
+    ids = np.array([tokenizer.special.start, *encode_corpus(tail, tokenizer)], np.int32)
     logprobs, best = served(version, ids)
-    nats = -float(logprobs.astype(np.float64).mean())
-    bits = nats * (len(ids) - 1) / math.log(2) / len(text)
-    accuracy = float((best == ids[1:]).mean())
-    return Score(recipe, nats, bits, accuracy, load_assets(version)[0])
+    is_known = ids[1:] != tokenizer.special.unknown
+    nats = -float(logprobs[is_known].astype(np.float64).mean())
+    bits = bits_per_character(nats, int(is_known.sum()), count_characters(tokenizer, ids[1:]))
+    assert bits is not None, "there is a loss"
+    return Score(corpus.stem, recipe, nats, bits, float((best == ids[1:])[is_known].mean()), card)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, score, print the table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="text file; its last tenth is held out")
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        required=True,
+        action="append",
+        help="text file, a tenth of which is held out; repeatable",
+    )
+    parser.add_argument("--documents", default="none", help="as `sostenuto train` has it (default: none)")
     parser.add_argument("--max-minutes", type=float, help="time limit of each recipe, in place of its own")
-    parser.add_argument("recipes", nargs="*", default=NAMES, metavar="RECIPE", help=f"default: {' '.join(NAMES)}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"default: {' '.join(NAMES)}")
     options = parser.parse_args(arguments)
-    if not options.corpus.is_file():
-        parser.error(f"--corpus: no file {options.corpus}")
-    unknown = [name for name in options.recipes if not (RECIPES / f"{name}.toml").is_file()]
+    recipes = options.recipes or NAMES
+    for corpus in options.corpus:
+        if not corpus.is_file():
+            parser.error(f"--corpus: no file {corpus}")
+    unknown = [name for name in recipes if not (RECIPES / f"{name}.toml").is_file()]
     if unknown:
         parser.error(f"no recipe {unknown[0]} in {RECIPES}")
-    started, scores = time.time(), []
-    for recipe in options.recipes:
-        scores.append(score(recipe, options.corpus, train(recipe, options.corpus, options.max_minutes)))
-        print_table(COLUMNS, [scores[-1].row()])
-        print(flush=True)
+    started, scores, rows = time.time(), list[Score](), list[tuple[str, ...]]()
+    for corpus in options.corpus:
+        head, tail = split(corpus, options.documents, options.seed)
+        for recipe in recipes:
+            scores.append(score(recipe, corpus, tail, train(recipe, corpus, options)))
+            rows.append(scores[-1].row())
+            print_table(COLUMNS, rows[-1:])
+            print(flush=True)
+        rows += [ngram_row(corpus, scores[-1].card), *compressor_rows(corpus, head, tail)]
     print(f"{machine()}\n")
-    print_table(COLUMNS, [each.row() for each in scores])
+    print_table(COLUMNS, rows)
     document = [{**asdict(each), "card": each.card.model_dump(mode="json")} for each in scores]
-    write_results("quality/", started, scores=document)
+    write_results("quality/", started, scores=document, rows=rows)
 
 
 if __name__ == "__main__":

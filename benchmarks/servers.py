@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.fixture_model import EMBEDDING, NAME, UNITS
 from contract.signatures import MODELS_CONFIG
@@ -100,7 +101,7 @@ class Servers:
     models_dir: Path
     stack: contextlib.ExitStack
 
-    def start(self, *, portable: bool = False, **settings: str) -> tuple[ModelServer, Gateway]:
+    def start(self, *, portable: bool = False, **settings: Any) -> tuple[ModelServer, Gateway]:
         """Start a model server and a gateway; `settings` are environment variables of the gateway."""
         backend = self.start_model_server(f"--portable={portable}")
         return backend, self.start_gateway([backend], **settings)
@@ -134,7 +135,7 @@ class Servers:
         too.
         """
         port = free_port()
-        variables = {
+        variables: dict[str, Any] = {
             "SOSTENUTO_PORT": str(port),
             "SOSTENUTO_METRICS_PORT": "0",
             "SOSTENUTO_BACKENDS": ",".join(backend.address for backend in backends),

@@ -10,6 +10,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.fixture_model import BODY, EMBEDDING, NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_load
@@ -67,7 +68,7 @@ def _start(
     if publisher.returncode:
         raise SystemExit(f"error: {publish} of {checkout or 'this checkout'} exited with {publisher.returncode}")
     values = {"PORT": str(port), "MODELS_DIR": models, "METRICS_PORT": "0", "PREFIX_CACHE_BYTES": "0", **settings}
-    variables = {f"{prefix}_{name}": value for name, value in values.items()}
+    variables: dict[str, Any] = {f"{prefix}_{name}": value for name, value in values.items()}
     process = stack.enter_context(child(*serve.split(), checkout=checkout, **variables))
     wait_for(port, "/readyz", process)
     return port

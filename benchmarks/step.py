@@ -46,7 +46,8 @@ class Session:
         """Load a version."""
         from model_server import saved_model, servable  # noqa: PLC0415 - it imports TensorFlow
 
-        self._session, self._definitions = saved_model.load(version)
+        session, self._definitions = saved_model.load(version)
+        self._session: Any = session
         self._signatures = {
             name: servable.Signature(name, definition, self._session) for name, definition in self._definitions.items()
         }

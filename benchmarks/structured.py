@@ -95,7 +95,8 @@ def _matches(port: int, num_completions: int) -> dict[str, Any]:
             for schema in SCHEMAS
         ),
     ]
-    first_s, again_s, num_matching, num_checked, texts = [], [], 0, 0, set()
+    first_s, again_s, texts = list[float](), list[float](), set[str]()
+    num_matching = num_checked = 0
     began = time.perf_counter()
     _complete(port, 0, 1, {"guided_regex": "a"})
     print(f"the first pattern, which starts the compiler's process, took {1000 * (time.perf_counter() - began):.0f} ms")

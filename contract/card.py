@@ -149,6 +149,9 @@ class CorpusDescription(_Frozen):
         train_tokens: Tokens per epoch.
         validation_tokens: Tokens of the validation split that are in the vocabulary; the losses are means over these.
         validation_characters: Characters of these tokens; see `export.corpora.bits_per_character`.
+        ngram_order: Length of the n-grams of the best n-gram model of the training split; None without a validation
+            split, and for versions older than this field.
+        ngram_loss: Its loss on the validation split, in nats per token; see `export.corpora.ngrams`.
         mixed: Text that was mixed in; None without.
         provenance: Where a corpus of the project comes from; None for a text of the user's.
         label_columns: What the model is conditioned on, in the order of the tokens before a document.
@@ -163,6 +166,8 @@ class CorpusDescription(_Frozen):
     train_tokens: int
     validation_tokens: int
     validation_characters: int
+    ngram_order: int | None = None
+    ngram_loss: float | None = None
     mixed: MixedText | None = None
     provenance: Provenance | None = None
     label_columns: tuple[LabelColumn, ...] = ()

@@ -14,18 +14,20 @@ from contract.models_config import listed_names
 from contract.signatures import MODELS_CONFIG
 from export.command import PATH, Command, GroupedOption, import_tensorflow_quietly, models_dir_option, option
 from export.config import (
-    DEFAULT_RECIPE,
     FINE_TUNING_RECIPE,
     RECIPES,
+    RECIPES_BY_MINUTES,
     RUNS,
     Group,
     TrainConfig,
     load_config,
+    recipe_for,
     recipe_path,
 )
 from export.repository.display import compare, list_versions, show, verify
 from export.repository.promotion import promote, rollback
 from export.repository.removal import remove
+from export.terminal import echo
 
 _CONFIG = (
     "TOML file of settings, whose keys are the names of the options with underscores, or one of the recipes "
@@ -131,7 +133,7 @@ def _given(**settings: Any) -> dict[str, Any]:
 @_corpus_argument
 @option(
     "--config",
-    shown_default=f"{DEFAULT_RECIPE}; with --from {FINE_TUNING_RECIPE}",
+    shown_default=f"{', '.join(RECIPES_BY_MINUTES)} by --max-minutes; with --from {FINE_TUNING_RECIPE}",
     metavar="RECIPE",
     help=_CONFIG,
 )
@@ -172,7 +174,7 @@ def train(
     given = _given(**settings)
     if config is None and "epochs" in given:
         given.setdefault("max_minutes", None)
-    default = FINE_TUNING_RECIPE if "from" in given else DEFAULT_RECIPE
+    default = FINE_TUNING_RECIPE if "from" in given else recipe_for(given.get("max_minutes") or 0)
     train_config = load_config(recipe_path(config or default), given)
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
@@ -192,7 +194,10 @@ def train(
         base = BaseVersion.find(train_config.base, models_dir)
         train_config = base.complete(train_config)
     output = {"progress_file": progress_file, "evaluations": evaluations, "publishes": publish}
-    return _workflow(start=False).train(train_config, models_dir, runs_dir, base, **output)
+    workflow = _workflow(start=False)
+    if config is None:
+        echo(f"recipe {default}; another one: --config")
+    return workflow.train(train_config, models_dir, runs_dir, base, **output)
 
 
 # Settings that a search has no use for: a trial has the search's minutes, and standard input is read only once.

@@ -18,8 +18,9 @@ from export.errors import ConfigError
 MODELS, RUNS = Path("models"), Path("runs")
 # Files of settings that come with the program, by name.
 RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
-# They apply where no other file of settings is given: three minutes on two cores; the second one with a base model.
-DEFAULT_RECIPE, FINE_TUNING_RECIPE = "characters-3-minutes", "fine-tuning"
+# They apply where no other file of settings is given, by the minutes of a run, and in the last case with a base model.
+RECIPES_BY_MINUTES = ("characters-3-minutes", "characters", "characters-hour")
+DEFAULT_RECIPE, FINE_TUNING_RECIPE = RECIPES_BY_MINUTES[0], "fine-tuning"
 
 Connections = Literal["none", "residual", "skip"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -283,6 +284,15 @@ class TrainConfig(
     def window_length(self) -> int | None:
         """Context length of a sliding-window model, in tokens; None for a model that carries state."""
         return (self.context_length or DEFAULT_CONTEXT) if self.bidirectional else None
+
+
+def recipe_for(minutes: float) -> str:
+    """Return the name of the recipe for a run of this length: the shortest one that is made for at least half of it."""
+
+    def lasts(recipe: str) -> float:
+        return float(tomllib.loads(RECIPES[recipe].read_text())["max_minutes"])
+
+    return next((name for name in RECIPES_BY_MINUTES if minutes <= 2 * lasts(name)), RECIPES_BY_MINUTES[-1])
 
 
 def recipe_path(text: str) -> Path:

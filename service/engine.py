@@ -22,7 +22,7 @@ from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.candidate_filter import IsCopy
 from service.generation.completion_processor import CompletionProcessor
-from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor
+from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, requested_activations
 from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.next_words import NextWordsProcessor
 from service.generation.prompts import (
@@ -433,6 +433,11 @@ def _require_layers(body: InspectRequest, model: ServedModel) -> None:
         raise InvalidRequest(
             f"layers of model {model.ref.name!r} are {', '.join(map(str, layers))}, got {unknown[0]}", param="layers"
         )
+    for each in requested_activations(body, model):
+        largest = max(body.units or (0,))
+        if largest >= each.units:
+            message = f"units of layer {each.layer} must be at most {each.units - 1}, got {largest}"
+            raise InvalidRequest(message, param="units")
 
 
 def _input_field(body: CompletionRequest, model: ServedModel) -> tuple[str, tuple[PromptText, ...]]:

@@ -113,8 +113,12 @@ class Page:
         return [(violation["id"], [node["html"][:120] for node in violation["nodes"]]) for violation in found]
 
     def fits(self):
-        """Return whether nothing overflows to the right."""
-        return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        """Return whether nothing overflows to the right, neither out of the window nor out of a label or button."""
+        return self.page.evaluate(
+            """document.documentElement.scrollWidth <= innerWidth
+                && [...document.querySelectorAll("label, button")].every((each) =>
+                    !each.clientWidth || each.scrollWidth <= each.clientWidth || each.closest(".away"))"""
+        )
 
 
 class Playground(Page):

@@ -7,7 +7,7 @@ OPENAI_BASE_URL. Lines are written whole as they complete; a killed run cannot b
 import asyncio
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,8 @@ def by_threads(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: int) 
     """Complete the lines with one client and a thread per concurrent request."""
     client = OpenAI(max_retries=2)
     with ThreadPoolExecutor(concurrency) as pool:
-        futures = {pool.submit(client.completions.create, **line["body"]): line["custom_id"] for line in lines}
+        complete: Callable[..., Any] = client.completions.create
+        futures = {pool.submit(complete, **line["body"]): line["custom_id"] for line in lines}
         for future in as_completed(futures):
             out.write(_line(futures[future], future.result()))
 

@@ -149,9 +149,12 @@ class HttpServer:
             ),
         )
         self._rates[streams] = load.tokens_per_s
-        firsts = [1000 * percentile(load.first_s, share) for share in (0.5, 0.99)]
+        first_p50_ms, first_p99_ms = (1000 * percentile(load.first_s, share) for share in (0.5, 0.99))
         resident = sum(resident_mb(pid) for pids in self.pids.values() for pid in pids)
-        return Measurement(load.tokens_per_s, *firsts, cpu_us, cpu_us.pop("load generator"), resident, self.setting)
+        load_generator_us = cpu_us.pop("load generator")
+        return Measurement(
+            load.tokens_per_s, first_p50_ms, first_p99_ms, cpu_us, load_generator_us, resident, self.setting
+        )
 
 
 class Library:
@@ -167,11 +170,10 @@ class Library:
     def measure(self, streams: int, seconds: float) -> Measurement:
         """Complete batches of this size for about a time."""
         result = self._request(streams=streams, seconds=seconds)
-        firsts = [1000 * percentile(result["first_s"], share) for share in (0.5, 0.99)]
+        first_p50_ms, first_p99_ms = (1000 * percentile(result["first_s"], share) for share in (0.5, 0.99))
         cpu_us = {"process": 1e6 * result["cpu_s"] / result["tokens"]}
-        return Measurement(
-            result["tokens"] / result["seconds"], *firsts, cpu_us, 0, result["resident_mb"], self.setting
-        )  # fmt: skip
+        tokens_per_s, resident = result["tokens"] / result["seconds"], result["resident_mb"]
+        return Measurement(tokens_per_s, first_p50_ms, first_p99_ms, cpu_us, 0, resident, self.setting)
 
 
 # Starts a system with one setting; it ends with the stack.
@@ -251,7 +253,7 @@ def _start_vllm(stack: contextlib.ExitStack, directory: Path, workload: Workload
         f"--served-model-name {BODY['model']} --load-format dummy --max-num-seqs {workload.max_streams} --port {port}"
     )
     quiet = "--no-enable-prefix-caching --disable-uvicorn-access-log --uvicorn-log-level error"
-    variables = {
+    variables: dict[str, Any] = {
         "VLLM_CPU_KVCACHE_SPACE": str(_kv_cache_gib(workload)),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",

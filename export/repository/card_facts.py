@@ -86,6 +86,8 @@ def metric_facts(report: TrainingReport) -> Facts:
     yield "validation loss", NOTHING if loss is None else f"{loss:.3f} nats per token"
     if report.base_loss is not None:
         yield "loss of its base", f"{report.base_loss:.3f} nats per token"
+    if report.ngram_loss is not None:
+        yield f"loss of {report.ngram_order}-grams", f"{report.ngram_loss:.3f} nats per token"
     yield "bits/character", format_number(report.bits_per_character, ".3f")
     yield "perplexity", format_number(perplexity(loss), ",.2f")
     yield "accuracy", format_number(report.accuracy, ".1%")

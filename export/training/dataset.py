@@ -15,6 +15,7 @@ from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
 from export.corpora.labels import document_labels
+from export.corpora.ngrams import NgramBaseline, ngram_baseline
 from export.corpora.packaged import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
@@ -366,21 +367,18 @@ class Dataset:
         """Share of the validation tokens that are unknown to the vocabulary."""
         return 1 - self.num_evaluated / self._validation_counts.sum() if self.validation else 0.0
 
-    def unigram_loss(self) -> float | None:
-        """Return the validation loss, in nats per token, of a model that knows token frequencies and no context.
-
-        Frequencies are those of the training split, plus one for each token. None if nothing is held out.
-        """
+    def ngram_baseline(self) -> NgramBaseline | None:
+        """Return the best n-gram model of the training split; None if nothing is held out. It takes some seconds."""
         if self.validation is None:
             return None
-        train, evaluated = self._count_targets(self.train.ids), self._validation_counts.copy()
-        evaluated[self.unknown] = 0
-        log_frequencies = np.log(train + 1) - np.log(train.sum() + len(train))
-        return float(-(evaluated @ log_frequencies) / evaluated.sum())
+        is_target = np.ones(len(self.tokenizer.tokens), bool)
+        is_target[[self.unknown, *self.tokenizer.special.labels]] = False
+        return ngram_baseline(self.train.ids, self.validation.ids, is_target)
 
     def describe(self, corpus: Corpus) -> CorpusDescription:
         """Return the description of the whole corpus for the card."""
         how: HeldOut = "shuffled_documents" if corpus.ends else "tail"
+        baseline = self.ngram_baseline()
         if self.tail and self.tail.spool is not self.head.spool:
             how = "validation_corpus"
         return CorpusDescription(
@@ -393,6 +391,8 @@ class Dataset:
             train_tokens=self.train.num_tokens,
             validation_tokens=self.num_evaluated,
             validation_characters=count_characters(self.tokenizer, self.validation.ids) if self.validation else 0,
+            ngram_order=baseline.order if baseline else None,
+            ngram_loss=baseline.loss if baseline else None,
             mixed=self._describe_mixed(),
             provenance=provenance_of(corpus.name),
             label_columns=self.columns,

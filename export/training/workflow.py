@@ -39,9 +39,6 @@ from export.training.samples import Check, SampleWriter
 from export.training.trainer import Display, Trainer
 from export.vocabulary import describe_dropped_words, train_tokenizer
 
-# Share of the loss of token frequencies alone, above which a model makes hardly any use of context.
-UNIGRAM_SHARE = 0.98
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -79,7 +76,7 @@ class _Job:
                     else:
                         echo(f"publish the best epoch, {progress.best_epoch}, with:  {self.command('publish')}")
                     self._warn_if_base_is_better(progress)
-                    self._warn_if_context_is_unused(progress, dataset)
+                    self._warn_if_ngrams_are_better(progress)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
@@ -118,13 +115,13 @@ class _Job:
                 file=sys.stderr,
             )
 
-    def _warn_if_context_is_unused(self, progress: Progress, dataset: Dataset) -> None:
-        unigram, reached = dataset.unigram_loss(), progress.best.validation_loss
-        if unigram is not None and reached is not None and reached > UNIGRAM_SHARE * unigram:
+    def _warn_if_ngrams_are_better(self, progress: Progress) -> None:
+        baseline, reached = self.corpus.ngram_loss, progress.best.validation_loss
+        if baseline is not None and reached is not None and reached >= baseline:
             print(
-                f"warning: the model makes hardly any use of context: its validation loss is {reached:.3f}, and token "
-                f"frequencies alone give {unigram:.3f}. It needs more updates: train longer, with a smaller "
-                f"--batch-size or --sequence-length, or with a smaller vocabulary",
+                f"warning: the validation loss is {reached:.3f}, and counting {self.corpus.ngram_order}-grams gives "
+                f"{baseline:.3f}. The model needs more updates: train longer, with a smaller --batch-size or "
+                f"--sequence-length, or with a smaller vocabulary; or more text",
                 file=sys.stderr,
             )
 
@@ -231,7 +228,7 @@ def train(
             echo(f"the previous run in {folder.path} is now in {previous}")
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
-        _describe(config, corpus, dataset, devices, lineage)
+        _describe(config, corpus, dataset, description, devices, lineage)
         job = _Job(folder, models_dir, config, tokenizer, description, devices, **output)
         job.train_and_publish(dataset, weights)
     return 0
@@ -258,7 +255,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
             raise CorpusError(f"mix {dataset.mixed.name}: this is not the text that {run} started with")
         # A run that was stopped before its first complete epoch starts over.
         weights = None if folder.progress().epochs else _first_weights(folder, config)
-        _describe(config, corpus, dataset, devices, folder.lineage())
+        _describe(config, corpus, dataset, before, devices, folder.lineage())
         job = _Job(folder, models_dir, config, tokenizer, before, devices, progress_file)
         job.train_and_publish(dataset, weights)
     return 0
@@ -338,7 +335,14 @@ def _describe_lineage(lineage: Lineage, dataset: Dataset) -> Iterator[str]:
         yield f"{share:.1%} of the words to train on are unknown to {lineage.base}, whose vocabulary stays as it is"
 
 
-def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: Devices, lineage: Lineage | None) -> None:
+def _describe(
+    config: TrainConfig,
+    corpus: Corpus,
+    dataset: Dataset,
+    description: CorpusDescription,
+    devices: Devices,
+    lineage: Lineage | None,
+) -> None:
     vocab_size = len(dataset.tokenizer.tokens)
     held_out = dataset.validation.num_tokens if dataset.validation else 0
     sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
@@ -355,6 +359,8 @@ def _describe(config: TrainConfig, corpus: Corpus, dataset: Dataset, devices: De
         echo(line)
     mixed = f", of them {dataset.train.num_other_tokens:,} of {config.mix}" if isinstance(dataset.train, Mixed) else ""
     echo(f"{dataset.train.num_tokens:,} tokens to train on{mixed}, {held_out:,} held out{unknown}{sampled}")
+    if description.ngram_loss is not None:
+        echo(f"baseline: {description.ngram_order}-grams of this text reach {description.ngram_loss:.3f} nats/token")
     for column in dataset.columns:
         echo(f"label {column.name}: {', '.join(column.values)}")
     ways = "bidirectional " if config.bidirectional else ""

@@ -13,7 +13,17 @@ from typing import Any
 
 from contract.files import try_lock
 from export.child_process import EXPORT, environment
-from export.config import ARCHITECTURE, FINE_TUNING_RECIPE, MODELS, RECIPES, TrainConfig, load_config, recipe_path
+from export.config import (
+    ARCHITECTURE,
+    FINE_TUNING_RECIPE,
+    MODELS,
+    RECIPES,
+    RECIPES_BY_MINUTES,
+    TrainConfig,
+    load_config,
+    recipe_for,
+    recipe_path,
+)
 from export.errors import ConfigError, ExportError, RunError, TrainingFailed
 from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
@@ -29,8 +39,6 @@ _MIN_SHARE = 0.5
 # Minutes to the first rung. In less, differences between settings are chance.
 _MIN_RUNG_MINUTES = 0.75
 _MAX_FAILURES = 3
-# The first recipe whose minutes are at least a trial's; the last one for longer trials.
-_RECIPES = ("characters-3-minutes", "characters", "characters-hour")
 # A matrix product is fast at multiples of these.
 _UNITS_STEP, _BATCH_STEP = 32, 8
 _MAX_DROPOUT = 0.8
@@ -219,17 +227,12 @@ def _locked(home: Path) -> Iterator[None]:
         yield
 
 
-def recipe_for(minutes: float) -> str:
-    """Return the name of the recipe for trials of this length: one that is made for half of it at least."""
-    return next((name for name in _RECIPES if minutes <= 2 * (_read(name).max_minutes or 0)), _RECIPES[-1])
-
-
 def other_recipes(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Return what the recipes next to one have otherwise, without what is given; none for another token unit."""
     if given.get("token_unit", "character") != "character" or "token_regex" in given:
         return ()
-    position, own = _RECIPES.index(name), _read(name).model_dump()
-    neighbors = [_read(other).model_dump() for other in _RECIPES if abs(_RECIPES.index(other) - position) == 1]
+    position, own = RECIPES_BY_MINUTES.index(name), _read(name).model_dump()
+    neighbors = [_read(other).model_dump() for i, other in enumerate(RECIPES_BY_MINUTES) if abs(i - position) == 1]
     kept = {"max_minutes", *given}
     return tuple({key: each[key] for key in own if each[key] != own[key] and key not in kept} for each in neighbors)
 

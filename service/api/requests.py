@@ -611,8 +611,10 @@ class InspectRequest(TimedBody):
     """Number of most probable tokens to return at each position."""
     max_positions: PositiveCount | None = None
     """Maximum number of tokens with values, spread evenly over the input; all by default."""
+    units: Annotated[list[Count], Field(min_length=1, max_length=4096)] | None = None
+    """Numbers of the units to return of each layer, from 0; all by default."""
     max_units: PositiveCount | None = None
-    """Maximum number of units of each layer, spread evenly; all by default."""
+    """Maximum number of units of each layer, spread evenly over those; all by default."""
     encoding_format: Literal["float", "base64", "base64_float16"] = "float"
     """A list of numbers, or base64 of little-endian float32 or float16, in row-major order."""
 

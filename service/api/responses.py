@@ -296,8 +296,8 @@ class VersionDetails(VersionObject):
 
     `size_bytes` are its files on disk. `weights_bytes` is what its weights take of a model server's memory, in each
     precision that it has; the graph and running calls come on top. `validation_loss` is in nats per token, and
-    `bits_per_character` the same loss. `corpus` is the name of the text that it was trained on, and `parent` the
-    version that it was fine-tuned from.
+    `bits_per_character` the same loss; `ngram_loss` is that of the best n-gram model of the same text. `corpus` is the
+    name of the text that it was trained on, and `parent` the version that it was fine-tuned from.
     """
 
     created: int
@@ -306,6 +306,7 @@ class VersionDetails(VersionObject):
     weights_bytes: int
     validation_loss: float | None
     bits_per_character: float | None
+    ngram_loss: float | None
     accuracy: float | None
     corpus: str | None
     corpus_characters: int | None

@@ -71,6 +71,13 @@ def evenly_spaced(count: int, most: int | None) -> np.ndarray:
     return np.linspace(0, count - 1, most).round().astype(np.int64)
 
 
+def _requested_units(body: InspectRequest, count: int) -> np.ndarray:
+    """Return int64 (≤ count,): the units of a layer of `count` that a body selects."""
+    units = np.array(range(count) if body.units is None else body.units, np.int64)
+    selected: np.ndarray = units[evenly_spaced(len(units), body.max_units)]
+    return selected
+
+
 class _SelectedValues:
     """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
 
@@ -115,7 +122,7 @@ class InspectionProcessor:
         self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
-        self._units = {each.layer: evenly_spaced(each.units, body.max_units) for each in self._activations}
+        self._units = {each.layer: _requested_units(body, each.units) for each in self._activations}
 
     @property
     def num_values(self) -> int:

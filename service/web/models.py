@@ -152,6 +152,7 @@ def _version_details(model: ServedModel, route: Route) -> VersionDetails:
         "weights_bytes": model.weights_bytes,
         "validation_loss": report.validation_loss if report else None,
         "bits_per_character": report.bits_per_character if report else None,
+        "ngram_loss": report.ngram_loss if report else None,
         "accuracy": report.accuracy if report else None,
         "corpus": _corpus_name(report),
         "corpus_characters": report.corpus_characters if report else None,

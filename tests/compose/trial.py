@@ -191,7 +191,7 @@ def test_no_request_fails_while_versions_change(project):
         ended.set()
         for thread in threads:
             thread.join()
-    assert failed == []
+    assert failed == [], f"{len(failed)} requests, {failed[0]}\n{project.logs()}"
 
 
 def test_an_unwritable_models_directory_is_an_error(project):

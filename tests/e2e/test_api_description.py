@@ -141,6 +141,27 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
 
 
+def test_the_quick_start_runs_the_request_that_it_shows(open_page, gateway):
+    """With the first model that is served; an error is shown where the text would be."""
+    page = open_page(Reference, gateway)
+    page.page.get_by_role("button", name="JavaScript").click()
+    shown = page.read("#code-text")
+    body = json.loads(re.search(r"JSON.stringify\((.*)\),\n\}", shown, re.DOTALL).group(1))
+    assert body["model"] == gateway.get("/v1/models")[1]["data"][0]["id"]
+    assert f'fetch("{page.url}v1/completions"' in shown
+    assert page.read("#base-url") == f"{page.url}v1"
+    page.click("#try")
+    page.page.locator("#try:enabled").wait_for()
+    assert page.page.locator("#response").text_content() == gateway.post(body)[1]["choices"][0]["text"]
+    full = {"status": 429, "json": {"error": {"message": "the queue is full", "code": "overloaded"}}}
+    page.page.route("**/v1/completions", lambda route: route.fulfill(**full))
+    page.click("#try")
+    page.page.locator("#try:enabled").wait_for()
+    assert page.page.locator("#response").text_content() == "The queue is full."
+    page.excuse_failed_loads()
+    assert page.violations() == []
+
+
 @pytest.mark.parametrize("num_examples", [20, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_every_response_to_a_fuzzer_conforms_to_the_openapi_document(start_gateway, tmp_path, num_examples):
     gateway = start_gateway(**BOUNDS, training_dir=tmp_path / "training")

@@ -4,7 +4,7 @@ import base64
 import json
 import math
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -250,6 +250,71 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
     page.page.locator("#units .strip").first.click()
     assert page.page.input_value("#unit") == "16"
     assert page.page.input_value("#color") == "unit"
+
+
+def test_other_places_where_a_unit_does_the_same_are_found(open_inspector, gateway, tmp_path):
+    """In this text, in a file, and in a text that the model writes; by threshold, or by shape."""
+    page = open_inspector(gateway)
+    sent = []
+
+    def inspect(route):
+        """A unit is 1 within brackets; the other one rises from a to c."""
+        body = json.loads(route.request.post_data)
+        sent.append(body)
+        tokens = list(body["input"])
+        units = [[float(inside), "abc".find(token)] for token, inside in zip(tokens, within(tokens), strict=True)]
+        answer = made_up(tokens, [[row[unit] for unit in body.get("units", (0, 1))] for row in units])
+        route.fulfill(body=json.dumps(answer), content_type="application/json")
+
+    def found(where, how="level"):
+        page.page.select_option("#elsewhere-how", how)
+        page.page.select_option("#elsewhere-where", where)
+        page.click("#elsewhere-form button")
+        page.page.locator("#elsewhere-status", has_text="found in").wait_for()
+        return page.page.locator("#matches mark").all_inner_texts()
+
+    page.page.route("**/v1/inspect", inspect)
+    text = "One [two] three (not that) [four] and [much, much longer], abc [six]. abcd cba\n[a]"
+    page.look("lstm", text)
+    page.page.fill("#unit", "0")
+    page.page.locator("#tokens [data-position='6']").click()
+    assert page.read("#stretch").startswith("In the underlined 4 tokens, unit 0 stays above 0.")
+    assert "".join(page.page.locator("#tokens .stretch").all_inner_texts()) == "[two"
+    assert found("this") == ["[six", "[four"]
+    assert sent[-1]["units"] == [0]
+    page.page.locator("#matches a").last.click()
+    assert page.read("#detail-title").startswith("Token 27,")
+    assert "".join(page.page.locator("#tokens .stretch").all_inner_texts()) == "[four"
+    (tmp_path / "other.txt").write_text("x" * 400 + "[five] and\n[<b>x] or [a]" + "y" * 400)
+    page.page.set_input_files("#elsewhere-file", tmp_path / "other.txt")
+    assert found("file") == ["[five", "[<b>x"]
+    assert "[five]⏎" not in page.read("#matches")
+    link = page.page.locator("#matches a").first.get_attribute("href")
+    shown = json.loads(unquote(link.partition("#")[2]))
+    assert (shown["unit"], shown["text"][shown["position"] :][:5], len(shown["text"])) == (0, "[five", 300 + 5 + 299)
+    page.page.fill("#unit", "1")
+    page.page.locator(f"#tokens [data-position='{text.index('abc')}']").click()
+    page.page.keyboard.press("Shift+ArrowRight")
+    page.page.keyboard.press("Shift+ArrowRight")
+    assert "".join(page.page.locator("#tokens .stretch").all_inner_texts()) == "abc"
+    assert found("this", "shape")[0] == "abc"
+    page.page.unroute("**/v1/inspect")
+    page.look("lstm", TEXT[:60])
+    page.page.locator("#tokens [data-position='6']").click()
+    found("written")
+    written = "\n\n".join(
+        choice["text"]
+        for choice in gateway.post({"model": "lstm", "n": 6, "max_tokens": 1000, "temperature": 0.5, "seed": 1})[1][
+            "choices"
+        ]
+    )
+    assert f"found in {len(written):,} tokens" in page.read("#elsewhere-status")
+
+
+def within(tokens):
+    """Return for each character whether a square bracket is open after it."""
+    depths = np.cumsum([{"[": 1, "]": -1}.get(token, 0) for token in tokens])
+    return depths > 0
 
 
 def test_the_page_opens_with_an_analysis(open_inspector, gateway):

@@ -155,15 +155,23 @@ def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway)
     page_rows(page, 10)
     page.page.locator("#token tbody button").last.click()
     page.wait_for("Done.")
-    assert page.text() != text
-    replaced = page.page.locator(".replaced")
-    assert replaced.locator(".given").evaluate("node => node.textContent") == text[10:]
-    assert replaced.locator("p").inner_text() == "Before the branch, from token 11 on:"
+    branch = page.text()
+    assert branch != text
+    rows = page.page.locator(".branches a")
+    label, *lines = branch[10].replace(" ", "␣"), *(re.sub(r"\s+", " ", line) for line in (text, branch[11:]))
+    assert rows.all_text_contents() == [f"First text {lines[0]}", f"Token 11: {label} {lines[1]}"]
+    assert rows.nth(1).get_attribute("aria-current") == "true"
     assert page.violations() == []
     undo = page.page.get_by_role("button", name="Undo")
     undo.click()
     assert page.text() == text
-    assert replaced.is_hidden()
+    assert page.page.locator(".token.parting").evaluate_all("all => all.map(({dataset}) => dataset.position)") == ["10"]
+    rows.nth(1).click()
+    assert page.text() == branch
+    again = open_playground(gateway, "#" + rows.nth(1).get_attribute("href").partition("#")[2])
+    again.wait_for("Done.")
+    assert again.text() == branch
+    undo.click()
     page.click("#continue")
     page.wait_for("Done.")
     assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": 120})

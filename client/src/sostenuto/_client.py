@@ -434,6 +434,7 @@ class Client(AbstractContextManager["Client"]):
         go_backwards: bool = False,
         top: int = 5,
         max_positions: int | None = None,
+        units: Sequence[int] | None = None,
         max_units: int | None = None,
         **extra: Any,
     ) -> Inspection:
@@ -450,10 +451,12 @@ class Client(AbstractContextManager["Client"]):
             go_backwards: bool. Process the text in reverse. The result stays in reading order.
             top: int. Number of alternatives per token, at most 50.
             max_positions: int. Maximum number of tokens to return values of, evenly spaced.
+            units: list of int. Numbers of the units to return of each layer, from 0. Default: all.
             max_units: int. Maximum number of units to return of each layer, evenly spaced.
             extra: The endpoint's other fields: `labels` of the text, `timeout_s`.
         """
-        values = {"include": include, "layers": layers, "max_positions": max_positions, "max_units": max_units}
+        limits = {"max_positions": max_positions, "max_units": max_units}
+        values = {"include": include, "layers": layers, "units": units, **limits}
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
         extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
         fields = {"model": model, "input": text, "state": state, "go_backwards": go_backwards, **returned, **extra}

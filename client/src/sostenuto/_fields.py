@@ -99,7 +99,7 @@ SCORE_FIELDS = frozenset({
 })  # fmt: skip
 INSPECT_FIELDS = frozenset({
     "model", "input", "state", "labels", "include", "layers", "return_sequences", "return_state", "go_backwards",
-    "logprobs", "max_positions", "max_units", "timeout_s",
+    "logprobs", "max_positions", "units", "max_units", "timeout_s",
 })  # fmt: skip
 NEXT_FIELDS = frozenset({"model", "prompt", "n", "max_tokens", "labels", "timeout_s", "user"})
 REPORT_FIELDS = frozenset({

@@ -155,6 +155,7 @@ class ModelVersion:
         weights_bytes: int or None. Memory that the weights take in each model server.
         validation_loss: float or None. In nats per token.
         bits_per_character: float or None. The same loss.
+        ngram_loss: float or None. That of the best n-gram model of the same text, in nats per token.
         corpus: str or None. Name of the text that it was trained on.
         parent: str or None. The version that it was fine-tuned from, such as "english:1".
         raw: dict. The JSON object, including fields without an attribute: `sample`, `created`, ….
@@ -168,6 +169,7 @@ class ModelVersion:
     weights_bytes: int | None = None
     validation_loss: float | None = None
     bits_per_character: float | None = None
+    ngram_loss: float | None = None
     corpus: str | None = None
     parent: str | None = None
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -1,11 +1,8 @@
-// The request of the page as code: for curl, the SDK, OpenAI's client and JavaScript.
+// A request as code: for curl, the SDK, OpenAI's client and JavaScript.
 
-import { button, find } from "./dom.js";
-import { requestFields } from "./fields.js";
+import { button, findAll } from "./dom.js";
 
-const dialog = find("request-code");
-const [, languages] = dialog.children;
-const [text, copy] = [find("code-text"), find("code-copy")];
+const [languages, text, copy] = findAll(["code-languages", "code-text", "code-copy"]);
 
 // Parameters of OpenAI's client; others go into `extra_body`.
 const OPENAI = new Set(["model", "prompt", "suffix", "temperature", "top_p", "max_tokens", "seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias"]);
@@ -32,14 +29,8 @@ const LANGUAGES = {
     "console.log((await response.json()).choices[0].text);"].join("\n"),
 };
 
-// Shows the request that a column sends for a prompt, with the seed of its text, so that it returns that.
-export function showCode(prompt, column) {
-  const { model, ...values } = column.values;
-  const promptField = column.direction === "backward" ? "suffix" : "prompt";
-  const fields = requestFields(values);
-  const seed = fields.seed ?? column.recipe?.[0].seed;
-  const body = { model, [promptField]: prompt, ...fields, ...(seed !== undefined && { seed }) };
-  const url = new URL(".", location.href).href.replace(/\/$/, "");
+// Shows the request of a completion to the gateway at `url`, which has no slash at its end.
+export function showCode(body, url) {
   const show = (name) => {
     text.textContent = LANGUAGES[name](body, url);
     [...languages.children].forEach((each) => each.setAttribute("aria-pressed", String(each.textContent === name)));
@@ -51,7 +42,6 @@ export function showCode(prompt, column) {
     copy.textContent = isCopied ? "Copied" : "Select the code and copy it";
   };
   show("curl");
-  dialog.showModal();
 }
 
 // Arguments of a call in Python.

@@ -1,5 +1,6 @@
 // One generated text: its model and sampling parameters, its tokens as they arrive, continuing and branching.
 
+import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
@@ -14,13 +15,10 @@ import { showToken } from "./components/token_popover.js";
 // As in the style sheet: a phone, where the settings are a sheet at the bottom.
 const NARROW = matchMedia("(max-width: 44rem)");
 const ALTERNATIVES = 5;
-const MAX_REPLACED = 20;
+const MAX_KEPT = 20;
 const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token, stop string or complete match)" };
 
 export class Column {
-  // Requests that generated the text: each continues after `count` tokens, with the seed of its response; `token` is the
-  // one that a branch chose before them.
-  #origins = [];
   #choice;
   // A <select> for each label column of the model, by its name.
   #labels = {};
@@ -29,18 +27,15 @@ export class Column {
   #statistics;
   #inspectorLink;
   #undo;
-  // What the last branch replaced, from where the texts part.
-  #other;
-  #prompt = "";
-  // The resume token after the last token, if it has arrived.
-  #state = null;
-  // Model, direction and field of the prompt of the shown text, whatever is selected meanwhile.
-  #generated;
-  // Texts that a branch or another text replaced, the newest last.
-  #replaced = [];
+  #branches;
+  // The shown text: see `begun`; null before the first one.
+  #shown = null;
+  // All texts of this column, the newest last.
+  #texts = [];
   #on;
 
-  // `values` are those of the fields by name, and `model`; `on` has the callbacks `changed` and `branch`.
+  // `values` are those of the fields by name, and `model`; `on` has the callbacks `changed` and `branch`, and `idle`, which
+  // does something unless a request is running.
   constructor(number, models, values, on) {
     this.#on = on;
     this.number = number;
@@ -49,8 +44,8 @@ export class Column {
     output.setAttribute("aria-label", `Completion ${number + 1}`);
     this.#text = new WrittenText(output, (position) => this.#open(position));
     [this.#statistics, this.#inspectorLink, this.#undo] = this.element.querySelector(".statistics").children;
-    this.#other = this.element.querySelector(".replaced");
-    this.#undo.addEventListener("click", () => this.#restore());
+    this.#branches = this.element.querySelector(".branches");
+    this.#undo.addEventListener("click", () => on.idle(() => this.#restore(this.#shown.from)));
     const settings = this.element.querySelector(".settings");
     settings.ariaLabel = `Settings ${number + 1}`;
     this.element.querySelector(".sheet-button").popoverTargetElement = settings;
@@ -80,14 +75,20 @@ export class Column {
   }
 
   get canContinue() {
-    return this.#origins.length > 0 && this.#text.tokens.length > 0;
+    return this.#shown !== null && this.#shown.origins.length > 0 && this.#shown.tokens.length > 0;
   }
 
-  // How the shown text was generated, for a link: what `replay` takes; undefined without a text.
+  // How the shown text was generated, for a link; undefined without a text.
   get recipe() {
-    if (!this.canContinue || this.#origins[0].seed === undefined) return undefined;
-    const ends = [...this.#origins.slice(1).map(({ count, token }) => (token ? count - 1 : count)), this.#text.tokens.length];
-    return this.#origins.map(({ count, seed, token }, i) => ({ seed, num_tokens: Math.max(0, ends[i] - count), ...(token && { at: count - 1, text: token.text, same: token.same }) }));
+    return this.canContinue ? recipeOf(this.#shown) : undefined;
+  }
+
+  // The body of the request for a prompt, with the seed of the shown text, so that it returns that.
+  request(prompt) {
+    const { model, ...values } = this.values;
+    const fields = requestFields(values);
+    const seed = fields.seed ?? this.recipe?.[0].seed;
+    return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
   }
 
   showTitle(several) {
@@ -127,12 +128,7 @@ export class Column {
     const [promptField, model] = [isBackward ? "suffix" : "prompt", this.#choice.reference];
     const origin = { count: 0, body: { model, [promptField]: prompt }, override: fields };
     await this.#explained(() => this.#readStream(signal, stream, origin, () => {
-      this.#keep();
-      this.#other.hidden = true;
-      this.#prompt = prompt;
-      this.#generated = { model, promptField, isBackward };
-      this.#origins = [];
-      this.#text.begin(prompt, isBackward);
+      this.#begin(begun(prompt, { model, promptField, isBackward }, this.#shown));
     }));
   }
 
@@ -140,11 +136,12 @@ export class Column {
   async continue(signal, { post, stream }, fields = {}) {
     this.#text.unpaint();
     await this.#explained(async () => {
-      const last = this.#origins.at(-1);
-      const texts = this.#text.tokens.slice(last.count).map(({ text }) => text);
+      const shown = this.#shown;
+      const last = shown.origins.at(-1);
+      const texts = shown.tokens.slice(last.count).map(({ text }) => text);
       const send = (path, body) => post(path, body, signal);
-      this.#state ??= await resumeToken(last, texts, this.#generated, send);
-      await this.#readStream(signal, stream, { count: this.#text.tokens.length, body: { state: this.#state }, override: fields });
+      shown.state ??= await resumeToken(last, texts, shown.generated, send);
+      await this.#readStream(signal, stream, { count: shown.tokens.length, body: { state: shown.state }, override: fields });
     });
   }
 
@@ -154,16 +151,14 @@ export class Column {
   }
 
   async #branch(position, token, signal, { post, stream }, override) {
-    const origins = this.#origins.filter(({ count }) => count <= position);
-    const texts = this.#text.tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
+    const { prompt, generated, tokens } = this.#shown;
+    const origins = this.#shown.origins.filter(({ count }) => count <= position);
+    const texts = tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
     const send = (path, body) => post(path, body, signal);
-    const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), this.#generated, send);
+    const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), generated, send);
     const { hasFocus } = this.#text;
-    this.#keep();
-    this.#showOther(position);
-    this.#text.begin(this.#prompt, this.#generated.isBackward, [...this.#text.tokens.slice(0, position), { ...token, branched: true }]);
+    this.#begin({ ...begun(prompt, { ...generated }, this.#shown, position), origins }, [...tokens.slice(0, position), { ...token, branched: true }]);
     if (hasFocus) this.#text.focus(position);
-    this.#origins = origins;
     if (body === null) {
       this.#statistics.textContent = "The branch completes the match.";
       this.#linkInspector();
@@ -183,31 +178,36 @@ export class Column {
     }
   }
 
-  // Keeps the text, which another one replaces, for Undo.
-  #keep() {
-    if (!this.#text.tokens.length) return;
-    const { tokens } = this.#text;
-    this.#replaced = [...this.#replaced, { tokens, prompt: this.#prompt, generated: { ...this.#generated }, origins: this.#origins, state: this.#state }].slice(-MAX_REPLACED);
-    this.#undo.hidden = false;
+  // Shows a text that begins, with the tokens that it has already; the one that it replaces is kept.
+  #begin(text, tokens = []) {
+    this.#texts = [...this.#texts, text].slice(-MAX_KEPT);
+    // What nobody can go back to is freed.
+    this.#texts.filter(({ at, from }) => at === null && !this.#texts.includes(from)).forEach((first) => { first.from = null; });
+    this.#show(text, tokens);
   }
 
-  #showOther(position) {
-    const labels = this.#text.tokens.slice(position).map(({ text }) => text);
-    const [title, output] = this.#other.children;
-    title.textContent = `Before the branch, from token ${position + 1} on:`;
-    output.textContent = textOf(this.#generated.isBackward ? labels.reverse() : labels);
-    this.#other.hidden = false;
+  #show(text, tokens) {
+    this.#shown = text;
+    this.#text.begin(text.prompt, text.generated.isBackward, tokens);
+    text.tokens = this.#text.tokens;
+    this.#showBranches();
   }
 
-  #restore() {
-    const { tokens, prompt, generated, origins, state } = this.#replaced.pop();
-    [this.#prompt, this.#generated, this.#origins, this.#state] = [prompt, generated, origins, state];
-    this.#text.begin(prompt, generated.isBackward, tokens);
-    this.#other.hidden = true;
-    this.#undo.hidden = this.#replaced.length === 0;
-    this.#statistics.textContent = `${tokens.length} tokens · seed ${origins[0]?.seed} · restored`;
+  #restore(text) {
+    this.#show(text, text.tokens);
+    this.#statistics.textContent = `${text.tokens.length} tokens · seed ${text.origins[0]?.seed} · restored`;
     this.#linkInspector();
     this.#on.changed();
+  }
+
+  #showBranches() {
+    const shown = this.#shown;
+    this.#undo.hidden = !this.#texts.includes(shown.from);
+    showBranches(this.#branches, this.#texts, shown, {
+      hrefOf: (text) => toHash({ prompt: text.prompt, columns: [{ ...this.values, recipe: recipeOf(text) }] }),
+      opened: (text) => this.#on.idle(() => this.#restore(text)),
+    });
+    partings(shown, this.#texts).forEach((position) => this.#text.elementOf(position)?.classList.add("parting"));
   }
 
   // Does something that sends requests, and shows an error beside the field that it is about.
@@ -225,7 +225,7 @@ export class Column {
   async #readStream(signal, stream, origin, begins = () => {}) {
     origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES, return_state: true, ...origin.override };
     if (origin.body.state) ["seed", "labels"].forEach((name) => delete origin.fields[name]); // the resume token has them
-    const isBackward = (origin.body.state ? this.#generated.isBackward : this.direction === "backward");
+    const isBackward = (origin.body.state ? this.#shown.generated.isBackward : this.direction === "backward");
     const body = { ...origin.fields, ...origin.body, stream_options: { prepend: isBackward } };
     const began = performance.now();
     let [before, reason] = [this.#text.tokens.length, null];
@@ -234,16 +234,16 @@ export class Column {
         if (origin.seed === undefined) {
           begins();
           before = this.#text.tokens.length;
-          this.#origins.push(origin);
-          this.#state = null;
+          this.#shown.origins.push(origin);
+          this.#shown.state = null;
         }
         origin.seed = chunk.seed ?? origin.seed ?? null;
         // Branches generate the text again, by the same version, even if another one has been promoted.
-        if (!origin.body.state) origin.body.model = this.#generated.model = `${chunk.model}:${chunk.version}`;
+        if (!origin.body.state) origin.body.model = this.#shown.generated.model = `${chunk.model}:${chunk.version}`;
         for (const choice of chunk.choices) {
           this.#text.add(tokensOf(choice));
           reason = choice.finish_reason ?? reason;
-          this.#state = choice.state ?? this.#state;
+          this.#shown.state = choice.state ?? this.#shown.state;
         }
         this.#count(before, began, origin, reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "generating");
       }
@@ -253,6 +253,7 @@ export class Column {
       if (origin.seed !== undefined) {
         this.#count(before, began, origin, reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "incomplete");
         this.#linkInspector();
+        this.#showBranches();
       }
     }
   }
@@ -265,9 +266,9 @@ export class Column {
 
   // The model, and prompt and generated text in reading order.
   get whole() {
-    const { model, isBackward } = this.#generated;
+    const { model, isBackward } = this.#shown.generated;
     const labels = this.#text.tokens.map(({ text }) => text);
-    const whole = [this.#prompt, textOf(isBackward ? labels.reverse() : labels)];
+    const whole = [this.#shown.prompt, textOf(isBackward ? labels.reverse() : labels)];
     if (isBackward) whole.reverse();
     return { model, text: whole.join("") };
   }
@@ -297,7 +298,7 @@ export class Column {
     if (!token) return;
     showToken(token, this.#text.elementOf(position), {
       branch: (other) => this.#on.branch(this, position, other),
-      walk: (steps) => this.#open(position + (this.#generated.isBackward ? -steps : steps)),
+      walk: (steps) => this.#open(position + (this.#shown.generated.isBackward ? -steps : steps)),
     });
   }
 
@@ -307,6 +308,21 @@ export class Column {
     parent.append(label);
     return control;
   }
+}
+
+// A text that begins. `generated` has its model, direction and field of the prompt, whatever is selected meanwhile;
+// `origins` are the requests that generated it: each continues after `count` tokens, with the seed of its response, and
+// `token` is the one that a branch chose before them; `state` is the resume token after the last token, if it has arrived;
+// `from` is the text that it replaced, and `at` the position where a branch parts from that.
+function begun(prompt, generated, from, at = null) {
+  return { prompt, generated, origins: [], state: null, tokens: [], from, at };
+}
+
+// How a text was generated: what `replay` takes; undefined before its first response.
+function recipeOf({ origins, tokens }) {
+  if (origins[0]?.seed === undefined) return undefined;
+  const ends = [...origins.slice(1).map(({ count, token }) => (token ? count - 1 : count)), tokens.length];
+  return origins.map(({ count, seed, token }, i) => ({ seed, num_tokens: Math.max(0, ends[i] - count), ...(token && { at: count - 1, text: token.text, same: token.same }) }));
 }
 
 // The tokens of a chunk, in order of generation.

@@ -1,11 +1,43 @@
-// The API reference: Swagger UI, whose script comes before this one. Its own page starts it by an inline script, which
-// no policy of ours allows.
+// The API page: a request as code, which it can send, and the reference by Swagger UI, whose script comes before this one.
+// Swagger UI's own page starts it by an inline script, which no policy of ours allows.
 
+import { get, stream } from "./api.js";
+import { showCode } from "./code.js";
 import { showModelCard } from "./components/model_card.js";
+import { findAll } from "./dom.js";
+import { sentence } from "./format.js";
 import { startTheme } from "./theme.js";
 
+const [run, baseUrl, response] = findAll(["try", "base-url", "response"]);
+const url = new URL("..", location.href).href.replace(/\/$/, "");
+
 startTheme();
-fetch("../v1/models").then((response) => response.json()).then(({ data }) => showModelCard(data[0])).catch(() => {}); // without a key, no card
+baseUrl.textContent = `${url}/v1`;
+showRequest();
+
+// Shows a request to the first model that is served; without a key, or a model, to the demo.
+async function showRequest() {
+  const { data: [model] } = await get("../v1/models").catch(() => ({ data: [] }));
+  showModelCard(model);
+  const prompt = model?.direction === "backward" ? { suffix: "The end." } : { prompt: "The " };
+  const body = { model: model?.id ?? "demo", ...prompt, max_tokens: 120, temperature: 0.5, seed: 7 };
+  showCode(body, url);
+  run.addEventListener("click", () => send(body));
+}
+
+async function send(body) {
+  [run.disabled, response.hidden, response.textContent] = [true, false, ""];
+  try {
+    for await (const { choices } of stream("../v1/completions", body)) {
+      response.append(...choices.map(({ text }) => text));
+    }
+  } catch (error) {
+    response.append(sentence(error.message));
+  } finally {
+    run.disabled = false;
+  }
+}
+
 /** @type {any} */ (window).SwaggerUIBundle({
   dom_id: "#swagger-ui",
   url: "../openapi.json",

@@ -17,6 +17,7 @@ import { fromHash, note } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { openingText } from "./sample.js";
 import { Shell } from "./shell.js";
+import { PatternSearch } from "./pattern_search.js";
 import { showTokenDetail } from "./token_detail.js";
 import { SURPRISE_ENDS, TokenView, activation, surprise } from "./components/token_view.js";
 import { UnitSearch } from "./unit_search.js";
@@ -35,7 +36,7 @@ const ids = [
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 
 const models = new ModelChoice(page.model, page.version, keep);
-const text = new TokenView(page.tokens, (position) => choose({ position }));
+const text = new TokenView(page.tokens, (position) => choose({ position }), (first, last) => patternSearch.select(first, last));
 const map = new Heatmap(page.map, {
   chosen: (row, column) => choose({ position: found.positions[row], unit: found.units(chosen.layer)[column] }),
   pointed: (under) => showPointed(under),
@@ -47,6 +48,7 @@ const unitSearch = new UnitSearch({
     choose({});
   },
 }, attempt);
+const patternSearch = new PatternSearch({ run, marked: (stretch) => text.mark(stretch), chosen: (position) => choose({ position }) });
 const intervention = new Intervention((label, work) => run(label, work));
 const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
 const shell = new Shell({
@@ -186,6 +188,7 @@ function choose(changes) {
   text.choose(chosen.position);
   if (Object.keys(changes).join() !== "position") colorTokens();
   unitSearch.mark(chosen);
+  patternSearch.offer(found, chosen, column(), request);
   intervention.offer(found, chosen, column(), inspected?.direction === "backward");
   showMap();
   if (changes.position !== undefined) map.reveal();

@@ -87,7 +87,9 @@ class Card {
     element.querySelector(".traffic").append(...(share === null ? ["not loaded"] : traffic(share)));
     element.querySelector("dl").append(...described(facts));
     const { sample } = facts;
-    element.querySelector("details").hidden = !sample;
+    const details = element.querySelector("details");
+    // How it writes says more than its numbers; of a version without requests, on demand.
+    [details.hidden, details.open] = [!sample, share > 0];
     if (sample) element.querySelector(".sample").append(...sampleText(sample, this.#model.direction));
     const [promote, erase] = element.querySelectorAll("button");
     promote.hidden = labels.includes("stable");
@@ -164,11 +166,12 @@ function traffic(share) {
  * Terms and descriptions of what is known of a version.
  * @param {any} facts
  */
-function described({ created, parameters, size_bytes, weights_bytes, validation_loss, bits_per_character, corpus, corpus_characters, parent }) {
+function described({ created, parameters, size_bytes, weights_bytes, validation_loss, bits_per_character, ngram_loss, corpus, corpus_characters, parent }) {
   const known = (...values) => values.every((value) => value !== null && value !== undefined);
   /** @type {[boolean, string, () => string, string?][]} */
   const facts = [
     [known(validation_loss, bits_per_character), "Validation loss", () => `${number(validation_loss)} nats/token, ${number(bits_per_character, 2)} bits/character`, "wide"],
+    [known(ngram_loss), "Counted n-grams reach", () => `${number(ngram_loss)} nats/token`],
     [known(created), "Published", () => new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" })],
     [known(corpus), "Trained on", () => `${corpus}, ${count(corpus_characters)} characters`, "wide"],
     [known(parent), "Fine-tuned from", () => parent],

@@ -32,7 +32,10 @@ async function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
   goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal, requests)))));
-  find("code").addEventListener("click", () => showCode(prompt.value, columns[0]));
+  find("code").addEventListener("click", () => {
+    showCode(columns[0].request(prompt.value), new URL(".", location.href).href.replace(/\/$/, ""));
+    find("request-code").showModal();
+  });
   const shown = fromHash(location.hash || noted(), ({ columns }) => Array.isArray(columns));
   await shell.loadModels();
   // The demo continues a play where somebody speaks; any model generates a text from its beginning.
@@ -51,7 +54,7 @@ function showColumns(count, given = []) {
   while (columns.length > count) columns.pop().remove();
   while (columns.length < count) {
     const values = given[columns.length] ?? (columns[0] ? { ...columns[0].values, temperature: OTHER_TEMPERATURE } : {});
-    const column = new Column(columns.length, models, values, { changed: keep, branch });
+    const column = new Column(columns.length, models, values, { changed: keep, branch, idle: (work) => shell.isRunning || work() });
     columns.push(column);
     list.append(column.element);
   }

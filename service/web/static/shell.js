@@ -32,6 +32,10 @@ export class Shell {
     startTheme(on.theme);
   }
 
+  get isRunning() {
+    return this.#running !== null;
+  }
+
   // Loads the models; returns whether that succeeded. Without any, the page to train the first one is shown.
   loadModels(show = this.#on.models) {
     return attempt(async () => {

@@ -128,9 +128,11 @@ def test_inspect_sends_every_field_and_decodes_its_traces(client, server):
     lists = scored("abc", None, -1.0, -2.0)["logprobs"]
     answer = {"model": "tiny", "version": 3, "token_ids": [5, 6, 7], "expected": {"d": -1.0}, "positions": [0, 2]}
     server.script = [answer_json({**answer, **lists, "layers": [layer]})] * 2
-    found = client.inspect("abc", model="tiny", layers=[2], include=["hidden", "gates"], max_units=2, max_positions=2)
+    found = client.inspect(
+        "abc", model="tiny", layers=[2], include=["hidden", "gates"], units=[3], max_units=2, max_positions=2
+    )
     sent = {"return_sequences": True, "return_state": False, "go_backwards": False, "logprobs": 5}
-    sent |= {"layers": [2], "include": ["hidden", "gates"], "max_units": 2, "max_positions": 2}
+    sent |= {"layers": [2], "include": ["hidden", "gates"], "units": [3], "max_units": 2, "max_positions": 2}
     assert server.bodies == [{"model": "tiny", "input": "abc", "encoding_format": "base64", **sent}]
     assert (found.text, found.version, found.positions, found.expected) == ("abc", 3, [0, 2], {"d": -1.0})
     assert [token.logprob for token in found.tokens] == [None, -1.0, -2.0]

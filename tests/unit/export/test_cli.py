@@ -19,6 +19,7 @@ from contract.tokenizer import CharacterTokenizer
 from export.cli import program
 from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
+from export.corpora.ngrams import NgramBaseline
 from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.optimization import Optimization
@@ -183,6 +184,16 @@ def test_train_needs_only_a_corpus(trained):
     assert main(["train", "book.txt"]) == 0
     assert trained == [load_config(RECIPES[DEFAULT_RECIPE], {"name": "book", "corpus": "book.txt"})]
     assert 2 < trained[0].max_minutes < 3
+
+
+@pytest.mark.parametrize(
+    ("minutes", "recipe"), [(0.5, "characters-3-minutes"), (15, "characters"), (45, "characters-hour"), (600, None)]
+)
+def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minutes, recipe):
+    assert main(["train", "book.txt", "--max-minutes", str(minutes)]) == 0
+    recipe = recipe or "characters-hour"
+    assert trained == [load_config(RECIPES[recipe], {"corpus": "book.txt", "max_minutes": minutes})]
+    assert f"recipe {recipe};" in capsys.readouterr().out
 
 
 def test_epochs_replace_the_time_limit_of_the_default_recipe_only(trained):
@@ -366,15 +377,14 @@ def test_the_corpus_can_come_from_standard_input(published, monkeypatch, capsys)
     assert "53 held out (18.9% of it unknown)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("corpus", "is_warned"), [("ab" * 2_000, False), ("".join(random.Random(0).choices("ab", k=4_000)), True)]
-)
-@pytest.mark.usefixtures("computes")
-def test_a_model_that_knows_no_more_than_token_frequencies_is_warned_of(published, capsys, corpus, is_warned):
-    Path("coins.txt").write_text(corpus)
-    assert train("--epochs", "4", "--learning-rate", "0.05", "--warmup", "0", corpus="coins.txt") == 0
-    assert ("hardly any use of context" in capsys.readouterr().err) == is_warned
-    assert len(published) == 1
+@pytest.mark.parametrize(("baseline", "is_warned"), [(0.01, True), (9.0, False)])
+def test_a_model_that_is_no_better_than_ngrams_is_warned_of(published, capsys, monkeypatch, baseline, is_warned):
+    monkeypatch.setattr("export.training.dataset.ngram_baseline", lambda *_: NgramBaseline(4, baseline))
+    assert train("--epochs", "1") == 0
+    out, err = capsys.readouterr()
+    assert f"baseline: 4-grams of this text reach {baseline:.3f} nats/token" in out
+    assert (f"counting 4-grams gives {baseline:.3f}" in err) == is_warned
+    assert published[0][2].ngram_loss == baseline
 
 
 def test_training_without_a_validation_split_warns(published, capsys):

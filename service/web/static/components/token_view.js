@@ -8,20 +8,34 @@ export class TokenView {
   #list;
   #tokens = [];
   #chosen = 0;
+  // Of a selection by keys.
+  #end = 0;
 
-  // `list` gets the tokens; `on` is called with the position of the one that is selected.
-  constructor(list, on) {
+  // `list` gets the tokens; `on` is called with the position of the one that is chosen, `selected` with the first and the
+  // last one of several that are selected, as any text is, or by Shift and the arrow keys.
+  constructor(list, on, selected = (_first, _last) => {}) {
     this.#list = list;
+    document.addEventListener("selectionchange", () => {
+      const selection = document.getSelection();
+      if (selection.isCollapsed || !list.contains(selection.anchorNode) || !list.contains(selection.focusNode)) return;
+      const [one, other] = [selection.anchorNode, selection.focusNode].map((node) => Number(/** @type {HTMLElement} */ (node.parentElement.closest("[data-position]"))?.dataset.position));
+      if (one >= 0 && other >= 0) selected(Math.min(one, other), Math.max(one, other));
+    });
     list.addEventListener("click", (event) => {
       const position = event.target.closest("[data-position]")?.dataset.position;
       if (position) on(Number(position));
     });
     list.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const next = indexByKey(event.key, this.#chosen, this.#tokens.length);
+      const next = indexByKey(event.key, event.shiftKey ? this.#end : this.#chosen, this.#tokens.length);
       if (next === undefined) return;
       event.preventDefault();
-      on(next);
+      if (event.shiftKey) {
+        this.#end = next;
+        selected(Math.min(this.#chosen, next), Math.max(this.#chosen, next));
+      } else {
+        on(next);
+      }
     });
   }
 
@@ -50,9 +64,15 @@ export class TokenView {
     });
   }
 
+  // Marks the tokens of a stretch, by the positions of its first and its last one; null: none.
+  mark(stretch) {
+    const [first, last] = stretch ?? [0, -1];
+    this.#tokens.forEach((token, position) => token.classList.toggle("stretch", position >= first && position <= last));
+  }
+
   choose(position) {
     this.#tokens[this.#chosen]?.setAttribute("aria-selected", "false");
-    this.#chosen = position;
+    this.#chosen = this.#end = position;
     const token = this.#tokens[position];
     if (!token) return;
     token.setAttribute("aria-selected", "true");

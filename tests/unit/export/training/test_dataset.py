@@ -170,17 +170,15 @@ def test_unknown_tokens_are_not_evaluated():
     assert (laid_out.num_evaluated, laid_out.share_unknown) == (2, pytest.approx(0.6))
 
 
-def test_the_unigram_loss_is_that_of_token_frequencies_alone():
-    """Counts of the training split, plus one each; unknown tokens are not evaluated."""
-    tokenizer = CharacterTokenizer.train("ab")
-    vocab_size = len(tokenizer.tokens)
-    loss = dataset("aaab", "abX", tokenizer, window=1).unigram_loss()
-    assert loss == pytest.approx(-np.mean(np.log([4 / (4 + vocab_size), 2 / (4 + vocab_size)])))
+def test_the_baseline_evaluates_known_tokens_only():
+    text = "abcabcabc"
+    with_unknown = dataset(text, "abcX", CharacterTokenizer.train("abc")).ngram_baseline()
+    assert with_unknown == dataset(text, "abc", CharacterTokenizer.train("abc")).ngram_baseline()
 
 
 def test_without_a_validation_split_no_tokens_are_evaluated():
     laid_out = dataset("abcabc", None)
-    assert laid_out.unigram_loss() is None
+    assert laid_out.ngram_baseline() is None
     assert (laid_out.validation, laid_out.num_evaluated, laid_out.share_unknown) == (None, 0, 0.0)
 
 

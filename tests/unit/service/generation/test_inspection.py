@@ -108,6 +108,17 @@ def test_max_positions_and_max_units_only_select_values(service):
     assert logprobs(some) == logprobs(whole)
 
 
+def test_units_are_selected_by_number(service):
+    whole = looked_into(service, TEXT)
+    last = STATE_SIZE - 1
+    for units, most, kept in (([last, 0], None, [last, 0]), ([last, 0, 1], 2, [last, 1])):
+        some = looked_into(service, TEXT, units=units, max_units=most)
+        assert some["layers"][0]["units"] == kept
+        np.testing.assert_array_equal(hidden(some), hidden(whole)[:, kept])
+    with pytest.raises(InvalidRequest, match=f"units of layer 1 must be at most {last}, got {last + 1}"):
+        looked_into(service, TEXT, units=[0, last + 1])
+
+
 def test_input_is_read_after_a_resumed_state(service):
     """The checkpoint's unread tokens are read first and not returned; the first token of the input has a logprob."""
     (first,) = Service.results(service, "abc", max_tokens=5, return_state=True)

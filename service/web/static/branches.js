@@ -1,0 +1,50 @@
+// The branches of a text as a tree: which texts share a beginning, and where each parts from the one that it replaced.
+
+import { textOf, visible } from "./format.js";
+
+const MAX_EXCERPT = 160;
+
+// Shows the tree of the shown text in an element, if it has branches. A text has its tokens, the text that it replaced
+// (`from`), and the position of the token that a branch chose (`at`; null without one). `hrefOf` returns the link of a
+// text; `opened` is called with the one that is pressed.
+export function showBranches(element, texts, shown, { hrefOf, opened }) {
+  const rows = tree(rootOf(shown), texts);
+  element.hidden = rows.length < 2;
+  element.querySelector("ol").replaceChildren(...rows.map(({ text, depth }) => {
+    const item = document.createElement("li");
+    const link = document.createElement("a");
+    item.className = `depth-${Math.min(depth, 4)}`;
+    link.href = hrefOf(text);
+    if (text === shown) link.setAttribute("aria-current", "true");
+    link.addEventListener("click", (event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      opened(text);
+    });
+    const where = Object.assign(document.createElement("strong"), { textContent: text.at === null ? "First text" : `Token ${text.at + 1}: ${visible(text.tokens[text.at]?.text ?? "")}` });
+    link.append(where, ` ${excerpt(text)}`);
+    item.append(link);
+    return item;
+  }));
+}
+
+// The positions at which branches part from a text.
+export function partings(text, texts) {
+  return texts.filter(({ from, at }) => from === text && at !== null).map(({ at }) => at);
+}
+
+function rootOf(text) {
+  return text.at === null ? text : rootOf(text.from);
+}
+
+function tree(text, texts, depth = 0) {
+  const children = texts.filter(({ from, at }) => from === text && at !== null);
+  return [{ text, depth }, ...children.flatMap((child) => tree(child, texts, depth + 1))];
+}
+
+// How a text goes on after the token where it parts, in one line.
+function excerpt({ tokens, at, generated }) {
+  const start = at === null ? 0 : at + 1;
+  const labels = tokens.slice(start, start + MAX_EXCERPT).map(({ text }) => text);
+  return textOf(generated.isBackward ? labels.reverse() : labels).replace(/\s+/g, " ");
+}
