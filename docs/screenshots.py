@@ -7,6 +7,7 @@ picture depends on the speed of the machine. Look at them before they are commit
 import argparse
 import io
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,14 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from export.corpora.packaged import read_plays
-from tests.pages import Inspector, Learn, Page, Playground, Train, launch
+from tests.pages import Inspector, Learn, Page, Playground, Reference, Train, launch
 
 FOLDER = Path(__file__).with_name("images")
 DESKTOP = {"width": 1000, "height": 860}
 TOUR = {"width": 960, "height": 620}
 PROMPT = "HAMLET.\n"
 PHONE = {"width": 390, "height": 844}
+STATES_PER_ROW = 3
 # Some 100,000 characters, of which a minute reads several epochs.
 NUM_SCENES = 16
 
@@ -38,6 +40,8 @@ def main() -> None:
         _playground(browser, gateway, options.model)
         _inspector(browser, gateway, options.model)
         _learn(browser, gateway, options.model)
+        _api(browser, gateway)
+        _states(browser, gateway, options.model)
         _train(browser, gateway)
         browser.close()
 
@@ -57,7 +61,7 @@ class _Film:
     def save(self, name: str) -> None:
         path = FOLDER / f"{name}.webp"
         first, *rest = self._frames
-        first.save(path, save_all=True, append_images=rest, duration=self._durations_ms, loop=0, quality=60, method=6)
+        first.save(path, save_all=True, append_images=rest, duration=self._durations_ms, loop=0, quality=45, method=6)
         print(path)
 
 
@@ -97,6 +101,13 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     _save(page, "playground")
     page.page.locator(".token").nth(62).click()
     _save(page, "alternatives", "#token")
+    page = Playground(browser.new_page(viewport=DESKTOP), gateway)
+    page.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="300")
+    for position in (62, 120):
+        _branch(page, position)
+    page.page.locator(".branches a").first.click()
+    _branch(page, 20)
+    _save(page, "branches", ".text")
     phone = Playground(browser.new_page(viewport=PHONE, color_scheme="dark"), gateway)
     phone.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="200")
     phone.click(".sheet-button")
@@ -106,6 +117,11 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
 def _inspector(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     page = Inspector(browser.new_page(viewport=DESKTOP), gateway)
     page.look(model, page.page.input_value("#text"))
+    page.page.locator("#tokens [data-position='78']").click()
+    page.page.locator("#tokens [data-position='60']").click()
+    page.click("#elsewhere-form button")
+    page.page.locator("#elsewhere-status", has_text="found in").wait_for()
+    _save(page, "inspector-elsewhere", "#elsewhere")
     page.page.locator("#tokens [data-position='78']").click()
     page.page.locator("#map").evaluate("map => { map.scrollLeft = 0; }")
     # The map is drawn before the next frame.
@@ -125,6 +141,93 @@ def _learn(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     _save(page, "learn", ".panel:has(#cell)")
 
 
+def _branch(page: Playground, position: int) -> None:
+    """Continue with the second alternative of a token."""
+    page.page.locator(".token").nth(position).click()
+    page.page.locator("#token tbody button").nth(1).click()
+    page.wait_for("Done.")
+
+
+def _api(browser: Browser, gateway: SimpleNamespace) -> None:
+    page = Reference(browser.new_page(viewport=DESKTOP), gateway)
+    page.click("#try")
+    page.page.locator("#try:enabled").wait_for()
+    _save(page, "api", "#quickstart")
+
+
+def _states(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
+    """Save the states of the page that writes as one picture, in the order of docs/how-to/playground.md."""
+    pictures = [Image.open(io.BytesIO(taken)).convert("RGB") for taken in _pictures_of_states(browser, gateway, model)]
+    width, height = TOUR["width"] // 2, TOUR["height"] // 2
+    sheet = Image.new("RGB", (STATES_PER_ROW * width, len(pictures) // STATES_PER_ROW * height))
+    for number, picture in enumerate(pictures):
+        place = (number % STATES_PER_ROW * width, number // STATES_PER_ROW * height)
+        sheet.paste(picture.resize((width, height), Image.Resampling.LANCZOS), place)
+    _write(sheet, "states")
+
+
+def _pictures_of_states(browser: Browser, gateway: SimpleNamespace, model: str) -> Iterator[bytes]:
+    page = Playground(browser.new_page(viewport=TOUR), gateway)
+    models = page.page.evaluate("fetch('v1/models').then((response) => response.json())")
+    page.page.wait_for_timeout(2500)
+    first_seconds = page.page.screenshot()
+    tab = browser.new_page(viewport=TOUR)
+    # Without discoveries the page opens without a text.
+    models["data"] = [{**each, "discoveries": []} for each in models["data"]]
+    tab.route("**/v1/models", lambda route: route.fulfill(json=models))
+    page = Playground(tab, gateway)
+    page.set(model=model, seed="7", max_tokens="5000")
+    yield tab.screenshot()
+    yield first_seconds
+    page.click("#generate")
+    tab.locator(".token").nth(200).wait_for()
+    yield tab.screenshot()
+    page.click("#stop")
+    tab.locator("#generate:enabled").wait_for()
+    page.write(PROMPT, max_tokens="200")
+    yield tab.screenshot()
+    _branch(page, 62)
+    yield tab.screenshot()
+    tab.check("#compare")
+    page.write(PROMPT)
+    yield tab.screenshot()
+    tab.uncheck("#compare")
+    yield from _pictures_of_failures(page)
+    tab = browser.new_page(viewport=TOUR)
+    tab.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": []}))
+    tab.goto(page.url)
+    tab.locator("#lead", has_text="No model is served yet").wait_for()
+    yield tab.screenshot()
+    tab.goto(f"{page.url}writing")
+    yield tab.screenshot()
+    page = Playground(browser.new_page(viewport=TOUR, color_scheme="dark"), gateway)
+    page.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="200")
+    yield page.page.screenshot()
+
+
+def _pictures_of_failures(page: Playground) -> Iterator[bytes]:
+    """Yield those of a lost server, of too many requests, and of a key that is refused."""
+    tab, completions = page.page, "**/v1/completions"
+    tab.route(completions, lambda route: route.abort())
+    page.click("#generate")
+    tab.locator("#notice:not([hidden])").wait_for()
+    yield tab.screenshot()
+    tab.route(completions, lambda route: route.fulfill(status=429, json=_error("too many requests: try again in 2 s")))
+    page.click("#retry")
+    page.wait_for_notice("Too many requests")
+    yield tab.screenshot()
+    tab.route(completions, lambda route: route.fulfill(status=401, json=_error("the key is not valid")))
+    page.click("#retry")
+    tab.fill("#key-value", "mine")
+    page.click("#key button[value=use]")
+    tab.locator("#key-refused:not([hidden])").wait_for()
+    yield tab.screenshot()
+
+
+def _error(message: str) -> dict[str, object]:
+    return {"error": {"message": message}}
+
+
 def _train(browser: Browser, gateway: SimpleNamespace) -> None:
     """Save what the page says of some scenes, and the training on them once it is published."""
     page = Train(browser.new_page(viewport=DESKTOP), gateway)
@@ -139,13 +242,15 @@ def _train(browser: Browser, gateway: SimpleNamespace) -> None:
 
 def _save(page: Page, name: str, selector: str | None = None) -> None:
     """Save what the window shows, or one part of the page."""
-    path = FOLDER / f"{name}.png"
     taken = page.page.screenshot() if selector is None else page.page.locator(selector).screenshot()
     assert page.complaints == [], page.complaints
+    _write(Image.open(io.BytesIO(taken)).convert("RGB"), name)
+
+
+def _write(picture: Image.Image, name: str) -> None:
+    path = FOLDER / f"{name}.png"
     # A third of the bytes, and nothing that an eye would miss.
-    Image.open(io.BytesIO(taken)).convert("RGB").quantize(
-        256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    ).save(path, optimize=True)
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(path)
 
 

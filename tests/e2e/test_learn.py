@@ -204,7 +204,7 @@ def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(open_lesson,
     page.page.reload()
     page.page.locator("#memory-help", has_text="Its curve was measured before").wait_for()
     last = page.page.locator("#differences .title").last
-    assert last.evaluate("each => each.textContent") == "A SimpleRNN, measured before: hidden state, 0.1% in the end"
+    assert last.evaluate("each => each.textContent") == "SimpleRNN, earlier: hidden state, 0.1% in the end"
     assert "“␣” for the “[” at its beginning" in page.read("#memory-text")
 
 

@@ -31,7 +31,7 @@ const NARROW = "(max-width: 44rem)";
 const ids = [
   "change", "shown-model", "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color",
   "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend",
-  "pointed", "gates", "inner", "png", "json", "embedding", "embedding-help", "plane", "neighbors",
+  "pointed", "gates", "inner", "hold-more", "elsewhere-more", "png", "json", "embedding", "embedding-help", "plane", "neighbors",
 ];
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 
@@ -67,7 +67,7 @@ const chosen = { layer: 1, kind: "hidden", unit: 0, position: null };
 
 async function start() {
   page.width.value = 10;
-  page.inner.open = !matchMedia(NARROW).matches;
+  for (const name of ["inner", "hold-more", "elsewhere-more"]) page[name].open = !matchMedia(NARROW).matches;
   listen();
   const linked = fromHash(location.hash, (given) => typeof given.text === "string");
   const shown = linked ?? currentText();

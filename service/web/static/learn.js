@@ -2,7 +2,6 @@
 
 import { Failure, post } from "./api.js";
 import { attempt } from "./attempt.js";
-import { palette } from "./colors.js";
 import { CellDiagram } from "./components/cell_diagram.js";
 import { Curves } from "./components/curves.js";
 import { showLegend } from "./components/legend.js";

@@ -8,7 +8,7 @@ const PROBE = "[Enter a messenger with letters from the king and all the lords o
 const KINDS = { cell: "cell state", hidden: "hidden state" };
 // What the page measured of a SimpleRNN of 512 units that was trained as the demo is (benchmarks/HISTORY.md).
 const STORED = {
-  name: "A SimpleRNN, measured before: hidden state",
+  name: "SimpleRNN, earlier: hidden state",
   points: [
     [0, 1.144], [1, 0.859], [2, 0.68], [3, 0.528], [4, 0.425], [6, 0.242], [8, 0.177], [12, 0.166], [16, 0.145], [24, 0.099], [32, 0.066],
     [48, 0.026], [64, 0.005], [80, 0.001], [105, 0.001],

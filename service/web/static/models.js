@@ -88,8 +88,8 @@ class Card {
     element.querySelector("dl").append(...described(facts));
     const { sample } = facts;
     const details = element.querySelector("details");
-    // How it writes says more than its numbers; of a version without requests, on demand.
-    [details.hidden, details.open] = [!sample, share > 0];
+    // How it writes says more than its numbers; of a version with few requests, on demand.
+    [details.hidden, details.open] = [!sample, share > 0.5];
     if (sample) element.querySelector(".sample").append(...sampleText(sample, this.#model.direction));
     const [promote, erase] = element.querySelectorAll("button");
     promote.hidden = labels.includes("stable");

@@ -2,7 +2,7 @@
 
 import { post, postForBlob } from "./api.js";
 import { palette } from "./colors.js";
-import { find, findAll } from "./dom.js";
+import { findAll } from "./dom.js";
 import { number } from "./format.js";
 import { Inspection } from "./inspection.js";
 import { toHash } from "./link.js";

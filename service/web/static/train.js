@@ -1,6 +1,6 @@
 // The page that trains: a text and a time in, a model out. A job's id is in the address, so that a reload follows it.
 
-import { Failure, get, post, upload } from "./api.js";
+import { get, post, upload } from "./api.js";
 import { askForKey, attempt } from "./attempt.js";
 import { MIN_CHARACTERS } from "./corpus.js";
 import { fill, findAll, row } from "./dom.js";
