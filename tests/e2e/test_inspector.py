@@ -143,6 +143,9 @@ def test_a_held_unit_writes_what_the_api_returns(open_inspector, gateway):
     assert page.page.locator("#intervention").is_hidden()
     page.look("window", TEXT[:30])
     assert page.page.locator("#intervention").is_hidden()
+    page.page.locator("#tokens").press("Shift+ArrowRight")
+    assert page.page.locator("#elsewhere").is_hidden()
+    assert page.page.locator("#tokens .stretch").count() == 0
 
 
 def test_positive_values_are_warm_colours_and_negative_ones_cold(open_inspector, gateway):

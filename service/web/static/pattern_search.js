@@ -22,6 +22,7 @@ export class PatternSearch {
   #found = null;
   #chosen = null;
   #values = [];
+  #most = 1;
   // First and last token of the stretch, whether they were selected, and whether its values are above the threshold.
   /** @type {[number, number]} */
   #stretch = [0, 0];
@@ -54,12 +55,13 @@ export class PatternSearch {
     if (this.#found !== found || this.#chosen.position !== chosen.position) this.#isSelected = false;
     [this.#found, this.#chosen, this.#request] = [found, { ...chosen }, request];
     const matrix = found.matrix(chosen.layer, chosen.kind);
-    this.#values = columnOf(matrix, column);
+    [this.#values, this.#most] = [columnOf(matrix, column), matrix.most(column)];
     this.#between();
   }
 
   // Searches for what happens from one token to another.
   select(first, last) {
+    if (panel.hidden) return;
     [this.#stretch, this.#isSelected] = [[first, last], true];
     this.#between();
   }
@@ -69,8 +71,7 @@ export class PatternSearch {
     const { position } = this.#chosen;
     const [first, last] = this.#isSelected ? this.#stretch : [position, position];
     const [inside, all] = [mean(this.#values.slice(first, last + 1)), mean(this.#values)];
-    const most = Math.max(...this.#values.map(Math.abs)) || 1;
-    Object.assign(threshold, { min: -most, max: most, step: most / 100 });
+    Object.assign(threshold, { min: -this.#most, max: this.#most, step: this.#most / 100 });
     threshold.value = (inside + all) / 2;
     this.#isAbove = inside >= all;
     this.#showStretch();

@@ -10,6 +10,7 @@ export class TokenView {
   #chosen = 0;
   // Of a selection by keys.
   #end = 0;
+  #stretch = [];
 
   // `list` gets the tokens; `on` is called with the position of the one that is chosen, `selected` with the first and the
   // last one of several that are selected, as any text is, or by Shift and the arrow keys.
@@ -66,8 +67,9 @@ export class TokenView {
 
   // Marks the tokens of a stretch, by the positions of its first and its last one; null: none.
   mark(stretch) {
-    const [first, last] = stretch ?? [0, -1];
-    this.#tokens.forEach((token, position) => token.classList.toggle("stretch", position >= first && position <= last));
+    this.#stretch.forEach((token) => token.classList.remove("stretch"));
+    this.#stretch = stretch ? this.#tokens.slice(stretch[0], stretch[1] + 1) : [];
+    this.#stretch.forEach((token) => token.classList.add("stretch"));
   }
 
   choose(position) {
