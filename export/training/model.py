@@ -26,6 +26,11 @@ Parts = list[tf.Tensor]
 EMBEDDING_RANGE = 3**0.5
 # That of a tied embedding, which is the output layer, too: its first logits must not be large.
 TIED_RANGE = 0.05
+# With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which takes
+# the gates of a kernel for one, and forget gates start half open, without Keras's bias of 1: four epochs of a million
+# characters ended with 1.466, not 1.476, and three of 250,000 by words with 4.006, not 4.189. GRU and SimpleRNN were
+# worse (`benchmarks/HISTORY.md`).
+_LSTM_GAIN = 2.0
 # Copies of the weights: the weights, their gradients, the optimizer's two moments, those of a sample and of an export.
 # Measured: 8 to 11 with 2,048 and 4,096 units.
 _COPIES = 8
@@ -64,7 +69,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     if config.connections == "skip":
         x = keras.layers.Concatenate(name="skip")(outputs)
     if not config.tie_embeddings:
-        logits = keras.layers.Dense(vocab_size, name="logits")(x)
+        logits = keras.layers.Dense(vocab_size, kernel_initializer=_initializer(config), name="logits")(x)
     else:
         if x.shape[-1] != config.embedding:
             x = keras.layers.Dense(config.embedding, use_bias=False, name="projection")(x)
@@ -76,12 +81,19 @@ def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     return keras.layers.Dropout(rate, noise_shape=_ONE_MASK[: len(x.shape)], name=name)(x)
 
 
+def _initializer(config: TrainConfig) -> keras.initializers.Initializer:
+    gain = _LSTM_GAIN if config.cell == "lstm" else 1.0
+    return keras.initializers.VarianceScaling(gain**2, mode="fan_avg", distribution="uniform")
+
+
 def _recurrent(config: TrainConfig, i: int) -> keras.layers.Layer:
     # A bidirectional model predicts only the token after the window.
     returns_sequences = not config.bidirectional or i < config.layers - 1
     options = {
         "return_sequences": returns_sequences,
         "recurrent_dropout": config.recurrent_dropout,
+        "kernel_initializer": _initializer(config),
+        **({"unit_forget_bias": False} if config.cell == "lstm" else {}),
         "name": f"recurrent_{i}",
     }
     layer = CELLS[config.cell](config.units, **options)

@@ -131,3 +131,18 @@ def test_a_damaged_keras_model_is_refused(tmp_path):
     (tmp_path / "base/1/assets.extra/model.keras").write_bytes(b"PK damaged")
     with pytest.raises(UnsupportedModel, match=r"model\.keras: "):
         go_on(tmp_path, "abü")
+
+
+@pytest.mark.parametrize(("cell", "gain"), [("lstm", 2.0), ("gru", 1.0), ("simple_rnn", 1.0)])
+def test_kernels_start_with_twice_glorots_values_in_an_lstm(cell, gain):
+    config = load_config(None, {"name": "new", "corpus": "c", "cell": cell, "units": 64})
+    model = build_model(config, 50)
+    for kernel in (model.get_layer("recurrent_0").cell.kernel, model.get_layer("logits").kernel):
+        # A uniform distribution of this variance; the maximum of thousands of values is close to its limit.
+        limit = gain * (6 / sum(kernel.shape)) ** 0.5
+        assert np.abs(kernel).max() == pytest.approx(limit, rel=0.01)
+
+
+def test_the_gates_of_an_lstm_start_half_open():
+    model = build_model(load_config(None, {"name": "new", "corpus": "c", "cell": "lstm", "units": 8}), 5)
+    assert not model.get_layer("recurrent_0").cell.bias.numpy().any()
