@@ -171,7 +171,7 @@ function described({ created, parameters, size_bytes, weights_bytes, validation_
   /** @type {[boolean, string, () => string, string?][]} */
   const facts = [
     [known(validation_loss, bits_per_character), "Validation loss", () => `${number(validation_loss)} nats/token, ${number(bits_per_character, 2)} bits/character`, "wide"],
-    [known(ngram_loss), "Counted n-grams reach", () => `${number(ngram_loss)} nats/token`],
+    [known(ngram_loss), "N-gram baseline", () => `${number(ngram_loss)} nats/token`],
     [known(created), "Published", () => new Date(created * 1000).toLocaleDateString("en", { dateStyle: "medium" })],
     [known(corpus), "Trained on", () => `${corpus}, ${count(corpus_characters)} characters`, "wide"],
     [known(parent), "Fine-tuned from", () => parent],
