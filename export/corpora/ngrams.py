@@ -7,6 +7,8 @@ import numpy as np
 
 # Of five texts only code, which repeats long passages, is better with more: 1.223 nats, 1.185 with 30.
 MAX_ORDER = 10
+# Discounts where the counts of a text determine none, as in KenLM (https://kheafield.com/code/kenlm/estimation).
+_FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])
 # Tokens to count, the last ones of a longer text: five seconds for characters.
 MAX_TOKENS = 2_000_000
 
@@ -116,9 +118,12 @@ class _Level:
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
     """Return what is taken from a count of 0, 1, 2, and 3 or more."""
-    ones, *others = of_counts = np.bincount(np.minimum(counts, 5), minlength=6)[1:5]
-    if not of_counts.all():
-        # A text so short, or so repetitive, says nothing about the larger counts.
-        return np.array([0.0, *[0.5] * 3])
-    share = ones / (ones + 2 * others[0])
-    return np.array([0.0, *(k - (k + 1) * share * b / a for k, (a, b) in enumerate(itertools.pairwise(of_counts), 1))])
+    ones, twos, *_ = of_counts = np.bincount(np.minimum(counts, 5), minlength=6)[1:5]
+    if of_counts.all():
+        share = ones / (ones + 2 * twos)
+        pairs = itertools.pairwise(of_counts)
+        discounts = np.array([k - (k + 1) * share * after / these for k, (these, after) in enumerate(pairs, 1)])
+        # Of a repetitive text they may be out of range.
+        if ((discounts > 0) & (discounts <= (1, 2, 3))).all():
+            return np.array([0.0, *discounts])
+    return _FALLBACK

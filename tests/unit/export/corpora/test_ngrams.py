@@ -35,10 +35,12 @@ def loss_by_definition(train, held_out, order):
         if size < order:
             counts = Counter(gram[1:] for gram in set(grams(train, size + 1)))
         n1, n2, n3, n4 = (sum(count == k for count in counts.values()) for k in (1, 2, 3, 4))
-        steps = (0.5, 0.5, 0.5)
+        steps = (0.5, 1, 1.5)
         if n1 and n2 and n3 and n4:
             y = n1 / (n1 + 2 * n2)
-            steps = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+            found = (1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3)
+            if all(0 < step <= k for k, step in enumerate(found, 1)):
+                steps = found
         levels.append((counts, (0.0, *steps)))
 
     def probability(gram):
@@ -62,6 +64,16 @@ def test_the_loss_is_that_of_the_definition(monkeypatch, order, length):
     expected = [loss_by_definition(train.tolist(), held_out.tolist(), size) for size in range(1, order + 1)]
     monkeypatch.setattr("export.corpora.ngrams.MAX_ORDER", order)
     assert ngram_baseline(train, held_out, ALL).loss == pytest.approx(min(expected))
+
+
+def test_the_counts_of_a_repetitive_text_leave_every_token_a_probability():
+    """A long passage that occurs four times would give a discount below zero to what occurs three times."""
+    rng = np.random.default_rng(2)
+    train = np.concatenate(
+        [np.tile(rng.integers(0, 5, size), times) for size, times in [(200, 4), (30, 3), (60, 2), (60, 1)]]
+    )
+    held_out = np.concatenate([train[:60], rng.integers(0, 5, 100)])
+    assert math.isfinite(ngram_baseline(train, held_out, ALL).loss)
 
 
 @pytest.mark.parametrize("order", [1, 2])
