@@ -147,6 +147,18 @@ def test_a_link_generates_the_same_text_again(open_playground, gateway):
     assert page.text() == text
 
 
+def test_the_seed_of_a_text_can_be_reused(open_playground, gateway):
+    page = open_playground(gateway)
+    text = page.write("the ", **{**FIELDS, "seed": ""})
+    button = page.page.get_by_role("button", name="Reuse seed")
+    button.click()
+    assert f"seed {page.page.input_value('#seed-0')} " in page.page.locator(".statistics").inner_text()
+    assert button.is_hidden()
+    page.click("#generate")
+    page.wait_for("Done.")
+    assert page.text() == text
+
+
 def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway):
     """And it continues as if there had been no branch; then the one that another completion replaced."""
     page = open_playground(gateway)

@@ -27,6 +27,7 @@ export class Column {
   #statistics;
   #inspectorLink;
   #undo;
+  #reuseSeed;
   #branches;
   // The shown text: see `begun`; null before the first one.
   #shown = null;
@@ -43,9 +44,13 @@ export class Column {
     const output = this.element.querySelector(".output");
     output.setAttribute("aria-label", `Completion ${number + 1}`);
     this.#text = new WrittenText(output, (position) => this.#open(position));
-    [this.#statistics, this.#inspectorLink, this.#undo] = this.element.querySelector(".statistics").children;
+    [this.#statistics, this.#inspectorLink, this.#undo, this.#reuseSeed] = this.element.querySelector(".statistics").children;
     this.#branches = this.element.querySelector(".branches");
     this.#undo.addEventListener("click", () => on.idle(() => this.#restore(this.#shown.from)));
+    this.#reuseSeed.addEventListener("click", () => {
+      this.#form.fill({ seed: String(this.recipe[0].seed) });
+      this.#reuseSeed.hidden = true;
+    });
     const settings = this.element.querySelector(".settings");
     settings.ariaLabel = `Settings ${number + 1}`;
     this.element.querySelector(".sheet-button").popoverTargetElement = settings;
@@ -203,6 +208,7 @@ export class Column {
   #showBranches() {
     const shown = this.#shown;
     this.#undo.hidden = !this.#texts.includes(shown.from);
+    this.#reuseSeed.hidden = this.recipe === undefined || this.#form.values.seed !== "";
     showBranches(this.#branches, this.#texts, shown, {
       hrefOf: (text) => toHash({ prompt: text.prompt, columns: [{ ...this.values, recipe: recipeOf(text) }] }),
       opened: (text) => this.#on.idle(() => this.#restore(text)),

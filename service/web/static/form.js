@@ -24,14 +24,17 @@ export class Form {
       this.#fields[field.name] = made;
       (CONSTRAINT_FIELDS.includes(field) ? constraints : field.isMain ? main : more).append(made.element);
     }
-    this.#presets = Object.entries(PRESETS).map(([name, preset]) => button(name, "", () => {
-      Object.entries(preset).forEach(([field, value]) => { this.#fields[field].value = value; });
-      this.#update();
-    }));
+    this.#presets = Object.entries(PRESETS).map(([name, preset]) => button(name, "", () => this.fill(preset)));
     settings.querySelector(".presets").append(...this.#presets);
     this.#show();
     this.#constraints.open = constraintsOf(this.values).length > 0;
     more.closest("details").open = SAMPLING_FIELDS.some(({ name, isMain, value }) => !isMain && this.values[name] !== String(value));
+  }
+
+  // Sets fields by name.
+  fill(values) {
+    Object.entries(values).forEach(([name, value]) => { this.#fields[name].value = value; });
+    this.#update();
   }
 
   get values() {
