@@ -104,7 +104,8 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
             **prefill_inputs,
             **dict.fromkeys(("num_ahead", "row"), np.zeros(batch_size, np.int32)),
             "logprob": np.zeros(batch_size, np.float32),
-            "transitions": np.zeros((1, card.vocab_size), np.int32),
+            # A row for each slot: a server that batches rejects inputs of another first dimension.
+            "transitions": np.zeros((batch_size, card.vocab_size), np.int32),
         }
         shapes = {"state": state.shape, "logprobs": (batch_size, 1, card.vocab_size)}
         last = predict(signatures.NEXT_LOGPROBS, inputs, shapes)
