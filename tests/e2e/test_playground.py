@@ -404,6 +404,21 @@ def page_rows(page, position):
     return page.page.locator("#token tbody tr").count()
 
 
+def test_on_a_phone_one_swipes_between_compared_completions(open_playground, gateway):
+    page = open_playground(gateway, viewport={"width": 390, "height": 844})
+    page.page.check("#compare")
+    page.write("the ", **FIELDS)
+    columns = page.page.locator("#columns")
+    # The text that is beside the window does not scroll into it while it is generated.
+    assert columns.evaluate("node => node.scrollLeft") == 0
+    first, second = page.page.locator(".column").all()
+    assert first.bounding_box()["y"] == second.bounding_box()["y"]
+    columns.evaluate("node => node.scrollTo(1000, 0)")
+    page.page.wait_for_function("document.querySelector('#columns').scrollLeft > 200")
+    assert second.bounding_box()["x"] >= 0
+    assert page.fits()
+
+
 def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
     page = open_playground(gateway)
     page.set(**FIELDS)

@@ -51,7 +51,10 @@ export class WrittenText {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     if (!this.#waiting.length) return;
-    const isFollowed = !this.#isBackward && !this.#output.style.visibility && this.#output.getBoundingClientRect().bottom < innerHeight + NEAR_PX;
+    const { bottom, left, right } = this.#output.getBoundingClientRect();
+    // Of compared texts on a phone, one is beside the window.
+    const isVisible = !this.#output.style.visibility && left >= 0 && right <= innerWidth;
+    const isFollowed = !this.#isBackward && isVisible && bottom < innerHeight + NEAR_PX;
     for (const token of this.#waiting.splice(0)) this.#append(token);
     if (isFollowed) this.#output.lastElementChild.scrollIntoView({ block: "end" });
   }
