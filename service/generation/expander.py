@@ -161,6 +161,6 @@ def _last_state(node: Node) -> tuple[np.ndarray, list[int]]:
         assert before.token_id is not None, "the state after the prompt is known"
         unread.append(before.token_id)
         before = before.parent
-    assert before is not None, "a root has no parent"
-    assert before.state is not None, "or is it"
+    assert before is not None, "the state after the prompt is known"
+    assert before.state is not None, "the loop ends at a state"
     return before.state, unread[::-1]

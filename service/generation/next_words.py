@@ -50,16 +50,19 @@ def _classify(text: str, *, is_within: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class WordTable:
-    """The automaton of words: what each token does in each row; and groups of tokens by it."""
+    """The automaton of words: what each token does in each row; and groups of tokens by it.
+
+    Attributes:
+        num_after: Characters of a token after the word that ends within it, int32 (rows, V); 0 if none does.
+        groups: 1 for tokens after which a word continues or may follow, and for those whose first character ends a
+            word, float64 (rows, 2, V).
+        following: Token ids of each row after which a word continues or may follow, or within which one ends, int32.
+    """
 
     automaton: Automaton
-    num_after: np.ndarray  # int32 (5, V): characters of a token after the word that ends within it; 0 if none does
-    # float64 (5, 2, V): 1 for tokens after which a word goes on or may follow, and for those whose first character ends
-    # a word.
+    num_after: np.ndarray
     groups: np.ndarray
-    following: list[
-        np.ndarray
-    ]  # by row, int32: tokens that lead to a word, those excepted whose first character ends it
+    following: list[np.ndarray]
 
 
 @lru_cache(maxsize=16)
