@@ -47,11 +47,14 @@ class Serving:
                 start_new_session=True,
             )
         self.pids = {"serve": self.process.pid}
+
+    def wait_until_ready(self):
         until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
         for pid in children(self.process.pid):
             command = Path(f"/proc/{pid}/cmdline").read_text()
             self.pids["gateway" if "gunicorn" in command else "model server"] = pid
-        (self.pids["worker"],) = children(self.pids["gateway"])
+        # Without a model the service is ready once gunicorn listens, which it does before it starts a worker.
+        (self.pids["worker"],) = until(lambda: children(self.pids["gateway"]))
 
     def stream(self):
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
@@ -88,8 +91,11 @@ def rest_of(sock):
 @pytest.fixture
 def serving(tmp_path):
     serving = Serving(tmp_path)
-    yield serving
-    serving.end_all()
+    try:
+        serving.wait_until_ready()
+        yield serving
+    finally:
+        serving.end_all()
 
 
 @pytest.mark.parametrize("killed", ["serve", "gateway", "serve+gateway", "gateway+serve"])
