@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     options = parser.parse_args()
     text, started = options.text.read_text(encoding="utf-8"), time.time()
+    if len(text) < (needed := options.rounds * (CONTEXT + TYPED)):
+        parser.error(f"{options.text}: {options.rounds} rounds need {needed:,} characters, and it has {len(text):,}")
     latency, computed, slow_ms = Comparison("p50, ms"), list[int](), list[float]()
     with Client(options.base_url) as client:
         for number in each_round(options.rounds):
