@@ -26,10 +26,11 @@ So ends the friendship, and so ends the wine.
 `;
 const NUM_TOKENS = 400;
 
-// Returns a scene for a model of plays, and for another one a text that it writes; `reference` may name a version.
-export async function openingText({ corpus, direction }, reference, signal) {
+// Returns a scene for a model of plays, and for another one a text that it writes, with these labels; `reference` may
+// name a version.
+export async function openingText({ corpus, direction }, reference, labels, signal) {
   if (corpus === "shakespeare") return SAMPLE;
   const prompt = direction === "backward" ? { suffix: "" } : { prompt: "" };
-  const body = { model: reference, ...prompt, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
+  const body = { model: reference, ...prompt, labels, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
   return (await post("v1/completions", body, signal)).choices[0].text;
 }
