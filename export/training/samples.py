@@ -168,7 +168,7 @@ class SampleWriter:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
         There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
-        called between two decode calls. The model reads the `labels` of a sequence, if there are any, before its prompt.
+        called between two decode calls. A sequence whose `labels` are given begins with them.
         """
         last, state = self._prefill(prompts, labels)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []

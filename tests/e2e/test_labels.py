@@ -19,7 +19,7 @@ from tests.activations import read_safetensors
 from tests.built import built
 from tests.commands import main
 from tests.conftest import publish_model, quick_to_load
-from tests.pages import Inspector, Playground
+from tests.pages import Inspector, Models, Playground
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
@@ -340,3 +340,12 @@ def test_a_written_text_is_inspected_with_its_labels(open_page, gateway):
     address = page.page.locator(".statistics a").get_attribute("href")
     inspector = open_page(Inspector, gateway, address.removeprefix("inspector"))
     assert inspector.page.input_value("#label-0-0") == "late"
+
+
+def test_the_sample_of_a_version_has_a_label(open_page, gateway):
+    """The page of the models shows it before the text."""
+    sample = gateway.get("/v1/models/forward")[1]["versions"][0]["sample"]
+    assert (sample["given"], sample["labels"]) == ("", {"style": "early"})
+    assert set(sample["text"]) <= set("abc")
+    shown = open_page(Models, gateway).card("forward").locator(".sample").text_content()
+    assert shown == f"style: early\n{sample['text']}"
