@@ -30,7 +30,7 @@ const NUM_TOKENS = 400;
 // name a version.
 export async function openingText(model, reference, labels, signal) {
   if (model.corpus === "shakespeare") return SAMPLE;
-  const prompt = labels ? "" : await openingPrompt(model);
+  const prompt = Object.keys(labels).length ? "" : await openingPrompt(model);
   const side = model.direction === "backward" ? "suffix" : "prompt";
   const body = { model: reference, [side]: prompt, labels, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
   return prompt + (await post("v1/completions", body, signal)).choices[0].text;
