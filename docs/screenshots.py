@@ -110,7 +110,7 @@ def _playground(browser: Browser, gateway: SimpleNamespace, model: str) -> None:
     _save(page, "branches", ".text")
     phone = Playground(browser.new_page(viewport=PHONE, color_scheme="dark"), gateway)
     phone.write(PROMPT, model=model, temperature="0.5", seed="7", max_tokens="200")
-    phone.click(".sheet-button")
+    phone.show_settings()
     _save(phone, "playground-phone")
 
 

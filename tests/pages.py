@@ -132,9 +132,8 @@ class Playground(Page):
 
     def set(self, number=0, **values):
         """Set fields of a column, on a phone in its sheet."""
-        sheet = self.page.locator(".sheet-button").nth(number)
-        if is_sheet := bool(values) and sheet.is_visible():
-            sheet.click()
+        if is_sheet := bool(values) and self.page.is_visible("#settings"):
+            self.show_settings(number)
         for name, value in values.items():
             field = self.page.locator(f"#{name}-{number}")
             if name in ("model", "version"):
@@ -145,6 +144,11 @@ class Playground(Page):
                 )
         if is_sheet:
             self.page.keyboard.press("Escape")
+
+    def show_settings(self, number=0):
+        """On a phone, open the sheet of the column that is in sight: this one."""
+        self.page.locator(".column").nth(number).evaluate("column => column.scrollIntoView({ inline: 'start' })")
+        self.click("#settings")
 
     def write(self, prompt, **values):
         """Generate a completion to its end, and return what the column shows."""

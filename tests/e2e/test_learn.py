@@ -130,6 +130,16 @@ def made_up(tokens, **values):
     }
 
 
+def test_a_line_feed_can_be_pressed(open_lesson):
+    page = open_lesson()
+    page.read_by("lstm")
+    # A line feed begins with a box at the end of its line, and goes on without width in the next one.
+    token = page.page.locator("#tokens [aria-label='line feed']").nth(1)
+    box = token.evaluate("token => { token.scrollIntoView(); return token.getClientRects()[0].toJSON(); }")
+    page.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert token.get_attribute("aria-selected") == "true"
+
+
 def test_the_unit_that_forgets_at_line_feeds_is_found(open_lesson):
     """It is selected, its curves have an axis of their own, and the text says how much it keeps."""
     page = open_lesson()

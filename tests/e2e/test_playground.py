@@ -34,6 +34,7 @@ def test_the_page_generates_the_apis_text(open_playground, gateway):
     assert "60 tokens" in page.page.inner_text(".statistics")
     assert "seed 3" in page.page.inner_text(".statistics")
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
+    assert page.read(".text .legend") == "expected\nsurprise: 0.1% or less"
     page.page.locator(".statistics a").click()
     page.page.locator("#status", has_text="80 tokens inspected.").wait_for()
     assert page.page.input_value("#text") == TEXT[:20] + whole
@@ -253,8 +254,10 @@ def test_a_request_is_shown_as_code(open_playground, gateway):
     for language, extra in (("Python SDK", ""), ("OpenAI client", "extra_body")):
         assert printed(shown[language]) == text, language
         assert extra in shown[language]
-    body = re.search(r"JSON.stringify\((.*)\),\n\}", shown["JavaScript"], re.DOTALL).group(1)
-    assert gateway.post(json.loads(body))[1]["choices"][0]["text"] == text
+    body = json.loads(re.search(r"JSON.stringify\((.*)\),\n\}", shown["JavaScript"], re.DOTALL).group(1))
+    assert gateway.post(body)[1]["choices"][0]["text"] == text
+    # Parameters that are as by default are left out.
+    assert list(body) == ["model", "prompt", "temperature", "max_tokens", "structured_outputs", "seed"]
     assert page.violations() == []
 
 
@@ -289,16 +292,40 @@ def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
     tokens = page.locator(".output .token")
     text = "".join(tokens.evaluate_all("all => all.map((token) => token.textContent)"))
     assert tokens.count() == 320
-    assert len(set(tokens.evaluate_all("all => all.map((token) => token.style.backgroundColor)"))) > 20
+    colors = "all => all.map((token) => token.style.backgroundColor)"
+    assert len(set(tokens.evaluate_all(colors))) > 20
+    assert page.is_hidden(".text .legend")
+    page.route("**/v1/completions", lambda route: route.abort())
     page.click("#opening-continue")
-    page.locator(".token").nth(400).wait_for()
+    page.locator("#retry").wait_for()
     assert page.is_hidden("#opening")
+    # Without the caption, the colors are those of the other legend.
+    assert page.is_visible(".text .legend")
+    assert set(tokens.evaluate_all(colors)) == {""}
+    page.unroute("**/v1/completions")
+    page.click("#retry")
+    page.locator(".token").nth(400).wait_for()
     page.locator("#status", has_text="Done.").wait_for()
     page.goto(page.url.partition("#")[0] + page.locator("#opening-why").get_attribute("href"))
     page.locator("#status", has_text="tokens inspected.").wait_for()
     assert page.input_value("#text") == text
     assert page.inner_text("#color-help").startswith("Unit 5 of layer 1, Cell state c")
     context.close()
+
+
+def test_the_opening_begins_at_a_line(open_playground, gateway):
+    """The prompt is the first line of a paragraph of the model's sample."""
+    page = open_playground(gateway).page
+    with_discoveries(page, gateway, corpus="book.txt")
+    sample = {"temperature": 0.5, "given": "to", "text": " be or.\nNot\n\nTHE KING:\nTo be,\nor"}
+    details = gateway.get("/v1/models/lstm")[1]
+    details["versions"] = [{**version, "sample": sample} for version in details["versions"]]
+    page.route("**/v1/models/lstm", lambda route: route.fulfill(json=details))
+    page.evaluate("sessionStorage.clear()")
+    page.goto("about:blank")
+    page.goto(f"http://127.0.0.1:{gateway.port}/")
+    page.locator("#opening:not([hidden])").wait_for()
+    assert page.input_value("#prompt") == "THE KING:\n"
 
 
 # Fields of the page, and of the API: each pattern, and what may be combined with one.
@@ -417,6 +444,10 @@ def test_on_a_phone_one_swipes_between_compared_completions(open_playground, gat
     page.page.wait_for_function("document.querySelector('#columns').scrollLeft > 200")
     assert second.bounding_box()["x"] >= 0
     assert page.fits()
+    # The sheet is that of the text in sight.
+    page.click("#settings")
+    assert page.page.is_visible("#temperature-1")
+    assert page.page.is_hidden("#temperature-0")
 
 
 def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
@@ -429,6 +460,11 @@ def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
     page.wait_for("Done.")
     assert page.text(0) == gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.text(1) == gateway.text(prompt=TEXT[:20], **{**ASKED, "temperature": 0})
+    titles = page.page.locator(".column h2")
+    assert titles.all_inner_texts() == ["1: lstm, temperature 0.9", "2: lstm, temperature 0"]
+    # A title is about the text that is shown.
+    page.set(1, temperature="1")
+    assert titles.nth(1).inner_text() == "2: lstm, temperature 0"
 
 
 def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, gateway):
@@ -613,8 +649,8 @@ def test_the_page_is_accessible(open_playground, gateway, look):
     page.write(TEXT[:20], **{**FIELDS, "max_tokens": "20"})
     assert page.violations() == []
     assert page.fits()
-    if page.page.locator(".sheet-button").first.is_visible():
-        page.page.locator(".sheet-button").first.click()
+    if page.page.is_visible("#settings"):
+        page.show_settings()
         assert page.violations() == []
     page.page.locator("summary", has_text="Structured outputs").first.click()
     for pattern in ("regex", "choice", "json"):

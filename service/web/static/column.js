@@ -17,12 +17,13 @@ import { showToken } from "./components/token_popover.js";
 const NARROW = matchMedia("(max-width: 44rem)");
 const ALTERNATIVES = 5;
 const MAX_KEPT = 20;
-const FINISH_REASONS = { length: "length (Max tokens)", stop: "stop (EOS token, stop string or complete match)" };
 
 export class Column {
   #choice;
   #labels;
   #form;
+  // The element of the text and what is said of it.
+  #box;
   #text;
   #statistics;
   #inspectorLink;
@@ -41,6 +42,7 @@ export class Column {
     this.#on = on;
     this.number = number;
     this.element = find("column").content.firstElementChild.cloneNode(true);
+    this.#box = this.element.querySelector(".text");
     const output = this.element.querySelector(".output");
     output.setAttribute("aria-label", `Completion ${number + 1}`);
     this.#text = new WrittenText(output, (position) => this.#open(position));
@@ -53,7 +55,6 @@ export class Column {
     });
     const settings = this.element.querySelector(".settings");
     settings.ariaLabel = `Settings ${number + 1}`;
-    this.element.querySelector(".sheet-button").popoverTargetElement = settings;
     const fit = () => { settings.popover = NARROW.matches ? "auto" : null; };
     NARROW.addEventListener("change", fit);
     fit();
@@ -98,8 +99,15 @@ export class Column {
     return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
   }
 
-  showTitle(several) {
-    this.element.querySelector("h2").textContent = several ? `Completion ${this.number + 1}` : "Completion";
+  // Titles the column by what its text was generated with, or will be.
+  showTitle() {
+    const { model, temperature } = this.#shown?.generated.values ?? this.values;
+    this.element.querySelector("h2").textContent = `${this.number + 1}: ${model}, temperature ${temperature}`;
+  }
+
+  // Shows the settings, which are a sheet on a phone.
+  showSettings() {
+    this.element.querySelector(".settings").showPopover();
   }
 
   showModels(models, reference) {
@@ -117,13 +125,12 @@ export class Column {
     const [promptField, model] = [isBackward ? "suffix" : "prompt", this.#choice.reference];
     const origin = { count: 0, body: { model, [promptField]: prompt }, override: fields };
     await this.#explained(() => this.#readStream(signal, stream, origin, () => {
-      this.#begin(begun(prompt, { model, promptField, isBackward }, this.#shown));
+      this.#begin(begun(prompt, { model, promptField, isBackward, values: this.values }, this.#shown));
     }));
   }
 
   // Continues the text at its end, from the resume token, as one longer request would have.
   async continue(signal, { post, stream }, fields = {}) {
-    this.#text.unpaint();
     await this.#explained(async () => {
       const shown = this.#shown;
       const last = shown.origins.at(-1);
@@ -179,6 +186,7 @@ export class Column {
     this.#shown = text;
     this.#text.begin(text.prompt, text.generated.isBackward, tokens);
     text.tokens = this.#text.tokens;
+    this.showTitle();
     this.#showBranches();
   }
 
@@ -235,13 +243,13 @@ export class Column {
           reason = choice.finish_reason ?? reason;
           this.#shown.state = choice.state ?? this.#shown.state;
         }
-        this.#count(before, began, origin, reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "generating");
+        this.#count(before, began, origin, reason ? `finish reason: ${reason}` : "generating");
       }
     } finally {
       this.#text.flush();
       // Without a seed, no response has begun.
       if (origin.seed !== undefined) {
-        this.#count(before, began, origin, reason ? `finish reason: ${FINISH_REASONS[reason] ?? reason}` : "incomplete");
+        this.#count(before, began, origin, reason ? `finish reason: ${reason}` : "incomplete");
         this.#linkInspector();
         this.#showBranches();
       }
@@ -263,18 +271,25 @@ export class Column {
     return { model, text: whole.join(""), labels: this.#shown.origins[0]?.fields.labels };
   }
 
-  // Hides the text until it is typed.
+  // Hides the text, and what is said of it, until it is typed.
   hideText() {
-    this.#text.hide();
+    this.#box.style.visibility = "hidden";
   }
 
   showText() {
+    this.#box.style.visibility = "";
     this.#text.show();
+  }
+
+  unpaint() {
+    this.#text.unpaint();
   }
 
   // Types the text token by token over `seconds`; `colors` has one for each token of prompt and text.
   async type(colors, seconds, signal) {
-    await this.#text.type(colors.slice(-this.#text.tokens.length), seconds, signal);
+    const typed = this.#text.type(colors.slice(-this.#text.tokens.length), seconds, signal);
+    this.#box.style.visibility = "";
+    await typed;
   }
 
   #linkInspector() {
@@ -300,7 +315,7 @@ export class Column {
   }
 }
 
-// A text that begins. `generated` has its model, direction and field of the prompt, whatever is selected meanwhile;
+// A text that begins. `generated` has its model, direction, field of the prompt and settings, whatever is selected meanwhile;
 // `origins` are the requests that generated it: each continues after `count` tokens, with the seed of its response, and
 // `token` is the one that a branch chose before them; `state` is the resume token after the last token, if it has arrived;
 // `from` is the text that it replaced, and `at` the position where a branch parts from that.

@@ -89,12 +89,14 @@ export function constraintsOf(values) {
   return CONSTRAINT_FIELDS.filter(({ name, pattern }) => name !== "pattern" && (pattern ? pattern === values.pattern : values[name]));
 }
 
-// The fields of a request, without empty ones, except a pattern's: the server explains what it lacks.
+// The fields of a request, without empty ones, except a pattern's: the server explains what it lacks. Parameters that are
+// as by default are omitted, too, but for the main ones: this page's defaults aren't the API's.
 export function requestFields(values) {
   const fields = Object.keys(values.labels ?? {}).length ? { labels: values.labels } : {};
   const members = {};
-  for (const { name, kind } of SAMPLING_FIELDS) {
-    if (values[name] !== "" && values[name] !== undefined) fields[name] = parsed(kind, values[name]);
+  for (const { name, kind, isMain, value } of SAMPLING_FIELDS) {
+    const isDefault = !isMain && values[name] === String(value);
+    if (values[name] !== "" && values[name] !== undefined && !isDefault) fields[name] = parsed(kind, values[name]);
   }
   for (const { name, kind, isMember } of constraintsOf(values)) {
     (isMember ? members : fields)[name] = parsed(kind, values[name]);

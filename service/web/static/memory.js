@@ -48,7 +48,7 @@ export function retention(model, measured) {
   return {
     curves, length,
     text: `A model reads a text twice, the second time with “${after}” for the “${before}” at its ${model.direction === "backward" ? "end" : "beginning"}; all else is the same. How much do the two states differ, as a share of the state, the more tokens have been read since?`,
-    note: `A cell state is kept by a product with forget gates near 1. A SimpleRNN computes all of its state anew at each token, and what is older fades. ${isStored ? STORED_NOTE : ""}`,
+    note: `A cell state is kept by a product with forget gates near 1, as long as what it keeps helps to predict: that a bracket is open does, the first character of a text hardly. A SimpleRNN computes all of its state anew at each token, and what is older fades. ${isStored ? STORED_NOTE : ""}`,
   };
 }
 

@@ -7,6 +7,7 @@ import { find, findAll } from "./dom.js";
 import { Inspection } from "./inspection.js";
 import { number } from "./format.js";
 import { toHash } from "./link.js";
+import { openingPrompt } from "./sample.js";
 
 const [element, caption, legend, goOn, why] = findAll(["opening", "opening-text", "opening-legend", "opening-continue", "opening-why"]);
 const NUM_TOKENS = 320;
@@ -20,6 +21,7 @@ const TRACKED = {
 
 export class Opening {
   #typing = new AbortController();
+  #column = null;
 
   // Writes a scene into a column, colors it by the first discovery of the model, and explains that; without discoveries
   // it does nothing. `run` runs work that gets an AbortSignal.
@@ -29,10 +31,11 @@ export class Opening {
     if (!discovery || model.direction === "backward") return;
     const ofPlays = model.corpus === "shakespeare";
     let colors = null;
+    this.#column = column;
     column.hideText();
     await run(async (signal) => {
       this.#typing = new AbortController();
-      if (ofPlays) prompt.value = SCENE;
+      prompt.value = ofPlays ? SCENE : await openingPrompt(model);
       await column.generate(prompt.value, signal, stream, { max_tokens: NUM_TOKENS });
       colors = await this.#explain(discovery, model, column.whole, ofPlays, signal);
     });
@@ -43,9 +46,10 @@ export class Opening {
     column.showText();
   }
 
-  // Ends it: the text is there.
+  // Ends it: the text is there, in the colors of surprise.
   end() {
     this.#typing.abort();
+    this.#column?.unpaint();
     element.hidden = true;
   }
 

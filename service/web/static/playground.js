@@ -32,6 +32,8 @@ async function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
   goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal, requests)))));
+  // On a phone, compared texts are beside each other: those of the one in sight.
+  find("settings").addEventListener("click", () => columns[Math.round((columns.length * list.scrollLeft) / list.scrollWidth)].showSettings());
   find("code").addEventListener("click", () => {
     showCode(columns[0].request(prompt.value), new URL(".", location.href).href.replace(/\/$/, ""));
     find("request-code").showModal();
@@ -58,7 +60,6 @@ function showColumns(count, given = []) {
     columns.push(column);
     list.append(column.element);
   }
-  columns.forEach((column) => column.showTitle(count > 1));
   list.dataset.count = count;
   keep();
 }
@@ -68,6 +69,7 @@ function keep() {
   // Without models, the address keeps what it has for the next attempt.
   if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
   const isBackward = columns.some((column) => column.direction === "backward");
+  columns.forEach((column) => column.showTitle());
   showModelCard(columns[0].model);
   markUnknown(columns[0].model, columns[0].values.model);
   label.textContent = isBackward ? "Suffix" : "Prompt";

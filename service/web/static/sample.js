@@ -1,6 +1,6 @@
 // The text that pages look into while there is none yet.
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 
 const SAMPLE = `ACT II, SCENE I. A garden behind the palace.
 
@@ -28,9 +28,19 @@ const NUM_TOKENS = 400;
 
 // Returns a scene for a model of plays, and for another one a text that it writes, with these labels; `reference` may
 // name a version.
-export async function openingText({ corpus, direction }, reference, labels, signal) {
-  if (corpus === "shakespeare") return SAMPLE;
-  const prompt = direction === "backward" ? { suffix: "" } : { prompt: "" };
-  const body = { model: reference, ...prompt, labels, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
-  return (await post("v1/completions", body, signal)).choices[0].text;
+export async function openingText(model, reference, labels, signal) {
+  if (model.corpus === "shakespeare") return SAMPLE;
+  const prompt = Object.keys(labels).length ? "" : await openingPrompt(model);
+  const side = model.direction === "backward" ? "suffix" : "prompt";
+  const body = { model: reference, [side]: prompt, labels, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
+  return prompt + (await post("v1/completions", body, signal)).choices[0].text;
+}
+
+// Returns the first line of a paragraph of the model's sample: with an empty prompt, a model of a running text begins
+// within a word. Empty if there is none, and for a backward model.
+export async function openingPrompt({ id, version, direction }) {
+  if (direction === "backward") return "";
+  const { versions } = await get(`v1/models/${encodeURIComponent(id)}`);
+  const { sample } = versions.find((each) => each.version === version);
+  return /\n\n(.+\n)./.exec(sample?.text)?.[1] ?? "";
 }

@@ -119,7 +119,7 @@ export class UnitSearch {
     // Another search has begun meanwhile.
     if (this.target !== target) return;
     this.#strips = this.#strips.filter(({ element }) => cards.contains(element));
-    title.textContent = `Units that follow “${ALL[feature.value].name.toLowerCase()}”: correlation in the first half of the text, and in the second`;
+    title.textContent = `Units that follow “${ALL[feature.value].name.toLowerCase()}”: r in the first half of the text, and in the second`;
     list.replaceChildren(...best.map((each) => {
       const { layer, kind, unit, first, second } = each;
       const holds = held(each) >= Math.abs(first) / 2 ? " · holds" : "";

@@ -48,6 +48,7 @@ export class TokenView {
       token.id = `token-${position}`;
       token.dataset.position = position;
       setTokenText(token, text);
+      if (text.endsWith("\n")) token.dataset.ends = "true";
       return token;
     });
     // One by one: as many arguments as a long text has tokens would overflow the stack.

@@ -53,18 +53,14 @@ export class WrittenText {
     if (!this.#waiting.length) return;
     const { bottom, left, right } = this.#output.getBoundingClientRect();
     // Of compared texts on a phone, one is beside the window.
-    const isVisible = !this.#output.style.visibility && left >= 0 && right <= innerWidth;
+    const isVisible = this.#output.checkVisibility({ visibilityProperty: true }) && left >= 0 && right <= innerWidth;
     const isFollowed = !this.#isBackward && isVisible && bottom < innerHeight + NEAR_PX;
     for (const token of this.#waiting.splice(0)) this.#append(token);
     if (isFollowed) this.#output.lastElementChild.scrollIntoView({ block: "end" });
   }
 
-  hide() {
-    this.#output.style.visibility = "hidden";
-  }
-
+  // Ends the typing.
   show() {
-    this.#output.style.visibility = "";
     this.#elements.forEach(({ style }) => { style.visibility = ""; });
   }
 
@@ -76,7 +72,6 @@ export class WrittenText {
   // Types the text token by token over `seconds`; `colors` has one for each token.
   async type(colors, seconds, signal) {
     this.#elements.forEach(({ style }, position) => Object.assign(style, { visibility: "hidden", backgroundColor: colors[position] }));
-    this.#output.style.visibility = "";
     const began = performance.now();
     for (let shown = 0; shown < this.#elements.length && !signal.aborted;) {
       const now = await new Promise(requestAnimationFrame);
