@@ -218,7 +218,7 @@ class Replicas:
         may_recover = any(version in replica.probes and not replica.takes(version) for replica in replicas)
         if any_in_service and not may_recover:
             return version_gone()
-        return BackendUnavailable("no backend is available")
+        return BackendUnavailable("no model server responds; try again in some seconds")
 
     def _candidates(self, version: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers for a version's call: those with the expected probe hash, or else all others."""

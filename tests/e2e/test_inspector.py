@@ -131,9 +131,13 @@ def test_a_held_unit_writes_what_the_api_returns(open_inspector, gateway):
         page.page.locator("#hold-value").evaluate(
             "(range) => { range.value = range.max; range.dispatchEvent(new Event('input')); }"
         )
-        page.click("#hold button")
+        other = page.page.locator("#elsewhere-form button")
+        # One task at a time: the other buttons say so until it ends.
+        hold = "other => { document.querySelector('#hold button').click(); return other.ariaDisabled; }"
+        assert other.evaluate(hold) == "true"
         page.page.locator("#hold-results:not([hidden])").wait_for()
         page.page.locator("#status", has_text="tokens inspected.").wait_for()
+        assert other.get_attribute("aria-disabled") == "false"
         body = {"model": model, **given, "max_tokens": 240, "temperature": 0.5, "seed": 1}
         held = {"layer": 1, "unit": 3, "kind": "cell", "set": float(page.page.input_value("#hold-value"))}
         for selector, interventions in (("#free", []), ("#held", [held])):

@@ -65,6 +65,8 @@ export class Shell {
   #showRunning(isRunning, label) {
     const hadFocus = [submit, stop].includes(document.activeElement);
     [submit.disabled, submit.hidden, stop.hidden, stop.disabled, status.textContent] = [isRunning, isRunning, !isRunning, !isRunning, label];
+    // Other buttons that start a task keep the focus.
+    document.querySelectorAll("[data-task]").forEach((each) => each.setAttribute("aria-disabled", String(isRunning)));
     if (hadFocus) (isRunning ? stop : submit).focus({ preventScroll: true });
   }
 

@@ -219,7 +219,7 @@ def test_a_call_without_an_available_replica_fails_at_once():
         fleet.replicas.record_probes(fleet.replica(letter), "demo", {MODEL: PROBE})
         fleet.replicas.eject(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
-    assert (str(outcome), fleet.servers["a"].num_calls) == ("no backend is available", 0)
+    assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server responds; try again in some seconds", 0)
     assert fleet.replicas.num_servers(MODEL) == 1
 
 
