@@ -57,13 +57,15 @@ class Sample(_Frozen):
 
     Attributes:
         given: The prompt, for a backward model the suffix: an excerpt of the validation split, or of the training text
-            if there was none; empty if neither was available.
+            if there was none; empty if neither was available, if documents are as short as an excerpt, and with labels.
         text: The completion, without `given`.
+        labels: Labels that the text was given, by label column.
     """
 
     temperature: float
     given: str
     text: str
+    labels: dict[str, str] = {}
 
 
 class MixedText(_Frozen):

@@ -112,9 +112,10 @@ def epochs_text(report: TrainingReport, progress: Progress) -> str:
 
 
 def sample_text(card: GeneratorCard, sample: Sample) -> str:
-    """Return a sample in reading order, with its prompt or suffix in brackets."""
+    """Return a sample in reading order, with its prompt or suffix in brackets, its labels in brackets before all."""
     given = f"[{sample.given}]" if sample.given else ""
-    return sample.text + given if card.direction == "backward" else given + sample.text
+    text = sample.text + given if card.direction == "backward" else given + sample.text
+    return "".join(f"[{column}={label}]" for column, label in sample.labels.items()) + text
 
 
 def architecture(card: GeneratorCard) -> str:

@@ -82,11 +82,16 @@ def _summary(card: GeneratorCard) -> str:
 
 
 def _example_request(card: GeneratorCard) -> str:
-    """Return an example request, with the prompt of a sample if there is one."""
-    prompt = next((sample.given for sample in card.training.samples if sample.given), "") if card.training else ""
+    """Return an example request, with the prompt or the labels of a sample if there is one."""
+    samples = card.training.samples if card.training else ()
+    sample = next((sample for sample in samples if sample.given or sample.labels), samples[0] if samples else None)
     field = "suffix" if card.direction == "backward" else "prompt"
-    body = {"model": card.name, field: prompt or "The ", "max_tokens": 200, "temperature": 0.8}
-    data = shlex.quote(json.dumps(body, ensure_ascii=not prompt.isprintable()))
+    given = {field: sample.given if sample else "The "} | (
+        {"labels": sample.labels} if sample and sample.labels else {}
+    )
+    body = {"model": card.name, **given, "max_tokens": 200, "temperature": 0.8}
+    data = json.dumps(body, ensure_ascii=False)
+    data = shlex.quote(data if data.isprintable() else json.dumps(body))
     return fenced(f"curl http://127.0.0.1:8000/v1/completions \\\n  -d {data}", "bash")
 
 
@@ -114,6 +119,8 @@ def _samples(card: GeneratorCard, training: TrainingReport) -> Iterator[str]:
     if training.validation_loss is not None:
         source = "the validation split"
     given = f"The prompt is in brackets: an excerpt of {source}" if training.samples[0].given else "Without a prompt"
+    if training.samples[0].labels:
+        given = "Without a prompt; the label is in brackets"
     yield f"{given}. Lines of more than {_WIDTH} characters are wrapped."
     for sample in training.samples:
         yield f"Temperature {sample.temperature:g}:"

@@ -1,6 +1,7 @@
 """Generated samples: one after each epoch, the ones stored in a version, and those checked for memorization."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle, islice
 
 import keras
 import numpy as np
@@ -44,8 +45,9 @@ Check = Callable[[], None]
 class SampleWriter:
     """Generates samples with the `prefill` and `decode` that are published, for the models of one training run.
 
-    The prompts come from documents, preferably held out; without documents, they are empty. The run's seed determines
-    prompts and sampling. `columns` are the label columns of the model.
+    The prompts come from documents, preferably held out; without documents, they are empty. So are those from a short
+    document with an end, such as a name: after the whole of it there would be nothing to generate. The run's seed
+    determines prompts and sampling. `columns` are the label columns of the model.
 
     Attributes:
         documents: The text.
@@ -75,24 +77,31 @@ class SampleWriter:
         return f"[{prompt}]{text}"[:SAMPLE_CHARACTERS]
 
     def _write_labelled(self) -> str:
-        labels = [(column.name, value) for column in self._columns for value in column.values]
-        shown = labels[:: -(-len(labels) // MAX_LABELLED)]
-        openings = [opening_ids(self._tokenizer, self._columns, dict([label])) for label in shown]
+        shown = self._some_labels(MAX_LABELLED)
         prompts, temperatures = [""] * len(shown), [SAMPLE_TEMPERATURE] * len(shown)
-        texts = self._generate(prompts, temperatures, SAMPLE_TOKENS, self._rng, openings=openings)
+        texts = self._generate(prompts, temperatures, SAMPLE_TOKENS, self._rng, labels=[dict([each]) for each in shown])
         length = SAMPLE_CHARACTERS // MAX_LABELLED
         return "\n".join(f"[{name}={value}]{text}"[:length] for (name, value), text in zip(shown, texts, strict=True))
 
+    def _some_labels(self, count: int) -> list[tuple[str, str]]:
+        """Return at most `count` pairs of a column and a label, spread over all of them."""
+        labels = [(column.name, value) for column in self._columns for value in column.values]
+        return labels[:: -(-len(labels) // count)]
+
     def samples(self, model: keras.Model) -> tuple[Sample, ...]:
-        """Return the samples that a version stores; reproducible for one model."""
+        """Return the samples that a version stores, of a model with labels one of some labels each; reproducible."""
         self._use_model(model)
-        rng = np.random.default_rng([self._config.seed, 0])
-        prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
-        texts = self._generate(prompts, KEPT_TEMPERATURES, KEPT_TOKENS, rng)
+        rng, count = np.random.default_rng([self._config.seed, 0]), len(KEPT_TEMPERATURES)
+        prompts, labels = [""] * count, list[dict[str, str]]([{}] * count)
+        if self._columns:
+            labels = [dict([label]) for label in islice(cycle(self._some_labels(count)), count)]
+        else:
+            prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
+        texts = self._generate(prompts, KEPT_TEMPERATURES, KEPT_TOKENS, rng, labels=labels)
         shown = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
-        samples = zip(KEPT_TEMPERATURES, prompts, texts, strict=True)
         return tuple(
-            Sample(temperature=temperature, given=prompt, text=text[shown]) for temperature, prompt, text in samples
+            Sample(temperature=temperature, given=prompt, text=text[shown], labels=given)
+            for temperature, prompt, text, given in zip(KEPT_TEMPERATURES, prompts, texts, labels, strict=True)
         )
 
     def measure_memorization(
@@ -123,10 +132,12 @@ class SampleWriter:
         return max(1, min(num_needed, MAX_MEMORIZATION_TOKENS, num_readable))
 
     def _pick_prompt(self, rng: np.random.Generator) -> str:
-        """Return a random excerpt of a document, cut at word boundaries."""
+        """Return a random excerpt of a document, cut at word boundaries; empty if it is as long as the document."""
         if not len(self._lengths):
             return ""
         text = self.documents[rng.choice(len(self._lengths), p=self._lengths / self._lengths.sum())]
+        if self._tokenizer.special.end is not None and len(text) <= PROMPT_CHARACTERS:
+            return ""
         first = int(rng.integers(0, max(1, len(text) - PROMPT_CHARACTERS)))
         words = text[first : first + PROMPT_CHARACTERS].split(" ")
         # The first and the last word may be incomplete, unless the document begins or ends there.
@@ -152,14 +163,14 @@ class SampleWriter:
         num_tokens: int,
         rng: np.random.Generator,
         raise_if_interrupted: Check = lambda: None,
-        openings: Sequence[list[int]] = (),
+        labels: Sequence[Mapping[str, str]] = (),
     ) -> list[str]:
         """Return the continuation of each prompt; of a backward model, the text before each suffix.
 
         There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
-        called between two decode calls. The model reads `openings`, if there are any, before the prompts.
+        called between two decode calls. A sequence whose `labels` are given begins with them.
         """
-        last, state = self._prefill(prompts, openings)
+        last, state = self._prefill(prompts, labels)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []
         ended = np.zeros(batch_size, bool)
         for start in range(0, num_tokens, signatures.MAX_DECODE_STEPS):
@@ -183,17 +194,22 @@ class SampleWriter:
                 break
         return [self._text(*pair) for pair in zip(prompts, np.concatenate(sampled, axis=1).tolist(), strict=True)]
 
-    def _prefill(self, prompts: Sequence[str], openings: Sequence[list[int]] = ()) -> tuple[np.ndarray, tf.Tensor]:
+    def _prefill(
+        self, prompts: Sequence[str], labels: Sequence[Mapping[str, str]] = ()
+    ) -> tuple[np.ndarray, tf.Tensor]:
         """Return the last token of each prompt, int32 (batch,), and the state before it, float32 (batch, S)."""
         assert self._generator is not None, "_use_model comes first"
-        step, start = (-1 if self._backward else 1), [self._tokenizer.special.start]
-        pairs = zip(openings or [[]] * len(prompts), prompts, strict=True)
-        encoded = [[*opening, *self._tokenizer.encode(prompt)[::step]] or start for opening, prompt in pairs]
-        token_ids = np.zeros((len(encoded), max(map(len, encoded)) - 1), np.int32)
+        step, encoded = (-1 if self._backward else 1), []
+        for prompt, given in zip(prompts, labels or [{}] * len(prompts), strict=True):
+            token_ids = self._tokenizer.encode(prompt)[::step]
+            # Without labels, a prompt is an excerpt from within a document.
+            opens = given or not token_ids
+            encoded.append([*(opening_ids(self._tokenizer, self._columns, given) if opens else ()), *token_ids])
+        padded = np.zeros((len(encoded), max(map(len, encoded)) - 1), np.int32)
         for slot, ids in enumerate(encoded):
-            token_ids[slot, : len(ids) - 1] = ids[:-1]
+            padded[slot, : len(ids) - 1] = ids[:-1]
         prefilled = self._prefill_signature(
-            token_ids=tf.constant(token_ids),
+            token_ids=tf.constant(padded),
             lengths=tf.constant([len(ids) - 1 for ids in encoded], tf.int32),
             state=tf.zeros([len(encoded), self._generator.network.state_size]),
         )

@@ -284,11 +284,15 @@ class VersionObject(TypedDict):
 
 
 class SampleObject(TypedDict):
-    """A text that the version wrote when it was published, after `given`; a backward model writes what precedes it."""
+    """A text that the version wrote when it was published, after `given`; a backward model writes what precedes it.
+
+    `labels` are those that the text was given, by label column; empty for a model without labels.
+    """
 
     temperature: float
     given: str
     text: str
+    labels: dict[str, str]
 
 
 class VersionDetails(VersionObject):

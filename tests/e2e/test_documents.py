@@ -64,13 +64,15 @@ def is_run(command):
 
 @pytest.fixture(scope="module")
 def surroundings(tmp_path_factory):
-    """The environment of a shell with `sostenuto` on its path, and a curl that fails on error responses."""
+    """The environment of a shell with a virtual environment active, and a curl that fails on error responses."""
     for name in ("curl", "jq"):
         program(name)
     folder = tmp_path_factory.mktemp("programs")
     npm = node() / "lib/node_modules/npm/bin/npm-cli.js"
     _write_program(folder / "npm", shlex.quote(str(npm)), node() / "bin/node")
     _write_program(folder / "sostenuto", "-m sostenuto")
+    _write_program(folder / "python")
+    _write_program(folder / "pip", "-m pip")
     write_entry_points(folder)
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
     return environment(
@@ -112,9 +114,7 @@ def made(tmp_path_factory):
     """A directory with `reader`, the files that the pages name, and `served`, a repository with the models they use."""
     folder = tmp_path_factory.mktemp("documents")
     reader, served = folder / "reader", folder / "served"
-    (reader / ".venv/bin").mkdir(parents=True)
-    _write_program(reader / ".venv/bin/python")
-    _write_program(reader / ".venv/bin/pip", "-m pip")
+    reader.mkdir()
     _write_corpora(reader)
     (reader / "in.jsonl").write_text("".join(block.text for block in REQUEST_LINES))
     _make_key(reader / "keys.json")
@@ -197,7 +197,8 @@ RESULTS_OF_TRAINING = frozenset(
 
 @pytest.fixture
 def folder(made, tmp_path):
-    """A copy of the directory with the pages' files, for one test."""
+    """A copy of the directory with the pages' files, for one test, beside the clone."""
+    (tmp_path / "sostenuto").symlink_to(ROOT)
     return shutil.copytree(made / "reader", tmp_path / "reader")
 
 

@@ -6,6 +6,7 @@ reads from the left, one from the right, and one is fine-tuned on words of a thi
 
 import csv
 import json
+import math
 import random
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tests.activations import read_safetensors
 from tests.built import built
 from tests.commands import main
 from tests.conftest import publish_model, quick_to_load
-from tests.pages import Playground
+from tests.pages import Inspector, Models, Playground
 from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
@@ -296,3 +297,53 @@ def test_the_page_has_a_list_of_each_column(open_page, gateway, client):
     assert again.text() == page.text()
     again.set(model="plain")
     assert again.page.locator("[id^=label-]").count() == 0
+
+
+def test_the_inspector_reads_a_text_with_its_labels(open_page, gateway):
+    """So does what the model writes with a unit held; a link has the labels, and another model has none."""
+    page = open_page(Inspector, gateway)
+    page.page.select_option("#model", "forward")
+    assert page.page.locator("#label-0-0 option").all_inner_texts() == ["any", "early", "late"]
+    page.page.select_option("#label-0-0", "early")
+    page.look("forward", "abcabc")
+    page.page.locator("#tokens [data-position='0']").click()
+    labelled, unlabelled = (first_probability(gateway, labels) for labels in ({"style": "early"}, {}))
+    assert labelled > unlabelled + 5
+    assert f"probability of this token {labelled:.1f}%" in page.read("#detail-caption").replace(" %", "%")
+    page.click("#hold button")
+    page.page.locator("#hold-results:not([hidden])").wait_for()
+    body = {"model": "forward", "prompt": "a", "max_tokens": 240, "temperature": 0.5, "seed": 1}
+    assert page.page.locator("#free").text_content() == gateway.text(**body, labels={"style": "early"})
+    page.click("#share")
+    again = open_page(Inspector, gateway, page.page.evaluate("location.hash"))
+    assert again.page.input_value("#label-0-0") == "early"
+    again.look("plain", "the")
+    assert again.page.locator("[id^=label-]").count() == 0
+
+
+def first_probability(gateway, labels):
+    """Return the percentage that the model gives the first token of a text with these labels; without any, of two."""
+    body = {"model": "forward", "prompt": "a", "labels": labels, "echo": True, "logprobs": 0, "max_tokens": 0}
+    status, answer = gateway.post(body)
+    assert status == 200, answer
+    logprob = answer["choices"][0]["logprobs"]["token_logprobs"][0]
+    return 0 if logprob is None else 100 * math.exp(logprob)
+
+
+def test_a_written_text_is_inspected_with_its_labels(open_page, gateway):
+    page = open_page(Playground, gateway)
+    page.set(model="forward")
+    page.page.select_option("#label-0-0", "late")
+    page.write("", max_tokens="5", seed="1")
+    address = page.page.locator(".statistics a").get_attribute("href")
+    inspector = open_page(Inspector, gateway, address.removeprefix("inspector"))
+    assert inspector.page.input_value("#label-0-0") == "late"
+
+
+def test_the_sample_of_a_version_has_a_label(open_page, gateway):
+    """The page of the models shows it before the text."""
+    sample = gateway.get("/v1/models/forward")[1]["versions"][0]["sample"]
+    assert (sample["given"], sample["labels"]) == ("", {"style": "early"})
+    assert set(sample["text"]) <= set("abc")
+    shown = open_page(Models, gateway).card("forward").locator(".sample").text_content()
+    assert shown == f"style: early\n{sample['text']}"

@@ -157,7 +157,7 @@ def test_commands_that_are_not_run_parse(text):
 
 # With `--no-index` they name a distribution; RDKit is a reader's choice.
 INSTALLS = {text for command in COMMANDS if " install " in (text := f"{command.text} ") and "--no-index" not in text}
-INSTALLS.remove(".venv/bin/pip install rdkit ")
+INSTALLS.remove("pip install rdkit ")
 
 
 @pytest.mark.parametrize("text", sorted(INSTALLS))
@@ -169,6 +169,16 @@ def test_install_commands_name_existing_files_and_extras(text):
     assert (ROOT / name).exists()
     project = tomllib.loads((ROOT / name / "pyproject.toml").read_text()) if extra else {}
     assert not extra or extra in project["project"]["optional-dependencies"]
+
+
+@pytest.mark.parametrize("page", TRIED)
+def test_a_program_of_a_page_that_imports_from_the_clone_is_run_with_the_clone_on_its_path(page):
+    """A reader runs it in a directory of their own."""
+    programs = re.findall(
+        r"```python\n# (\w+\.py)\n(?:(?!```).)*?^from benchmarks\b", read(page), re.MULTILINE | re.DOTALL
+    )
+    commands = {command.text for command in COMMANDS}
+    assert {f"PYTHONPATH=../sostenuto python {program}" for program in programs} <= commands
 
 
 def test_the_traffic_split_of_the_pages_parses(tmp_path):

@@ -4,10 +4,11 @@ import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
-import { fill, find, labelled } from "./dom.js";
+import { find, labelled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { textOf } from "./format.js";
+import { LabelChoice } from "./label_choice.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { showToken } from "./components/token_popover.js";
@@ -19,8 +20,7 @@ const MAX_KEPT = 20;
 
 export class Column {
   #choice;
-  // A <select> for each label column of the model, by its name.
-  #labels = {};
+  #labels;
   #form;
   // The element of the text and what is said of it.
   #box;
@@ -59,17 +59,19 @@ export class Column {
     NARROW.addEventListener("change", fit);
     fit();
     const main = this.element.querySelector(".fields");
-    this.#choice = new ModelChoice(this.#select(main, "model", "Model"), this.#select(main, "version", "Version"), () => {
-      this.#showLabels();
+    const [name, version] = [this.#select(main, "model", "Model"), this.#select(main, "version", "Version")];
+    this.#choice = new ModelChoice(name, version, () => {
+      this.#labels.show(this.model);
       on.changed();
     });
+    this.#labels = new LabelChoice(version.closest("label"), number, on.changed);
     this.#form = new Form(number, settings, values, on.changed);
     this.#choice.show(models, values.model);
-    this.#showLabels(values.labels);
+    this.#labels.show(this.model, values.labels);
   }
 
   get values() {
-    return { model: this.#choice.reference, labels: this.#chosenLabels, ...this.#form.values };
+    return { model: this.#choice.reference, labels: this.#labels.chosen, ...this.#form.values };
   }
 
   get direction() {
@@ -110,25 +112,7 @@ export class Column {
 
   showModels(models, reference) {
     this.#choice.show(models, reference);
-    this.#showLabels();
-  }
-
-  get #chosenLabels() {
-    return Object.fromEntries(Object.entries(this.#labels).map(([name, { value }]) => [name, value]).filter(([, value]) => value));
-  }
-
-  #showLabels(chosen = this.#chosenLabels) {
-    Object.values(this.#labels).forEach((select) => select.closest("label").remove());
-    const main = this.element.querySelector(".fields");
-    const columns = Object.entries(this.model?.label_columns ?? {});
-    this.#labels = Object.fromEntries(columns.map(([name, values], i) => {
-      const select = this.#select(main, `label-${i}`, name);
-      fill(select, [["", "any"], ...values.map((value) => [value, value])], chosen[name] ?? "");
-      select.addEventListener("change", this.#on.changed);
-      return [name, select];
-    }));
-    // After model and version.
-    main.querySelector("div").before(...Object.values(this.#labels).map((select) => select.closest("label")));
+    this.#labels.show(this.model);
   }
 
   remove() {
@@ -278,13 +262,13 @@ export class Column {
     this.#statistics.textContent = `${count} tokens${all}, ${Math.round((1000 * count) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
   }
 
-  // The model, and prompt and generated text in reading order.
+  // The model, prompt and generated text in reading order, and the labels that the text was given, if any.
   get whole() {
     const { model, isBackward } = this.#shown.generated;
-    const labels = this.#text.tokens.map(({ text }) => text);
-    const whole = [this.#shown.prompt, textOf(isBackward ? labels.reverse() : labels)];
+    const tokens = this.#text.tokens.map(({ text }) => text);
+    const whole = [this.#shown.prompt, textOf(isBackward ? tokens.reverse() : tokens)];
     if (isBackward) whole.reverse();
-    return { model, text: whole.join("") };
+    return { model, text: whole.join(""), labels: this.#shown.origins[0]?.fields.labels };
   }
 
   // Hides the text, and what is said of it, until it is typed.
@@ -309,7 +293,7 @@ export class Column {
   }
 
   #linkInspector() {
-    keepText(this.whole.model, this.whole.text);
+    keepText(this.whole);
     this.#inspectorLink.href = `inspector${toHash(this.whole)}`;
     this.#inspectorLink.hidden = false;
   }

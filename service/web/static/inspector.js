@@ -13,6 +13,7 @@ import { indexOfMin, isPartial, number, visible } from "./format.js";
 import { Heatmap } from "./components/heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { Intervention } from "./intervention.js";
+import { LabelChoice } from "./label_choice.js";
 import { fromHash, note } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { openingText } from "./sample.js";
@@ -35,7 +36,11 @@ const ids = [
 ];
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 
-const models = new ModelChoice(page.model, page.version, keep);
+const models = new ModelChoice(page.model, page.version, () => {
+  labels.show(models.model);
+  keep();
+});
+const labels = new LabelChoice(page.version.closest("label"), 0, keep);
 const text = new TokenView(page.tokens, (position) => choose({ position }), (first, last) => patternSearch.select(first, last));
 const map = new Heatmap(page.map, {
   chosen: (row, column) => choose({ position: found.positions[row], unit: found.units(chosen.layer)[column] }),
@@ -53,7 +58,7 @@ const intervention = new Intervention((label, work) => run(label, work));
 const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
 const shell = new Shell({
   submit: () => inspect(null),
-  models: (served) => models.show(served),
+  models: (served) => showModels(served),
   theme: () => {
     plane.draw();
     if (found) choose({});
@@ -76,9 +81,15 @@ async function start() {
   page.backwards.checked = Boolean(shown?.go_backwards);
   for (const name of Object.keys(chosen)) chosen[name] = shown?.[name] ?? chosen[name];
   page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "unit";
-  if (!(await shell.loadModels((served) => models.show(served, shown?.model)))) return;
+  if (!(await shell.loadModels((served) => showModels(served, shown)))) return;
   await inspect(chosen.position, { discovers: linked?.color === undefined, writes: !page.text.value });
   page.change.open = !found;
+}
+
+// Offers the models and the labels of the chosen one; at first those of the `shown` text.
+function showModels(served, shown) {
+  models.show(served, shown?.model);
+  labels.show(models.model, shown?.labels);
 }
 
 function listen() {
@@ -102,14 +113,14 @@ function listen() {
 // the text first.
 async function inspect(position, { discovers = inspected?.id !== models.model?.id, writes = false } = {}) {
   await run("Inspecting…", async (signal) => {
-    if (writes) page.text.value = await openingText(models.model ?? {}, models.reference, signal);
+    if (writes) page.text.value = await openingText(models.model ?? {}, models.reference, labels.chosen, signal);
     await read(position, discovers, signal);
   });
 }
 
 async function read(position, discovers, signal) {
   const wanted = {
-    model: models.reference, input: page.text.value, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
+    model: models.reference, input: page.text.value, labels: labels.chosen, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
     go_backwards: page.backwards.checked, max_positions: limit(page.max_positions), max_units: limit(page.max_units),
   };
   const { model } = models;
@@ -124,7 +135,7 @@ async function read(position, discovers, signal) {
   [request, inspected, chosen.position] = [wanted, model, position];
   order = { by: "number", of: new Map() };
   page.order.value = "number";
-  keepText(wanted.model, wanted.input);
+  keepText({ ...wanted, text: wanted.input });
   page["shown-model"].textContent = `${found.reference}, ${found.tokens.length} tokens: change text or model`;
   show();
   const discovery = await unitSearch.use(found, model);
@@ -189,7 +200,7 @@ function choose(changes) {
   if (Object.keys(changes).join() !== "position") colorTokens();
   unitSearch.mark(chosen);
   patternSearch.offer(found, chosen, column(), request);
-  intervention.offer(found, chosen, column(), inspected?.direction === "backward");
+  intervention.offer(found, chosen, column(), inspected?.direction === "backward", request.labels);
   showMap();
   if (changes.position !== undefined) map.reveal();
   showTokenDetail(found, chosen, column(), isReadBackwards());
@@ -314,7 +325,7 @@ function keep() {
   if (!models.reference) return;
   showModelCard(models.model);
   note({
-    model: models.reference, text: page.text.value, go_backwards: page.backwards.checked || undefined,
+    model: models.reference, text: page.text.value, labels: labels.chosen, go_backwards: page.backwards.checked || undefined,
     max_positions: page.max_positions.value || undefined, max_units: page.max_units.value || undefined,
     color: page.color.value, ...chosen,
   });

@@ -16,6 +16,7 @@ export class Intervention {
   #found = null;
   #chosen = null;
   #isBackward = false;
+  #labels = {};
 
   // `run` runs work with a label and a function that returns the status after it.
   constructor(run) {
@@ -27,11 +28,11 @@ export class Intervention {
   }
 
   // Offers to hold the selected unit, from the selected token on; not a gate, nor a unit of a sliding-window model.
-  offer(found, { layer, kind, unit, position }, column, isBackward) {
+  offer(found, { layer, kind, unit, position }, column, isBackward, labels) {
     panel.hidden = layer === 0 || !["hidden", "cell"].includes(kind);
     if (panel.hidden) return;
     const isSame = this.#found === found && ["layer", "kind", "unit"].every((name) => this.#chosen[name] === { layer, kind, unit }[name]);
-    [this.#found, this.#chosen, this.#isBackward] = [found, { layer, kind, unit, position }, isBackward];
+    [this.#found, this.#chosen, this.#isBackward, this.#labels] = [found, { layer, kind, unit, position }, isBackward, labels];
     help.textContent = `Unit ${unit} of layer ${layer} gets the same ${kind} state before each token; the model writes on from the selected token.`;
     if (isSame) return;
     results.hidden = true;
@@ -56,7 +57,7 @@ export class Intervention {
     const given = this.#isBackward
       ? { suffix: tokenIds.slice(position, position + MAX_PROMPT) }
       : { prompt: tokenIds.slice(Math.max(0, position + 1 - MAX_PROMPT), position + 1) };
-    const body = { model, ...given, ...SAMPLING };
+    const body = { model, ...given, labels: this.#labels, ...SAMPLING };
     const texts = await Promise.all([{}, { interventions: [{ layer, kind, unit, set }] }].map((more) => post("v1/completions", { ...body, ...more }, signal)));
     heldTitle.textContent = `Held at ${number(set, 2)}`;
     [free.textContent, held.textContent] = texts.map(({ choices }) => choices[0].text);

@@ -96,7 +96,7 @@ async function read() {
 
 // Returns the text, and its inspections in both directions.
 async function readText(model) {
-  const written = currentText()?.text || await openingText(model, model.id);
+  const written = currentText()?.text || await openingText(model, model.id, {});
   const input = [...written].slice(0, MAX_CHARACTERS).join("");
   if (!input) throw new Failure("The model wrote an empty text. Write one with another prompt.");
   const body = { model: model.id, input };

@@ -187,10 +187,11 @@ function described({ created, parameters, size_bytes, weights_bytes, validation_
   });
 }
 
-// A sample in reading order, with the given part marked.
-function sampleText({ given, text }, direction) {
-  const mark = Object.assign(document.createElement("span"), { className: "given", textContent: given });
-  return direction === "backward" ? [text, mark] : [mark, text];
+// A sample in reading order, with the given part marked, its labels before it.
+function sampleText({ given, text, labels }, direction) {
+  const mark = (textContent) => Object.assign(document.createElement("span"), { className: "given", textContent });
+  const badges = Object.entries(labels ?? {}).map(([column, label]) => mark(`${column}: ${label}\n`));
+  return [...badges, ...(direction === "backward" ? [text, mark(given)] : [mark(given), text])];
 }
 
 function confirm(title, text) {

@@ -29,8 +29,8 @@ export class PatternSearch {
   #isSelected = false;
   #isAbove = true;
   #request = null;
-  // What the model has written, and which one.
-  #written = { model: "", text: "" };
+  // What a model has written with some labels.
+  #written = { model: "", labels: {}, text: "" };
   #on;
 
   // `on.run` runs work with a label; `on.marked` is called with the ends of the stretch, `on.chosen` with a token of this text.
@@ -97,7 +97,7 @@ export class PatternSearch {
     const isOwn = where.value === "this";
     const text = isOwn ? this.#request.input : await this.#otherText(signal);
     const include = [["hidden", "cell"].includes(kind) ? kind : "gates"];
-    const body = { model: this.#found.reference, input: text, layers: [layer], units: [unit], include, logprobs: 0, go_backwards: this.#request.go_backwards, encoding_format: "base64_float16" };
+    const body = { model: this.#found.reference, input: text, labels: this.#request.labels, layers: [layer], units: [unit], include, logprobs: 0, go_backwards: this.#request.go_backwards, encoding_format: "base64_float16" };
     const read = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
     const matrix = read.matrix(layer, kind);
     const values = columnOf(matrix, 0);
@@ -116,10 +116,10 @@ export class PatternSearch {
     const chosen = where.value === "file" && file.files[0];
     if (chosen) return (await chosen.text()).slice(0, MAX_CHARACTERS);
     where.value = "written";
-    const model = this.#found.reference;
-    if (this.#written.model !== model) {
-      const { choices } = await post("v1/completions", { model, ...WRITTEN }, signal);
-      this.#written = { model, text: choices.map((choice) => choice.text).join("\n\n") };
+    const [model, { labels }] = [this.#found.reference, this.#request];
+    if (this.#written.model !== model || this.#written.labels !== labels) {
+      const { choices } = await post("v1/completions", { model, labels, ...WRITTEN }, signal);
+      this.#written = { model, labels, text: choices.map((choice) => choice.text).join("\n\n") };
     }
     return this.#written.text;
   }
@@ -137,7 +137,7 @@ export class PatternSearch {
     match.append(...(to - from < 2 * ENDS ? part(from, to + 1) : [...part(from, from + ENDS), " … ", ...part(to + 1 - ENDS, to + 1)]));
     link.append(...part(from - AROUND, from), match, ...part(to + 1, to + 1 + AROUND));
     const start = Math.max(0, from - LINKED);
-    const { model, ...rest } = { model: this.#found.reference, ...this.#chosen };
+    const { model, ...rest } = { model: this.#found.reference, labels: this.#request.labels, ...this.#chosen };
     link.href = isOwn ? "#tokens" : `inspector${toHash({ model, ...rest, text: tokens.slice(start, to + LINKED).join(""), position: from - start, color: "unit" })}`;
     if (isOwn) link.addEventListener("click", (event) => { event.preventDefault(); this.#on.chosen(from); });
     else link.target = "_blank";

@@ -26,11 +26,13 @@ So ends the friendship, and so ends the wine.
 `;
 const NUM_TOKENS = 400;
 
-// Returns a scene for a model of plays, and for another one a text that it writes; `reference` may name a version.
-export async function openingText(model, reference, signal) {
+// Returns a scene for a model of plays, and for another one a text that it writes, with these labels; `reference` may
+// name a version.
+export async function openingText(model, reference, labels, signal) {
   if (model.corpus === "shakespeare") return SAMPLE;
-  const prompt = await openingPrompt(model);
-  const body = { model: reference, [model.direction === "backward" ? "suffix" : "prompt"]: prompt, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
+  const prompt = Object.keys(labels).length ? "" : await openingPrompt(model);
+  const side = model.direction === "backward" ? "suffix" : "prompt";
+  const body = { model: reference, [side]: prompt, labels, max_tokens: NUM_TOKENS, temperature: 0.5, seed: 1 };
   return prompt + (await post("v1/completions", body, signal)).choices[0].text;
 }
 

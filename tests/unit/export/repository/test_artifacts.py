@@ -118,7 +118,14 @@ def test_samples_without_a_prompt_are_described_as_such(tmp_path):
     """The corpus, from which prompts are taken, may be missing when a run is published."""
     text = page(tmp_path, samples=(Sample(temperature=1, given="", text="c"),))
     assert "Without a prompt." in text
-    assert '"prompt": "The "' in text
+    assert '"prompt": ""' in text
+
+
+def test_a_sample_with_labels_shows_them_and_the_example_command_has_them(tmp_path):
+    text = page(tmp_path, samples=(Sample(temperature=1, given="", text="cat", labels={"style": "animal"}),))
+    assert "Without a prompt; the label is in brackets." in text
+    assert "\n[style=animal]cat\n" in text
+    assert '"prompt": "", "labels": {"style": "animal"}' in text
 
 
 TEXT = "The cat\tsat\n\n大 on \u2028 a mat\\ ␣\x1b\xa0 the cat. " * 2

@@ -121,5 +121,18 @@ def test_a_sample_has_a_text_for_each_of_some_labels(lay_out, monkeypatch, direc
     labels = [line.partition("]")[0][1:] for line in writer.write(model).split("\n") if line.startswith("[")]
     style, size = dataset.columns
     assert labels == [f"style={style.values[0]}", *(f"size={size.values[i]}" for i in (1, 4, 7))]
-    shown = [[dataset.tokenizer.tokens[i] for i in ids[1:]] for ids in read]
-    assert shown[:2] == [["<style=x>", "<size=>"], ["<style=>", f"<size={size.values[1]}>"]]
+    assert read[:2] == [{"style": style.values[0]}, {"size": size.values[1]}]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_stored_sample_is_what_the_model_generates_with_its_labels(lay_out, direction):
+    """The model reads the start token, then a token of each column; later samples have other labels."""
+    dataset, config = lay_out(direction=direction)
+    writer = SampleWriter(dataset.tokenizer, ("abc" * 40,), config, dataset.columns)
+    samples = writer.samples(build_model(config, len(dataset.tokenizer.tokens)))
+    style, size = dataset.columns
+    given = [{"style": style.values[0]}, {"size": size.values[2]}, {"size": size.values[6]}]
+    assert [(sample.given, sample.labels) for sample in samples] == [("", labels) for labels in given]
+    read, state = writer._prefill([""], [{}])
+    others = [writer._prefill([""], [labels]) for labels in given]
+    assert all(last != read or not np.array_equal(other, state) for last, other in others)

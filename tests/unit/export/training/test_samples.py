@@ -91,6 +91,17 @@ def test_a_prompt_does_not_cross_documents(make):
     assert given == {"the cat sat on the mat", "the dog"}
 
 
+def test_a_short_document_with_an_end_is_not_a_prompt(make):
+    """After the whole of a name there is nothing to generate; a longer document gives an excerpt."""
+    writer, model, tokenizer = make(["the cat"], **ENDING)
+    bias(model, tokenizer, **{"c": 5.0, "<end>": 0.0})
+    samples = writer.samples(model)
+    assert {sample.given for sample in samples} == {""}
+    assert any(sample.text for sample in samples)
+    writer, *_ = make(["the cat sat on the mat and so did the dog on the hill"], **ENDING)
+    assert writer._pick_prompt(writer._rng)
+
+
 @KINDS
 def test_one_sample_per_temperature_is_stored_and_is_reproducible(make, settings):
     """Earlier samples do not affect those stored. The prompt is from the text, and not part of what is generated."""
