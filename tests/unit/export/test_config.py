@@ -77,6 +77,31 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
     assert config.state_reset_probability == probability
 
 
+@pytest.mark.parametrize(
+    ("num_bytes", "given", "rates"),
+    [
+        (1_100_000, {}, (0.3, 0.1)),
+        (4_800_000, {}, (0.15, 0.05)),
+        (10**9, {}, (0.1, 0.033)),
+        (4_800_000, {"dropout": 0.2}, (0.2, 0.05)),
+        (4_800_000, {"epochs": 7}, (0.3, 0.1)),
+    ],
+)
+@pytest.mark.parametrize("is_directory", [False, True])
+def test_a_recipe_has_less_dropout_for_a_longer_text(tmp_path, num_bytes, given, rates, is_directory):
+    """In the recipe's minutes it is read less often; with a number of epochs it is not."""
+    book = tmp_path / "texts" / "book.txt"
+    book.parent.mkdir()
+    hidden = book.with_name(".git") / "pack"
+    hidden.parent.mkdir()
+    for path, size in ((book, num_bytes), (hidden, 10**9)):
+        with path.open("wb") as file:
+            file.truncate(size)
+    corpus = book.parent if is_directory else book
+    config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(corpus), **given})
+    assert (config.dropout, config.embedding_dropout) == rates
+
+
 def test_every_setting_has_a_description():
     assert all(field.description for field in TrainConfig.model_fields.values())
 
