@@ -64,7 +64,7 @@ ERRORS: dict[int, GatewayError] = {
         Overloaded("the queue or the memory for requests is full, or a limit is reached; see Retry-After"),
         ClientGone(),
         InternalError("an internal error of the gateway or the model server"),
-        ModelLoading("the model is not loaded, no backend is available, or the server is draining; see Retry-After"),
+        ModelLoading("the model is not loaded, no model server responds, or the server is draining; see Retry-After"),
         DeadlineExceeded("the request's deadline, timeout_s, has passed"),
     )
 }
