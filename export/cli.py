@@ -196,7 +196,7 @@ def train(
     output = {"progress_file": progress_file, "evaluations": evaluations, "publishes": publish}
     workflow = _workflow(start=False)
     if config is None:
-        echo(f"recipe {default}; another one: --config")
+        echo(f"recipe {default}, dropout {train_config.dropout:g}; another one: --config")
     return workflow.train(train_config, models_dir, runs_dir, base, **output)
 
 

@@ -193,7 +193,7 @@ def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minut
     assert main(["train", "book.txt", "--max-minutes", str(minutes)]) == 0
     recipe = recipe or "characters-hour"
     assert trained == [load_config(RECIPES[recipe], {"corpus": "book.txt", "max_minutes": minutes})]
-    assert f"recipe {recipe};" in capsys.readouterr().out
+    assert f"recipe {recipe}, dropout {trained[0].dropout};" in capsys.readouterr().out
 
 
 def test_epochs_replace_the_time_limit_of_the_default_recipe_only(trained):
