@@ -313,11 +313,14 @@ def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
     context.close()
 
 
-def test_the_opening_begins_at_a_line(open_playground, gateway):
-    """The prompt is the first line of a paragraph of the model's sample."""
+@pytest.mark.parametrize(
+    "text", [" be or.\nNot\n\nTHE KING:\nTo be,\nor", " be or.\nTHE KING:\nTo be,\nor"], ids=["paragraphs", "lines"]
+)
+def test_the_opening_begins_at_a_line(open_playground, gateway, text):
+    """The prompt is the first line of a paragraph of the model's sample; without paragraphs, the first whole line."""
     page = open_playground(gateway).page
     with_discoveries(page, gateway, corpus="book.txt")
-    sample = {"temperature": 0.5, "given": "to", "text": " be or.\nNot\n\nTHE KING:\nTo be,\nor"}
+    sample = {"temperature": 0.5, "given": "to", "text": text}
     details = gateway.get("/v1/models/lstm")[1]
     details["versions"] = [{**version, "sample": sample} for version in details["versions"]]
     page.route("**/v1/models/lstm", lambda route: route.fulfill(json=details))

@@ -36,11 +36,12 @@ export async function openingText(model, reference, labels, signal) {
   return prompt + (await post("v1/completions", body, signal)).choices[0].text;
 }
 
-// Returns the first line of a paragraph of the model's sample: with an empty prompt, a model of a running text begins
-// within a word. Empty if there is none, and for a backward model.
+// Returns the first line of a paragraph of the model's sample, or any whole line: with an empty prompt, a model of a
+// running text begins within a word. Empty if there is none, and for a backward model.
 export async function openingPrompt({ id, version, direction }) {
   if (direction === "backward") return "";
   const { versions } = await get(`v1/models/${encodeURIComponent(id)}`);
   const { sample } = versions.find((each) => each.version === version);
-  return /\n\n(.+\n)./.exec(sample?.text)?.[1] ?? "";
+  const line = /\n\n(.+\n)./.exec(sample?.text) ?? /\n(.+\n)./.exec(sample?.text);
+  return line?.[1] ?? "";
 }
