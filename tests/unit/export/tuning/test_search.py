@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from contract.card import load_assets
+from export.config import DEFAULT_RECIPE, RECIPES, load_config
 from export.errors import RunError
 from export.tuning import search, trials
 from tests.commands import main
@@ -75,7 +76,8 @@ def test_the_worse_trials_are_stopped_and_the_best_is_published(capsys):
 def test_a_stopped_trial_was_worse_at_its_rung(capsys):
     tune()
     numbered = sorted(rows(capsys.readouterr().out))
-    dropout = {number: float((re.findall(r"dropout ([\d.]+)", text) or ["0.3"])[0]) for number, _, _, text in numbered}
+    own = str(load_config(RECIPES[DEFAULT_RECIPE], {"corpus": "book.txt"}).dropout)
+    dropout = {number: float((re.findall(r"dropout ([\d.]+)", text) or [own])[0]) for number, _, _, text in numbered}
     for number, _, state, _ in numbered:
         if state == "stopped":
             assert dropout[number] > min(dropout[other] for other in dropout if other < number)
