@@ -5,6 +5,8 @@ a card. The text decides: `fail` ends it with an error, `crash` kills it, `unlis
 listed, `once` kills the trainer after the first epoch, but not again, `kills` kills the exporter after each epoch.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -60,10 +62,13 @@ def main():
         if state["text"] == "once" and state["epochs"] == 1:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)
-    card = (
-        models / state["name"] / str(1 + len(list(models.glob(f"{state['name']}/*")))) / "assets.extra/generator.json"
-    )
-    card.parent.mkdir(parents=True)
+    # Exporters of two trainers may publish at the same time.
+    for number in itertools.count(1):
+        extra = models / state["name"] / str(number) / "assets.extra"
+        with contextlib.suppress(FileExistsError):
+            extra.mkdir(parents=True)
+            break
+    card = extra / "generator.json"
     card.write_text(json.dumps({"training": {"settings": {"job": state["job"], "argv": state["argv"]}}}))
     if state["text"] == "unlisted":
         os.kill(os.getpid(), signal.SIGKILL)
