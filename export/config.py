@@ -22,7 +22,7 @@ RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes"
 # They apply where no other file of settings is given, by the minutes of a run, and in the last case with a base model.
 RECIPES_BY_MINUTES = ("characters-3-minutes", "characters", "characters-hour")
 DEFAULT_RECIPE, FINE_TUNING_RECIPE = RECIPES_BY_MINUTES[0], "fine-tuning"
-# The length of a text that they are made for, and the least factor of their dropout for a longer one.
+# The text length that they are made for, and the minimum factor of their dropout for longer texts.
 _RECIPE_BYTES, _MIN_DROPOUT_FACTOR = 1_200_000, 1 / 3
 _DROPOUT = ("dropout", "embedding_dropout", "recurrent_dropout")
 

@@ -86,10 +86,9 @@ def _example_request(card: GeneratorCard) -> str:
     samples = card.training.samples if card.training else ()
     sample = next((sample for sample in samples if sample.given or sample.labels), samples[0] if samples else None)
     field = "suffix" if card.direction == "backward" else "prompt"
-    given = {field: sample.given if sample else "The "} | (
-        {"labels": sample.labels} if sample and sample.labels else {}
-    )
-    body = {"model": card.name, **given, "max_tokens": 200, "temperature": 0.8}
+    labels = {"labels": sample.labels} if sample and sample.labels else {}
+    prompt = sample.given if sample else "The "
+    body = {"model": card.name, field: prompt, **labels, "max_tokens": 200, "temperature": 0.8}
     data = json.dumps(body, ensure_ascii=False)
     data = shlex.quote(data if data.isprintable() else json.dumps(body))
     return fenced(f"curl http://127.0.0.1:8000/v1/completions \\\n  -d {data}", "bash")

@@ -133,7 +133,7 @@ def made_up(tokens, **values):
 def test_a_line_feed_can_be_pressed(open_lesson):
     page = open_lesson()
     page.read_by("lstm")
-    # A line feed begins with a box at the end of its line, and goes on without width in the next one.
+    # A line feed has two client rects: one at the end of its line, and one without width on the next line.
     token = page.page.locator("#tokens [aria-label='line feed']").nth(1)
     box = token.evaluate("token => { token.scrollIntoView(); return token.getClientRects()[0].toJSON(); }")
     page.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

@@ -22,7 +22,7 @@ export class Column {
   #choice;
   #labels;
   #form;
-  // The element of the text and what is said of it.
+  // The element of the text, its legend and its statistics.
   #box;
   #text;
   #statistics;
@@ -271,7 +271,7 @@ export class Column {
     return { model, text: whole.join(""), labels: this.#shown.origins[0]?.fields.labels };
   }
 
-  // Hides the text, and what is said of it, until it is typed.
+  // Hides the text, its legend and its statistics until the text is typed.
   hideText() {
     this.#box.style.visibility = "hidden";
   }

@@ -29,8 +29,8 @@ export class PatternSearch {
   #isSelected = false;
   #isAbove = true;
   #request = null;
-  // What a model has written with some labels.
-  #written = { model: "", labels: {}, text: "" };
+  // What a model has written; `by` is that model and the labels.
+  #written = { by: "", text: "" };
   #on;
 
   // `on.run` runs work with a label; `on.marked` is called with the ends of the stretch, `on.chosen` with a token of this text.
@@ -117,9 +117,10 @@ export class PatternSearch {
     if (chosen) return (await chosen.text()).slice(0, MAX_CHARACTERS);
     where.value = "written";
     const [model, { labels }] = [this.#found.reference, this.#request];
-    if (this.#written.model !== model || this.#written.labels !== labels) {
+    const by = JSON.stringify({ model, labels });
+    if (this.#written.by !== by) {
       const { choices } = await post("v1/completions", { model, labels, ...WRITTEN }, signal);
-      this.#written = { model, labels, text: choices.map((choice) => choice.text).join("\n\n") };
+      this.#written = { by, text: choices.map((choice) => choice.text).join("\n\n") };
     }
     return this.#written.text;
   }
