@@ -3,20 +3,17 @@
 The target is gunicorn with the gateway's worker class and number of threads, without models.
 """
 
-import concurrent.futures
 import contextlib
 import http.client
 import resource
 import socket
 import sys
-import threading
 import time
-from collections import Counter
 
 import pytest
 
 from tests.ports import free_port
-from tests.processes import cpu_s, status
+from tests.processes import status
 from tests.servers import Process, children
 
 APP = "tests.unit.service.http_server.worker_app"
@@ -114,63 +111,3 @@ def test_3000_incomplete_bodies_do_not_delay_other_requests(server, crowd, sent)
     print(f"50 requests beside 3,000 bodies: median {seconds[12]:.3f} s, longest {seconds[-1]:.3f} s")
     assert seconds[-1] < PROMPT_S
     assert status(worker, "VmRSS") < 300 * 2**20
-
-
-def test_health_checks_are_answered_while_all_threads_are_blocked(server, crowd):
-    for _ in range(NUM_THREADS):
-        blocked = crowd.enter_context(server.connect(GET.replace(b"/ ", b"/stuck ", 1)))
-        assert blocked.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-    waiting = [crowd.enter_context(server.connect(GET)) for _ in range(4 * NUM_THREADS)]
-    seconds = sorted(server.get_s(path) for path in ("/healthz", "/readyz") * 25)
-    print(f"50 health checks beside blocked threads: median {seconds[25]:.3f} s, longest {seconds[-1]:.3f} s")
-    assert seconds[-1] < PROMPT_S
-    assert {sock.recv(12) for sock in waiting[NUM_THREADS:]} == {b"HTTP/1.1 429"}
-
-
-def test_a_steady_flow_of_new_connections_does_not_delay_other_requests(server, crowd):
-    """900 silent connections are open, and another one is opened every 5 ms."""
-    over = threading.Event()
-
-    def reconnect():
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                crowd.enter_context(server.connect())
-                time.sleep(0.005)
-
-    for _ in range(900):
-        crowd.enter_context(server.connect())
-    thread = threading.Thread(target=reconnect)
-    thread.start()
-    try:
-        seconds = sorted(server.get_s() for _ in range(50))
-    finally:
-        over.set()
-        thread.join()
-    print(f"50 requests beside connections that come back: longest {seconds[-1]:.3f} s")
-    assert seconds[-1] < PROMPT_S
-
-
-def test_bodies_in_one_byte_chunks_cost_the_worker_little_cpu_time(server):
-    """32 clients send 1 MB each: each is refused, as the worker does not read such a body to its end."""
-    (worker,) = children(server.process.pid)
-    body = b"1\r\nx\r\n" * (1 << 20) + b"0\r\n\r\n"
-    head = b"POST /body HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-    def send(_):
-        """Return the response's first bytes; a reset, as the client is still sending, may destroy them."""
-        with server.connect(head) as sock:
-            with contextlib.suppress(OSError):
-                sock.sendall(body)
-            with contextlib.suppress(ConnectionResetError):
-                return sock.recv(12)
-        return b""
-
-    before = cpu_s(worker)
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        refusals = Counter(pool.map(send, range(32)))
-    used = cpu_s(worker) - before
-    assert set(refusals) <= {b"HTTP/1.1 400", b""}, refusals
-    print(f"{used:.1f} s of the processor for 32 bodies of 1 MB in chunks of one byte")
-    # 32 × 2.7 s when each body was read to its end.
-    assert used < 15
-    assert server.get_s() < PROMPT_S

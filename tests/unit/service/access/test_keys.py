@@ -24,6 +24,7 @@ from service.access.auth import Authenticator
 from service.access.keys import KeyLimits, KeyRing, add_key, read_keys, revoke_keys
 from service.access.ratelimits import RateLimiter
 from service.errors import ConfigurationError, RateLimited, Unauthorized
+from tests.faults import fill_disk
 from tests.waiting import until
 
 
@@ -422,6 +423,15 @@ def test_a_missing_directory_is_not_created(path):
     with pytest.raises(ConfigurationError, match=f"directory {path} does not exist"):
         add(path / "below.json")
     assert not path.exists()
+
+
+def test_a_full_disk_leaves_the_file_unchanged(path, monkeypatch):
+    add(path)
+    content = path.read_bytes()
+    fill_disk(monkeypatch)
+    with pytest.raises(ConfigurationError, match=f"{path}: No space left on device"):
+        add(path)
+    assert (path.read_bytes(), [*path.parent.glob("*.tmp")]) == (content, [])
 
 
 def test_an_unknown_id_revokes_nothing(path):

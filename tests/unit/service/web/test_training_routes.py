@@ -4,7 +4,10 @@ import json
 
 import pytest
 
+from service.access.keys import KeyLimits, add_key
 from service.app import create_app
+from service.context import owned_name
+from service.errors import Overloaded
 from service.settings import Settings
 from tests.databases import DATABASES, new_database
 from tests.uploads import multipart
@@ -81,3 +84,23 @@ def test_text_that_postgresql_cannot_store_is_refused(ask, job):
         assert ask("GET", path)[0] == 400
     for field in ({"training_file": "\0"}, {"validation_file": "a\0"}, {"metadata": {"a": "\0"}}):
         assert ask("POST", "/v1/fine_tuning/jobs", {**job, **field})[0] == 400
+
+
+def test_streams_of_events_are_limited(gateway, ask, job):
+    job_id = ask("POST", "/v1/fine_tuning/jobs", job)[1]["id"]
+    with pytest.raises(Overloaded):
+        while True:
+            gateway.services.training.streams.add("")
+    assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")[0] == 429
+
+
+def test_a_tenant_publishes_under_names_of_its_own(tmp_path):
+    _, key = add_key(tmp_path / "keys.json", "acme", None, KeyLimits(), ("train",))
+    app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "jobs", keys_file=tmp_path / "keys.json"))
+    client, authorization = app.test_client(), {"Authorization": f"Bearer {key}"}
+    body, headers = multipart(b"text")
+    file = client.post("/v1/files", data=body, headers={**headers, **authorization}).json
+    body = {"model": "characters-3-minutes", "training_file": file["id"], "suffix": "lstm"}
+    created = client.post("/v1/fine_tuning/jobs", json=body, headers=authorization).json
+    assert app.services.training.store.job("acme", created["id"]).name == owned_name("acme", "lstm")
+    app.close()
