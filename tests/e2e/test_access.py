@@ -122,48 +122,10 @@ def test_every_endpoint_except_the_public_ones_requires_an_api_key(guarded_gatew
         assert gateway.ask("GET", path)[0] in (401, 404), path
 
 
-def test_key_changes_take_effect_without_a_restart(guarded_gateway, new_key):
-    gateway, path = guarded_gateway, guarded_gateway.key_file
-    key, short = new_key("a"), new_key("b", "--expires", "2100-01-01T00:00:00Z")
-    assert [ask(gateway, each)[0] for each in (key, short)] == [200, 200]
-    keys(path, "revoke", key.split("-")[1])
-    until(lambda: ask(gateway, key)[0] == 401)
-    path.write_text(path.read_text().replace("2100-01-01", "2020-01-01"))
-    until(lambda: ask(gateway, short)[0] == 401)
-    assert ask(gateway, short)[2]["error"]["message"] == "the API key has expired"
-
-
 def wait_for_a_minute_to_begin():
     """Wait, if little of the minute is left: in the next one, more requests are admitted."""
     if (left := 60 - time.time() % 60) < 10:
         time.sleep(left)
-
-
-def test_rate_limits_apply_per_key(guarded_gateway, new_key):
-    gateway, free = guarded_gateway, new_key("free")
-    few, small = new_key("few", "--requests-per-minute", "2"), new_key("small", "--tokens-per-minute", "30")
-    wait_for_a_minute_to_begin()
-    assert [ask(gateway, few)[0] for _ in range(3)] == [200, 200, 429]
-    status, headers, answer = ask(gateway, few)
-    assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
-    assert 1 <= int(headers["Retry-After"]) <= 120
-    assert "2 requests per minute" in answer["error"]["message"]
-    # 6 prompt tokens and 10 completion tokens.
-    assert [ask(gateway, small)[0] for _ in range(2)] == [200, 429]
-    status, _, answer = ask(gateway, small, {**BODY, "max_tokens": 25})
-    assert (status, answer["error"]["param"]) == (400, "max_tokens")
-    assert "the limit is 30 per minute" in answer["error"]["message"]
-    assert ask(gateway, free)[0] == 200
-
-
-def test_a_key_at_its_max_sequences_does_not_block_other_keys(guarded_gateway, new_key):
-    gateway, greedy, other = guarded_gateway, new_key("greedy", "--max-sequences", "2"), new_key("other")
-    with running(gateway, greedy), running(gateway, greedy):
-        until(lambda: accepted(gateway, other) == 2)
-        assert ask(gateway, greedy)[0] == 429
-        assert "2 of 2 sequences for this API key" in ask(gateway, greedy)[2]["error"]["message"]
-        assert ask(gateway, other)[0] == 200
-    until(lambda: ask(gateway, greedy)[0] == 200)
 
 
 def test_gateways_share_rate_limits_in_redis(start_gateway, key_file, redis_url):

@@ -16,7 +16,7 @@ import pytest
 
 from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import Gateway, Process
+from tests.servers import Process
 
 NUM_LINES = 100
 PYTHONPATH = f"{ROOT}:{ROOT / 'client/src'}"
@@ -129,21 +129,6 @@ def texts_of(whole):
     """Return the same of the contents of whole responses."""
     choices = [(key, each) for key, found in whole.items() for each in found if "text" in each]
     return sorted((key, each["index"], each["text"]) for key, each in choices)
-
-
-def test_a_gateway_restart_causes_no_error_in_a_batch(two_models_dir, model_server, source, unbroken, tmp_path):
-    gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway.log")
-    try:
-        with Batch(source, tmp_path / "out.jsonl", gateway, "--concurrency", "4") as batch:
-            batch.wait_for_lines(25)
-            os.killpg(gateway.process.pid, signal.SIGKILL)
-            gateway.process.wait(30)
-            assert batch.num_lines < NUM_LINES
-            gateway = Gateway(two_models_dir, model_server.port, tmp_path / "gateway2.log", port=gateway.port)
-            assert batch.process.wait(240) == 1, batch.output
-    finally:
-        gateway.end()
-    assert contents(tmp_path / "out.jsonl") == unbroken
 
 
 class RayCluster:

@@ -73,15 +73,6 @@ def test_every_response_has_security_headers(gateway):
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin", path
 
 
-def test_a_client_other_than_a_browser_needs_no_json_content_type(gateway):
-    """`curl -d` sends the content type of a form, but neither Origin nor Sec-Fetch-Site."""
-    connection = gateway.connect()
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    connection.request("POST", "/v1/completions", BODY, headers)
-    assert connection.getresponse().status == 200
-    connection.close()
-
-
 def test_no_page_can_be_framed(page, gateway, other_site):
     page.goto(f"http://127.0.0.1:{other_site}/")
     complaints = []

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import re
-import signal
 import socket
 import threading
 
@@ -107,25 +106,6 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
         assert "b" not in whole.text
 
 
-def test_a_stream_resumes_on_another_gateway_with_the_same_state_key(start_gateway, client, tmp_path):
-    key = tmp_path / "state.key"
-    key.write_text("k" * 64 + "\n")
-    first = start_gateway(state_key_file=key)
-    whole = client.generate(TEXT[:30], model="lstm", max_tokens=1000, **FIELDS)
-    # The first gateway may have sent everything before it is killed; the proxy loses what follows the first 4 kB.
-    proxy = CuttingProxy(first.port, [4000])
-    with contextlib.closing(proxy), sostenuto.Client(proxy.url, max_retries=0) as loyal:
-        pieces = loyal.stream(TEXT[:30], model="lstm", max_tokens=1000, **FIELDS, resume=True)
-        got = [next(pieces)]
-        first.send(signal.SIGKILL)
-        first.process.wait()
-        start_gateway(state_key_file=key, port=first.port)
-        got += pieces
-    assert "".join(got) == whole.text
-    assert pieces.num_resumed >= 1
-    assert pieces.generation.usage == whole.usage
-
-
 def test_scoring_a_completion_returns_the_logprobs_it_was_sampled_with(client):
     """Exactly those; a list of texts is scored one by one, and the last token of a backward model has no logprob."""
     drawn = client.generate(TEXT[:30], model="lstm", max_tokens=50, logprobs=0, **FIELDS)
@@ -148,26 +128,6 @@ def test_scores_of_every_kind_of_model_are_those_of_inspect(client, model):
     assert score.ratio == 0
 
 
-def test_many_texts_are_scored_as_one_by_one(client):
-    """And, with carried state, as one text."""
-    texts = [TEXT[start : start + 7] for start in range(400)]
-    alone = client.score(texts[:100], model="lstm")
-    many = list(client.score_many(texts, model="lstm"))
-    assert many[:100] == alone
-    parts = [TEXT[start : start + 50] for start in range(0, 1000, 50)]
-    carried = list(client.score_many(parts, model="lstm", carry_state=True))
-    whole = client.score("".join(parts), model="lstm")
-    assert sum(score.nats for score in carried) == pytest.approx(whole.nats, abs=1e-4)
-    assert sum(score.num_tokens for score in carried) == whole.num_tokens
-    last = client.score(
-        parts[-1],
-        model="lstm",
-        carry_state=True,
-        state=client.score(parts[:-1], model="lstm", carry_state=True)[-1].state,
-    )
-    assert last.nats == carried[-1].nats
-
-
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_tokenize_and_detokenize_round_trip(client, model):
     tokens = client.tokenize("it was the best", model=model)
@@ -182,12 +142,6 @@ def test_tokenize_and_detokenize_round_trip(client, model):
     assert not any(vocabulary[i].special for i in tokens.ids)
     special = [token.token_id for token in vocabulary if token.special]
     assert client.detokenize(special, model=model) == ""
-
-
-def test_an_embedding_has_the_size_of_the_top_layer(client):
-    one, two = client.embed(["It was", "the end"], model="lstm")
-    assert one == client.embed("It was", model="lstm")
-    assert len(one) == len(two) == next(model.units for model in client.models() if model.id == "lstm")
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
@@ -267,42 +221,3 @@ def test_every_model_has_an_embedding_map_and_neighbors(client):
         assert client.neighbors(plane.tokens[-1], model=model, count=3) == near
     with pytest.raises(sostenuto.BadRequest, match="count must be a number from 1 to 100, got '101'"):
         client.neighbors("t", model="lstm", count=101)
-
-
-def test_turns_of_a_conversation_are_one_completion(client, tmp_path):
-    """Turns resume from a state and equal one request, even after saving and loading; a branch has the text so far."""
-    fields = {**FIELDS, "model": "lstm"}
-    whole = client.generate(TEXT[:30], max_tokens=120, **fields)
-    growing = client.conversation(TEXT[:30], max_tokens=40, **fields)
-    growing.generate()
-    branch = growing.branch()
-    list(growing.stream())
-    growing.save(tmp_path / "text.json")
-    again = client.load_conversation(tmp_path / "text.json")
-    again.generate()
-    assert again.text == TEXT[:30] + whole.text
-    branch.generate("But ", seed=None)
-    assert branch.text.startswith(growing.text[:60])
-
-
-def test_generate_many_returns_what_single_requests_return(client):
-    prompts = [TEXT[start : start + 20] for start in range(60)]
-    fields = {"model": "lstm", "max_tokens": 40, **FIELDS}
-    together = [generation.text for generation in client.generate_many(prompts, **fields)]
-    single = [client.generate(prompt, **{**fields, "seed": 3 + index}) for index, prompt in enumerate(prompts)]
-    assert together == [generation.text for generation in single]
-    assert client.status().max_sequences == 384
-
-
-def test_a_stream_of_a_backward_model_is_the_text_before_the_suffix(client, gateway):
-    """The text deltas join to the text; with `prepend`, the stream puts its chunks together itself."""
-    fields = {"suffix": "worst of times", "model": "reverse", "max_tokens": 60, "seed": 5}
-    more = {"logprobs": 1, "echo": True}
-    whole = client.generate(**fields, **more)
-    assert "".join(client.stream(**fields, **more)) == whole.text == gateway.text(**fields) + fields["suffix"]
-    stream = client.stream(**fields, **more, prepend=True)
-    pieces = list(stream.events())
-    assert len(pieces) > 2
-    assert all(piece.prepend for piece in pieces)
-    assert stream.generation.choices == whole.choices
-    assert stream.generation.raw["choices"] == whole.raw["choices"]

@@ -107,90 +107,12 @@ def test_a_fine_tuned_model_has_the_labels_of_its_base_and_new_ones(client, styl
     assert share_of(texts(client, "tuned", labels={"style": style}), (LETTERS | NEW)[style]) > 0.8
 
 
-def test_a_number_selects_its_bin(client):
-    """Beyond the records, too: it is in the first or the last bin."""
-    means = []
-    for length in (0.5, 99):
-        found = texts(client, labels={"length": length})
-        means.append(sum(map(len, found)) / len(found))
-    assert means[0] < 3
-    assert means[1] > 7
-
-
 def test_without_labels_texts_are_of_every_kind(client):
     """Neither the first records of the file nor one label is all that a model without labels generates."""
     found = texts(client, count=100)
     shares = [share_of(found, letters) for letters in LETTERS.values()]
     assert min(shares) > 0.2
     assert sum(shares) > 0.9
-
-
-@pytest.mark.parametrize("model", ["forward", "backward"])
-def test_a_prompt_follows_its_labels(gateway, model):
-    """A text that contradicts its label is less probable, from its first token on."""
-    field = "suffix" if model == "backward" else "prompt"
-    sums = []
-    for style in LETTERS:
-        body = {"model": model, field: "ab", "labels": {"style": style}, "echo": True, "logprobs": 0, "max_tokens": 0}
-        status, answer = gateway.post(body)
-        assert status == 200, answer
-        logprobs = answer["choices"][0]["logprobs"]["token_logprobs"]
-        assert len(logprobs) == 2
-        assert answer["usage"]["prompt_tokens"] == 2
-        sums.append(min(logprobs) if None not in logprobs else None)
-    assert sums[0] > sums[1] + 2
-
-
-def test_the_same_labels_and_seed_give_the_same_bytes(client):
-    fields = {"labels": {"style": "late"}, "model": "forward", "max_tokens": 30, "temperature": 1.5}
-    alone = client.generate(seed=5, **fields).text
-    assert {choice.text for choice in client.generate(seed=5, n=1, **fields).choices} == {alone}
-    assert "".join(client.stream(seed=5, resume=True, **fields)) == alone
-
-
-def test_a_text_is_resumed_with_the_labels_that_it_has(client, gateway):
-    fields = {"model": "forward", "seed": 2, "ignore_eos": True}
-    whole = client.generate(max_tokens=12, labels={"style": "late"}, **fields)
-    first = client.generate(max_tokens=4, labels={"style": "late"}, return_state=True, **fields)
-    assert first.text + client.resume(first.state, max_tokens=8, ignore_eos=True).text == whole.text
-    status, answer = gateway.post({"state": first.state, "labels": {"style": "late"}})
-    assert status == 400
-    assert answer["error"]["param"] == "labels"
-    assert "labels must be absent with state" in answer["error"]["message"]
-
-
-def test_a_conversation_keeps_its_labels(client):
-    """Its turns continue one text, whose labels are read once."""
-    options = {"labels": {"style": "late"}, "max_tokens": 2, "seed": 3, "ignore_eos": True}
-    conversation = client.conversation(model="forward", **options)
-    for _ in range(3):
-        conversation.generate()
-    assert len(conversation.text) == 6
-    assert set(conversation.text) <= set("xyz")
-    conversation.reread()
-    assert len(conversation.generate().text) == 2
-
-
-@pytest.mark.parametrize(
-    ("model", "labels", "message"),
-    [
-        (
-            "forward",
-            {"stile": "late"},
-            "labels must have columns of model 'forward', which are style, length, got 'stile'",
-        ),
-        ("forward", {"style": "Late"}, "labels.style must be one of early, late; got 'Late'"),
-        ("forward", {"length": "long"}, "labels.length must be a number, or one of ..9, 9.."),
-        ("plain", {"style": "late"}, "labels must be absent: version 1 of model 'plain' was trained without"),
-        ("forward", {"style": ["late"]}, "labels.style must be a valid string, got ['late']"),
-        ("forward", ["late"], "labels must be an object"),
-    ],
-)
-def test_unknown_labels_are_refused_with_what_exists(gateway, model, labels, message):
-    status, answer = gateway.post({"model": model, "labels": labels})
-    assert status == 400
-    assert answer["error"]["param"] == "labels"
-    assert message in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("model", ["forward", "backward"])
@@ -247,26 +169,6 @@ def test_the_command_line_has_labels(run, client, tmp_path):
     )
     assert "labels.style must be one of early, late" in run("generate", "", *options, "--label", "style=no").stderr
     assert "is not COLUMN=LABEL" in run("generate", "", *options, "--label", "late").stderr
-
-
-def test_each_request_of_a_batch_has_its_own_labels(run, tmp_path):
-    bodies = [
-        {"model": "forward", "max_tokens": 30, "seed": i, "labels": {"style": style}}
-        for i in range(10)
-        for style in LETTERS
-    ]
-    lines = [
-        {"custom_id": f"{body['labels']['style']} {i}", "method": "POST", "url": "/v1/completions", "body": body}
-        for i, body in enumerate(bodies)
-    ]
-    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    ended = run("batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.csv"), "--format", "csv")
-    assert ended.returncode == 0, ended.stderr
-    with (tmp_path / "out.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 20
-    for style, letters in LETTERS.items():
-        assert share_of([row["text"] for row in rows if row["custom_id"].startswith(style)], letters) >= 0.8
 
 
 def test_the_page_has_a_list_of_each_column(open_page, gateway, client):

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from tests.processes import status
 from tests.waiting import until
 
 # Longer than any test runs.
@@ -60,17 +59,6 @@ def test_a_disconnected_client_frees_its_slot(narrow_gateway, stream):
     until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
 
 
-def test_a_request_past_its_deadline_frees_its_slot(narrow_gateway):
-    gateway = narrow_gateway
-    until(lambda: gateway.accepted == 0)
-    status, headers, body = gateway.ask("POST", "/v1/completions", json.dumps({**LONG, "timeout_s": 0.5}))
-    error = json.loads(body)["error"]
-    assert (status, error["code"], headers["x-should-retry"]) == (504, "deadline_exceeded", "false")
-    until(lambda: gateway.post({**LONG, "max_tokens": 1})[0] == 200)
-    status, answer = gateway.post({**LONG, "max_tokens": 1, "timeout_s": 301})
-    assert (status, answer["error"]["param"]) == (400, "timeout_s")
-
-
 def test_a_half_closed_connection_counts_as_a_disconnect(gateway):
     """If the client still reads, it gets the error `client_gone`, so that a cut-off text does not look complete."""
     for stream in (True, False):
@@ -117,16 +105,6 @@ def test_a_stream_that_outlasts_the_drain_ends_with_an_error_event(start_gateway
     assert not reader.is_alive()
     assert events[-1]["error"]["code"] == "shutting_down"
     assert gateway.process.wait(10) == 0
-
-
-def test_a_worker_uses_under_120_mb_and_no_tensorflow(narrow_gateway):
-    gateway = narrow_gateway
-    until(lambda: gateway.accepted == 0)
-    for seed in range(20):
-        gateway.text(**{**LONG, "max_tokens": 50, "seed": seed})
-    assert status(gateway.worker_pid, "VmRSS") < 120 * 2**20
-    with open(f"/proc/{gateway.worker_pid}/maps") as maps:
-        assert "tensorflow_framework" not in maps.read()
 
 
 def test_a_port_in_use_is_a_one_line_error(gateway):

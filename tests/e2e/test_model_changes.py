@@ -1,16 +1,11 @@
 """Models are changed and deleted by the API, while the trainer that does it runs a job, and beside two gateways."""
 
-import concurrent.futures
 import functools
 import json
-import os
 import shutil
-import signal
 import sys
 import threading
-import time
 
-import openai
 import pytest
 
 import sostenuto
@@ -22,7 +17,7 @@ from tests.built import built
 from tests.conftest import publish_versions
 from tests.e2e.conftest import AMPLE
 from tests.pages import LOOKS, Models
-from tests.servers import Gateway, ModelServer, Process, is_running
+from tests.servers import Gateway, ModelServer, Process
 from tests.uploads import multipart
 from tests.waiting import until
 
@@ -243,19 +238,6 @@ def test_errors_name_field_limit_and_value_and_change_nothing(service, method, n
     assert service.ask("GET", "/v1/models/public")[1]["labels"] == {}
 
 
-def test_the_stable_version_is_deleted_with_the_model_alone(service):
-    name = service.serve("stable-one", [1, 2])
-    service.change(name, labels={"stable": 1}, shares={"2": 1})
-    for number, reason in ((1, "is stable of"), (2, "has a share of the traffic")):
-        status, answer = service.ask("DELETE", f"/v1/models/{name}:{number}")
-        assert (status, answer["error"]["code"]) == (409, "conflict")
-        assert reason in answer["error"]["message"]
-    service.change(name, shares={})
-    assert service.ask("DELETE", f"/v1/models/{name}:2")[0] == 200
-    assert service.ask("DELETE", f"/v1/models/{name}:1")[0] == 200
-    assert service.ask("GET", f"/v1/models/{name}")[0] == 404
-
-
 @pytest.mark.parametrize(
     ("key", "model", "status"),
     [
@@ -282,48 +264,6 @@ def test_only_an_admin_or_the_tenant_that_trained_it_changes_a_model(service, ke
         assert shown["message"].replace(model, "") == others["message"].replace(unknown, "")
     assert (service.models / "public/1").is_dir()
     assert (service.models / OWN / "1").is_dir()
-
-
-@pytest.mark.slow
-def test_a_trainer_that_is_killed_during_an_operation_loses_none(service):
-    name = service.serve("killed", [1, 2])
-    for number, pause_s in enumerate((0.0, 0.1, 0.2, 0.3, 0.4)):
-        version = 1 + number % 2
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            outcome = pool.submit(service.change, name, labels={"stable": version})
-            time.sleep(pause_s)
-            pid = service.trainer.process.pid
-            os.kill(pid, signal.SIGKILL)
-            service.trainer.process.wait()
-            assert not is_running(pid)
-            service.start_trainer()
-            status, routing = outcome.result(60)
-        assert (status, routing.get("version")) == (200, version), routing
-        assert service.version(name) == version
-    assert service.ask("DELETE", f"/v1/models/{name}")[0] == 200
-
-
-@pytest.mark.slow
-def test_two_gateways_and_many_clients_leave_a_consistent_repository(service):
-    """Promotions, rollbacks and a removal at once: each is executed or refused, and what is left is served."""
-    name = service.serve("raced", [1, 2])
-
-    def act(number):
-        gateway = number % 2
-        if number == 5:
-            return service.ask("DELETE", f"/v1/models/{name}:1", gateway=gateway)[0]
-        if number % 3 == 0:
-            return service.ask("POST", f"/v1/models/{name}/rollback", gateway=gateway)[0]
-        return service.change(name, labels={"stable": 1 + number % 2}, gateway=gateway)[0]
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(act, range(12)))
-    assert set(statuses) <= {200, 400, 404, 409}
-    model = service.ask("GET", f"/v1/models/{name}")[1]
-    kept = sorted(int(path.name) for path in (service.models / name).glob("[0-9]*"))
-    assert model["labels"]["stable"] in kept
-    assert service.version(name) == model["labels"]["stable"]
-    assert service.ask("DELETE", f"/v1/models/{name}")[0] == 200
 
 
 @pytest.fixture
@@ -427,14 +367,3 @@ def test_the_sdk_does_the_same(service):
         assert client.rollback(name).labels == {"stable": 2, "previous": 1}
         client.delete_model(name)
         assert name not in [model.id for model in client.models()]
-
-
-def test_openais_client_deletes_a_model(service):
-    name = service.serve("by-openai")
-    url = f"http://127.0.0.1:{service.gateways[0].port}/v1"
-    with openai.OpenAI(base_url=url, api_key=service.keys["admin"], max_retries=0) as client:
-        assert client.models.retrieve(name).id == name
-        deleted = client.models.delete(name)
-        assert (deleted.id, deleted.deleted, deleted.object) == (name, True, "model")
-        with pytest.raises(openai.NotFoundError):
-            client.models.retrieve(name)

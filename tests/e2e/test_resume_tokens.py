@@ -55,23 +55,6 @@ def test_a_completion_resumes_byte_identically_on_another_gateway(two_gateways, 
             assert second["finish_reason"] == "length"
 
 
-def test_state_interval_adds_resume_tokens_to_a_stream(gateway):
-    """Each comes with the usage so far, so that a client that loses the stream resumes from the last one."""
-    whole = completed(gateway, **BODY, max_tokens=600, return_state=None)
-    text, states = "", []
-    for event in gateway.stream(**BODY, max_tokens=600, stream_options={"state_interval": 150}):
-        for choice in (event or {"choices": []})["choices"]:
-            text += choice["text"]
-            if "state" in choice:
-                states.append((text, event["usage"], choice["state"], choice["finish_reason"]))
-    assert text == whole["text"]
-    assert 2 <= len(states) <= 4
-    for before, usage, state, reason in states:
-        assert (usage["prompt_tokens"], usage["completion_tokens"], reason) == (40, len(before), None)
-        rest = {"temperature": 0.9, "max_tokens": 600 - usage["completion_tokens"], "return_state": None}
-        assert before + completed(gateway, state=state, **rest)["text"] == whole["text"]
-
-
 def test_a_resume_token_replaces_the_model_name(two_gateways, gateway):
     status, answer = gateway.post({**BODY, "model": None})
     assert (status, answer["error"]["param"]) == (400, "model")
@@ -81,27 +64,6 @@ def test_a_resume_token_replaces_the_model_name(two_gateways, gateway):
     assert (resumed["model"], resumed["seed"]) == ("lstm", 3)
     status, answer = two_gateways[0].post({"state": first["state"], "max_tokens": 5})
     assert (status, answer["error"]["code"]) == (400, "state_key_unknown")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_deadline_error_has_the_text_so_far_and_a_resume_token(two_gateways, stream):
-    gateway = two_gateways[0]
-    fields = {**BODY, "max_tokens": 1_000_000, "timeout_s": 2, "return_state": True}
-    if stream:
-        events = [event for event in gateway.stream(**fields) if event]
-        error, pieces = events[-1], [choice["text"] for event in events[:-1] for choice in event["choices"]]
-    else:
-        status, error = gateway.post(fields)
-        assert status == 504
-        pieces = []
-    assert error["error"]["code"] == "deadline_exceeded"
-    (choice,) = error["choices"]
-    text = "".join(pieces) + choice["text"]
-    assert (error["usage"]["prompt_tokens"], error["usage"]["completion_tokens"]) == (40, len(text))
-    assert choice["finish_reason"] is None
-    assert len(text) > 50
-    rest = completed(gateway, model="lstm", state=choice["state"], temperature=0.9, max_tokens=50)
-    assert text + rest["text"] == completed(gateway, **BODY, max_tokens=len(text) + 50)["text"]
 
 
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])

@@ -68,12 +68,6 @@ def client(serving):
         yield made
 
 
-def wait_for_epoch(job):
-    """Read the job's events until an epoch is complete; return its number."""
-    with job.events() as events:
-        return next(event.epoch for event in events if event.sample is not None)
-
-
 @pytest.fixture(scope="module")
 def trained(serving):
     """A job of the SDK that has succeeded; its model answered as soon as `wait` returned."""
@@ -137,26 +131,6 @@ def test_the_command_trains_and_its_next_command_runs(serving):
     assert "book:1" in listed
     job_id = next(line.split()[0] for line in listed.splitlines() if "book:1" in line)
     assert serving.run("jobs", "events", job_id).stdout == shown.stdout.replace(f" --base-url {serving.url}", "")
-
-
-@pytest.mark.slow
-def test_a_job_pauses_resumes_and_is_cancelled(client, serving):
-    job = client.train(TEXT, name="long", **LONG)
-    before = wait_for_epoch(job)
-    assert serving.run("jobs", "pause", job.id).returncode == 0
-    until(lambda: job.refresh().status == "paused", timeout=PATIENCE_S, interval=0.2)
-    last = [event for event in job.plot().events if event.sample is not None][-1]
-    assert last.epoch >= before
-    assert job.resume().status in {"queued", "running"}
-    with job.events(after=last.id) as events:
-        assert next(event.epoch for event in events if event.sample is not None) == last.epoch + 1
-    job.cancel()
-    with pytest.raises(sostenuto.JobCancelled):
-        job.wait(PATIENCE_S)
-    assert job.cancel().status == "cancelled"
-    with pytest.raises(sostenuto.Conflict):
-        job.resume()
-    assert "long" not in [model.id for model in client.models()]
 
 
 def test_a_text_that_cannot_be_trained_on_fails_the_job(client):

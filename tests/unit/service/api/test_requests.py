@@ -227,6 +227,8 @@ def test_an_integer_may_be_written_as_a_float():
         ("stop", ["x"] * 17, "stop must have at most 16 items"),
         ("stop", 5, "stop must be a valid array, got 5"),
         ("model", 5, "model must .*string, got 5"),
+        ("labels", ["late"], "labels must be an object"),
+        ("labels", {"style": ["late"]}, r"labels.style must be a valid string, got \['late'\]"),
         ("state", "x" * (2**21 + 1), "state must have at most 2097152 characters, got 'xxx"),
     ],
 )
@@ -253,6 +255,7 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
         ),
         ({"best_of": 3, "not_in_training": True}, "best_of", "best_of must be n with not_in_training"),
         ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
+        ({"labels": {"style": "late"}, "state": "ost1"}, "labels", "labels must be absent with state"),
         ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "min_tokens must be at most max_tokens, 4, got 5"),
     ],
 )
