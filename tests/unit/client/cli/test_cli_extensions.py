@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import click
 import pytest
 
 from sostenuto._cli.program import GROUP, SERVER_COMMANDS, program
@@ -126,9 +125,3 @@ def test_every_command_of_the_program_is_in_a_section_of_the_help(sostenuto):
     shown = sostenuto("--help").stdout
     assert all(f"\n  {name} " in shown for name in program.commands)
     assert shown.partition("Further commands:\n")[2].partition("\n\n")[0].split()[0] == "completion"
-
-
-def test_completion_offers_commands_of_other_distributions(install):
-    install(MODULE, waltz="dances:waltz")
-    context = click.Context(program, info_name="sostenuto", resilient_parsing=True)
-    assert "waltz" in [item.value for item in program.shell_complete(context, "wa")]

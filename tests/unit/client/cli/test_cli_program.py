@@ -31,12 +31,6 @@ def test_the_help_of_every_command_has_an_example_and_all_options(sostenuto, nam
     }
 
 
-def test_help_lists_exit_codes_environment_variables_and_completion(sostenuto):
-    shown = sostenuto("--help").stdout
-    for word in ("Exit codes:", "130", "SOSTENUTO_BASE_URL", "SOSTENUTO_API_KEY", "NO_COLOR", "sostenuto completion"):
-        assert word in shown
-
-
 def test_without_a_command_the_commands_are_listed_on_standard_error(sostenuto):
     shown = sostenuto()
     assert (shown.exit_code, shown.stdout) == (2, "")
@@ -115,11 +109,6 @@ def test_timeout_bounds_the_wait_for_a_silent_server(sostenuto, server):
     assert "--timeout" in shown.stderr
 
 
-def test_the_text_before_an_interruption_stays_on_standard_output(sostenuto, server):
-    server.script = [stream([chunk(" upon")], then=hang_up)]
-    assert sostenuto(*GENERATE, "--no-resume").stdout == " upon"
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -167,17 +156,6 @@ def test_ctrl_c_while_modules_are_imported_exits_with_130(process, tmp_path, imp
     running.send_signal(signal.SIGINT)
     assert running.communicate(timeout=PATIENCE_S) == (b"", b"")
     assert running.returncode == 130
-
-
-def test_ctrl_c_exits_with_130_and_closes_the_stream(terminal, server):
-    server.script = [stream([chunk(" upon")], then=lambda handler: handler.wait_until_client_leaves())]
-    running = terminal(*GENERATE)
-    running.wait_for(b" upon")
-    running.type(b"\x03")
-    code, shown = running.end()
-    assert code == 130
-    assert "Traceback" not in shown
-    assert server.left.wait(5)
 
 
 @pytest.mark.parametrize("arguments", [("models",), ("models", "--json"), ("--help",)], ids=" ".join)

@@ -168,14 +168,6 @@ def test_set_replaces_one_pattern_by_another(write, server, tmp_path):
     assert server.bodies[0]["min_length"] == 3
 
 
-def test_after_a_change_of_model_the_whole_text_is_sent(write, server):
-    """A state belongs to one model."""
-    server.script = [turn("1"), turn("2")]
-    write("", "/set model other", "", given=("Once",))
-    assert read(server) == [("Once", False), ("Once1", False)]
-    assert [body["model"] for body in server.bodies] == ["tiny", "other"]
-
-
 def test_after_a_rejected_state_the_whole_text_is_sent(write, server):
     server.script = [turn("1"), refusal(400, "state is older than 7 days", code="state_expired"), turn("2")]
     shown = write("", "and", given=("Once",))
@@ -272,28 +264,6 @@ def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
     assert code == 0
     assert "Traceback" not in shown
     assert read(server) == [("Once", False), ("Once upon", False)]
-
-
-def test_ctrl_c_stops_the_resumption_of_a_turn(terminal, server, tmp_path):
-    path = tmp_path / "story.json"
-    unavailable = refusal(503, "no", headers={"Retry-After": "50"})
-    refused = threading.Event()
-
-    def refuse(handler):
-        unavailable(handler)
-        refused.set()
-
-    server.script = [stream([chunk(" upon")], then=hang_up), refuse]
-    session = terminal("write", "Once", "--file", str(path), *TINY)
-    exchange(session, (b"> ", b"\n"))
-    session.wait_for(b" upon")
-    assert refused.wait(PATIENCE_S)
-    session.type(CTRL_C)
-    session.wait_for(b"stopped")
-    exchange(session, (b"> ", CTRL_D))
-    assert session.end()[0] == 0
-    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
-    assert len(server.requests) == 2
 
 
 def test_ctrl_c_ends_a_piped_session(process, server, tmp_path):
