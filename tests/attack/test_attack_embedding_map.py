@@ -83,7 +83,6 @@ def request_map(gateway):
 
 
 def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gateway):
-    """64 clients request the map and disconnect while it is computed: within 30 s the worker is idle, and serves."""
     pid = large_gateway.worker_pid
     before = cpu_s(pid)
     connections = [request_map(large_gateway) for _ in range(NUM_CLIENTS)]
@@ -104,7 +103,6 @@ def test_the_worker_is_idle_soon_after_the_clients_of_maps_disconnect(large_gate
 
 
 def test_concurrent_map_requests_share_one_computation(large_gateway):
-    """64 clients get the same map for the CPU time and memory of one, beside a running stream."""
     stream = Stream(large_gateway, model="large", prompt="", max_tokens=100_000, seed=1, timeout_s=300)
     until(lambda: len(stream.times) >= 20)
     pid = large_gateway.worker_pid

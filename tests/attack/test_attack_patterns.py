@@ -69,7 +69,6 @@ def serve_others(gateway, count=5):
 
 @pytest.mark.timeout(300)
 def test_clients_that_send_slow_patterns_and_leave_stop_nobody(start_gateway):
-    """Sixty patterns of seconds, and 420 clients that wait for the last of them and leave after a second."""
     gateway = start_gateway()
     serve_others(gateway, 1)
     bodies = [{**FIELDS, "timeout_s": 1, "guided_regex": SLOW.format(min(12 + i, 71))} for i in range(480)]

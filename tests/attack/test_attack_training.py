@@ -169,7 +169,6 @@ TEXTS = {
 
 @pytest.mark.timeout(900)
 def test_no_upload_ends_the_trainer_or_fills_it(site):
-    """Each job fails with a message about its file; the trainer stays within its memory, and then trains a good one."""
     job_ids = {name: site.train(content, "a.zip") for name, (content, _) in ARCHIVES.items()}
     expected = {name: message for name, (_, message) in ARCHIVES.items()}
     site.start_trainer()

@@ -163,7 +163,6 @@ def test_scaled_model_servers_are_discovered_and_one_may_die(project):
 
 
 def test_no_request_fails_while_versions_change(project):
-    """The exporter's image trains a second version, promotes it and rolls it back."""
     failed, ended = [], threading.Event()
 
     def ask(seed):

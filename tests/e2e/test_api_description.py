@@ -30,7 +30,6 @@ BOUNDS = {"max_tokens": 40, "max_request_tokens": 400, "max_search_tokens": 400,
 
 
 def test_the_gateway_serves_its_openapi_document(gateway):
-    """/openapi.json is OpenAPI 3.1, and /docs/ shows it without loading anything from the internet."""
     status, document = gateway.get("/openapi.json")
     assert status == 200
     assert document == openapi_document()
@@ -93,7 +92,6 @@ def _trained(model, shown):
 
 
 def test_every_example_response_of_training_has_the_fields_of_a_real_one(start_gateway, tmp_path):
-    """Each endpoint is called once, in an order in which a client may call them; no trainer runs."""
     gateway = start_gateway(training_dir=tmp_path)
     url, ids, called = f"http://127.0.0.1:{gateway.port}", {}, set()
 

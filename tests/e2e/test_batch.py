@@ -194,7 +194,6 @@ def ray_cluster(short_folder):
 
 @pytest.mark.slow
 def test_a_batch_on_two_ray_workers_equals_a_local_one(gateway, source, unbroken, tmp_path, ray_cluster):
-    """Each worker is on a node of its own; the run is killed once and resumed. A dataset has the same texts."""
     out = tmp_path / "out.jsonl"
     options = ("--ray", ray_cluster.address, "--concurrency", "4")
     with Batch(source, out, gateway, *options, **ray_cluster.variables) as batch:

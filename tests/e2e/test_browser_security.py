@@ -88,7 +88,6 @@ def test_no_page_can_be_framed(page, gateway, other_site):
 
 
 def test_vllms_health_ping_and_version_endpoints_exist(gateway, start_gateway, tmp_path):
-    """/health and /ping have an empty body, and return 503 until a model is served; /version has the gateway's."""
     from service import __version__
 
     for path in ("/health", "/ping"):

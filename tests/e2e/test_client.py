@@ -107,7 +107,6 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
 
 
 def test_scoring_a_completion_returns_the_logprobs_it_was_sampled_with(client):
-    """Exactly those; a list of texts is scored one by one, and the last token of a backward model has no logprob."""
     drawn = client.generate(TEXT[:30], model="lstm", max_tokens=50, logprobs=0, **FIELDS)
     score = client.score(TEXT[:30] + drawn.text, model="lstm", tokens=True)
     assert [token.logprob for token in score.tokens[30:]] == drawn.choices[0].logprobs["token_logprobs"]
@@ -120,7 +119,6 @@ def test_scoring_a_completion_returns_the_logprobs_it_was_sampled_with(client):
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_scores_of_every_kind_of_model_are_those_of_inspect(client, model):
-    """To the bit, in company and alone; the ratio to the same model is 0."""
     score = client.score([TEXT[:40], TEXT[:9]], model=model, tokens=True, ratio_to=model)[0]
     found = client.inspect(TEXT[:40], model=model).tokens
     assert [token.logprob for token in score.tokens] == [token.logprob for token in found]
@@ -210,7 +208,6 @@ def test_failed_activations_leave_no_file(client, tmp_path):
 
 
 def test_every_model_has_an_embedding_map_and_neighbors(client):
-    """Neighbors are sorted by cosine and exclude the token itself; an invalid argument's error names its limits."""
     for model in MODEL_NAMES:
         plane = client.embedding_map(model=model, count=30)
         assert 0 < len(plane.tokens) <= 30

@@ -48,7 +48,6 @@ def test_piped_output_is_byte_identical_to_the_apis_text(sostenuto, gateway):
 
 
 def test_ctrl_c_saves_the_state_of_the_text_so_far_and_frees_the_slot(address, sostenuto, gateway, tmp_path):
-    """Resumed from it, the text goes on as the uninterrupted one does."""
     path, sampled = tmp_path / "state", ("--temperature", "1.1", "--ignore-eos")
     first = ("generate", PROMPT, "--model", "lstm", "--seed", "5", *sampled)
     command = [sys.executable, "-m", "sostenuto", *first, "--max-tokens", "90000", "--save-state", str(path)]

@@ -36,7 +36,6 @@ def test_any_prompt_is_completed_without_special_tokens_in_the_text(gateway, mod
 
 
 def test_models_are_listed_and_described(gateway):
-    """The list has every model with direction, context and unit; each alone has the details of its versions, too."""
     status, answer = gateway.get("/v1/models")
     assert (status, answer["object"]) == (200, "list")
     assert [model["id"] for model in answer["data"]] == MODEL_NAMES

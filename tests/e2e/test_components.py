@@ -72,7 +72,6 @@ def test_every_state_of_every_component_fits_and_has_contrast(open_page, gateway
 
 
 def test_strips_and_tokens_have_the_colors_of_the_theme(open_page, gateway):
-    """From cold over the ground to warm; the theme's button changes them where they are."""
     page = open_page(Components, gateway)
     ends = """canvas => {
         const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, 1).data;
@@ -94,7 +93,6 @@ def test_strips_and_tokens_have_the_colors_of_the_theme(open_page, gateway):
 
 
 def test_a_tokens_popover_stays_within_the_window(open_page, gateway):
-    """Beside its token, which is marked; bytes of an incomplete character offer no branch."""
     page = open_page(Components, gateway)
     page.page.locator("#written .token").nth(9).click()
     ((left, top, right, bottom),) = page.boxes("#token")

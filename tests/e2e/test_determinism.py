@@ -86,7 +86,6 @@ def alone(gateway):
 
 
 def test_concurrent_requests_do_not_change_a_byte(gateway, alone):
-    """200 different requests at once return what each returns alone, with and without prefix cache hits."""
     for _ in range(2):
         assert all_at_once(gateway, requests()) == alone
 

@@ -102,7 +102,6 @@ def test_the_harness_measures_the_perplexity_on_the_card(trained, gateway):
 
 
 def test_the_harness_recognizes_greedy_completions(trained, gateway):
-    """A greedy completion counts as such; the same one with one letter changed does not."""
     contexts = ["It was the best", "It was the worst of times, said", "said number 3", "It"]
     documents = []
     for context in contexts:

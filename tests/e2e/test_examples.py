@@ -136,7 +136,6 @@ def test_a_story_whose_resume_token_is_refused_is_processed_again(run, gateway, 
 
 
 def test_two_models_are_compared_by_the_same_prompts_and_seeds(example, client):
-    """Each text's mean log probability is that of the API; the same model twice has equal columns."""
     options = ("--prompt", "It was", "--seeds", 2, "--max-tokens", 20, "--temperature", 0.7)
     out = example("compare_versions.py", "lstm:1", "gru", *options)
     assert re.findall(r"^--- (.*)$", out, re.MULTILINE) == ["'It was', seed 0", "'It was', seed 1"]

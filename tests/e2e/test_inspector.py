@@ -121,7 +121,6 @@ def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
 
 
 def test_a_held_unit_writes_what_the_api_returns(open_inspector, gateway):
-    """From the selected token on, beside what the model writes otherwise; a backward model before it."""
     page = open_inspector(gateway)
     for model, given in (("lstm", {"prompt": TEXT[:31]}), ("reverse", {"suffix": TEXT[30:60]})):
         page.look(model, TEXT[:60])
@@ -260,7 +259,6 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
 
 
 def test_other_places_where_a_unit_does_the_same_are_found(open_inspector, gateway, tmp_path):
-    """In this text, in a file, and in a text that the model writes; by threshold, or by shape."""
     page = open_inspector(gateway)
     sent = []
 
@@ -325,7 +323,6 @@ def within(tokens):
 
 
 def test_the_page_opens_with_an_analysis(open_inspector, gateway):
-    """With a text of the model's own: the first discovery colors it, and twelve units run below it as strips."""
     page = open_inspector(gateway)
     assert len(page.page.input_value("#text")) >= 400
     assert page.page.input_value("#color") == "unit"
@@ -342,7 +339,6 @@ def test_the_page_opens_with_an_analysis(open_inspector, gateway):
 
 
 def test_discoveries_of_the_card_are_shown_first(open_inspector, gateway):
-    """Those whose feature varies in the text; features that are constant in it are not offered."""
     page = open_inspector(gateway)
     units = np.random.default_rng(0).normal(size=(len(PROSE), 8))
     answer_with(page, made_up(list(PROSE), units.tolist()))
@@ -372,7 +368,6 @@ def test_discoveries_of_the_card_are_shown_first(open_inspector, gateway):
 
 
 def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
-    """Both searches have the same values after each character, the same kinds of features and the same minimum."""
     from export.graphs.unit_search import FEATURES, KINDS, MIN_CORRELATION
 
     page = open_inspector(gateway)
@@ -396,7 +391,6 @@ def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
 
 
 def test_the_first_half_chooses_a_discovery_of_the_page(open_inspector, gateway):
-    """As in the exporter: the second half validates that unit, and never picks another one."""
     page = open_inspector(gateway)
     rng, half = np.random.default_rng(0), len(PROSE) // 2
     line = behind(PROSE, "line") / behind(PROSE, "line").std()
@@ -484,7 +478,6 @@ def test_the_embedding_view_shows_a_map_and_the_apis_neighbors(open_inspector, g
 
 
 def test_downloads_contain_the_heatmap_and_all_values(open_inspector, gateway, tmp_path):
-    """The PNG has at least one pixel for each value, and the JSON the API's tokens and values."""
     page = open_inspector(gateway)
     page.look("lstm", TEXT[:60])
     for button, name in (("#png", "lstm-1-layer1-hidden.png"), ("#json", "lstm-1-layer1-hidden.json")):
@@ -633,7 +626,6 @@ def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gatewa
 
 
 def test_a_shared_link_restores_the_view(open_inspector, gateway):
-    """Text, model, layer, trace, unit, colours and token. A fresh page has a link, too."""
     page = open_inspector(gateway)
     page.click("#share")
     page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
@@ -721,7 +713,6 @@ def test_user_input_is_never_run_as_html(open_inspector, gateway):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_page_is_accessible(open_inspector, gateway, look):
-    """No axe violation, at rest or with all results shown; nothing overflows or comes from another host."""
     page = open_inspector(gateway, **look)
     assert page.violations() == []
     page.look("lstm", TEXT * 3)

@@ -52,7 +52,6 @@ def thicknesses(page, kind):
 
 @pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
 def test_the_drawing_of_a_step_has_the_apis_numbers(open_lesson, gateway, model):
-    """The formula has the same ones, and adds up."""
     page = open_lesson()
     page.read_by(model)
     _, values = inspected(gateway, model)
@@ -97,7 +96,6 @@ def test_the_drawing_of_a_step_has_the_apis_numbers(open_lesson, gateway, model)
 
 
 def test_arrows_are_as_thick_as_their_values(open_lesson, gateway):
-    """And they have the color of the sign: the hidden states before and after some tokens."""
     page = open_lesson()
     page.read_by("rnn")
     _, values = inspected(gateway, "rnn")
@@ -141,7 +139,6 @@ def test_a_line_feed_can_be_pressed(open_lesson):
 
 
 def test_the_unit_that_forgets_at_line_feeds_is_found(open_lesson):
-    """It is selected, its curves have an axis of their own, and the text says how much it keeps."""
     page = open_lesson()
     tokens = list("to be\nor not\nto be\nthat\n" * 3)
     ends = np.array([token == "\n" for token in tokens])
@@ -180,7 +177,6 @@ def test_a_model_without_gates_says_so(open_lesson):
 
 
 def test_what_remains_of_a_changed_token_is_measured(open_lesson, gateway):
-    """By the selected model and one of each other kind of cell, from two inspections."""
     page = open_lesson()
     page.read_by("lstm")
     page.page.locator("#memory-help", has_text="forget gates").wait_for()
@@ -219,7 +215,6 @@ def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(open_lesson,
 
 
 def test_temperature_scales_the_apis_probabilities(open_lesson, gateway):
-    """And the continuations are the API's at that temperature."""
     page = open_lesson()
     page.read_by("lstm")
     page.choose(0, 30)
@@ -338,7 +333,6 @@ def test_user_input_is_never_run_as_html(open_lesson):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_page_is_accessible(open_lesson, look):
-    """No axe violation with any kind of cell; nothing overflows or comes from another host."""
     page = open_lesson(**look)
     for model in ("lstm", "gru", "rnn", "window"):
         page.read_by(model)

@@ -78,10 +78,6 @@ def run_lesson(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_cell_runs_and_leaves_no_temporary_files(stored):
-    """No cell fails, the kernel is this interpreter, and the service exits with 0.
-
-    The result is cached until the notebook or the code that it runs changes.
-    """
     result = built("lesson", run_lesson, sys.executable, SOURCES)
     notebook = nbformat.read(result / LESSON.name, as_version=4)
     assert notebook.cells.pop().outputs[0].text.strip() == f"0 {sys.executable}"
@@ -97,7 +93,6 @@ def test_the_stored_outputs_come_from_one_complete_run(stored):
 
 
 def test_each_plot_has_a_link_that_opens_its_model_in_the_inspector(stored):
-    """The fragment of the URL has fields that the inspector reads; the model is one that the notebook publishes."""
     published = set(re.findall(r"models/([\w-]+)/1\b", "\n".join(texts(stored))))
     for cell in stored.cells:
         found = [output.get("data", {}) for output in cell.get("outputs", ())]

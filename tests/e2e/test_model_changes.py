@@ -183,7 +183,6 @@ def test_details_describe_every_version(service):
 
 
 def test_a_version_and_a_model_are_deleted(service):
-    """Requests get 404 once the response has come, and the files go when model servers have unloaded them."""
     name = service.serve("going", [1, 2])
     running = []
     thread = threading.Thread(target=lambda: running.append(service.generate(f"{name}:1", max_tokens=5_000_000)))
@@ -314,7 +313,6 @@ def test_the_page_promotes_splits_and_rolls_back(service, page):
 
 
 def test_the_page_deletes_what_is_confirmed(service, page):
-    """What was refused is still there."""
     name = service.serve("paged-out", [1, 2])
     page.page.reload()
     card, keyboard = page.card(name), page.page.keyboard

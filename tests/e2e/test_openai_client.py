@@ -29,7 +29,6 @@ def test_the_client_reads_a_completion(client, gateway):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_several_prompts_combine_with_n_echo_and_logprobs(client, stream):
-    """Two prompts with two choices each are numbered, echoed and scored, streamed or not."""
     wanted = {**BASE, "prompt": ["It was", "the worst"], "n": 2, "echo": True, "logprobs": 2}
     whole = client.completions.create(**wanted)
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]

@@ -26,7 +26,6 @@ ASKED = {"model": "lstm", "temperature": 0.9, "max_tokens": 60, "seed": 3}
 
 
 def test_the_page_generates_the_apis_text(open_playground, gateway):
-    """One element per token; statistics have seed and a link to the inspector; no other host is contacted."""
     page = open_playground(gateway)
     whole = gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.write(TEXT[:20], **FIELDS) == whole
@@ -126,7 +125,6 @@ def test_a_text_continues_as_one_longer_request_would(open_playground, gateway):
 
 
 def test_a_link_generates_the_same_text_again(open_playground, gateway):
-    """Of a random seed, with a continuation and two branches; so does the page when the tab returns to it."""
     page = open_playground(gateway)
     page.write(TEXT[:20], **{**FIELDS, "seed": ""})
     page.click("#continue")
@@ -161,7 +159,6 @@ def test_the_seed_of_a_text_can_be_reused(open_playground, gateway):
 
 
 def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway):
-    """And it continues as if there had been no branch; then the one that another completion replaced."""
     page = open_playground(gateway)
     first = page.write("the ", **FIELDS)
     text = page.write(TEXT[:20], **FIELDS)
@@ -218,7 +215,6 @@ def test_characters_that_the_model_does_not_know_are_underlined(open_playground,
 
 
 def test_a_failed_request_destroys_no_text(open_playground, gateway):
-    """The error and Retry stand beside the button; Retry sends the request again."""
     page = open_playground(gateway)
     text = page.write(TEXT[:20], **FIELDS)
     refusal = {"error": {"message": "the queue is full", "type": "server_error", "param": None, "code": "overloaded"}}
@@ -237,7 +233,6 @@ def test_a_failed_request_destroys_no_text(open_playground, gateway):
 
 
 def test_a_request_is_shown_as_code(open_playground, gateway):
-    """For each client, with the seed that was used: it returns the text of the page."""
     page = open_playground(gateway)
     prompt = 'It\'s "the" end\n'
     text = page.write(prompt, **{**FIELDS, "seed": ""}, allowed_characters="the best ")
@@ -317,7 +312,6 @@ def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
     "text", [" be or.\nNot\n\nTHE KING:\nTo be,\nor", " be or.\nTHE KING:\nTo be,\nor"], ids=["paragraphs", "lines"]
 )
 def test_the_opening_begins_at_a_line(open_playground, gateway, text):
-    """The prompt is the first line of a paragraph of the model's sample; without paragraphs, the first whole line."""
     page = open_playground(gateway).page
     with_discoveries(page, gateway, corpus="book.txt")
     sample = {"temperature": 0.5, "given": "to", "text": text}
@@ -625,7 +619,6 @@ def test_user_input_is_never_run_as_html(open_playground, gateway):
 
 
 def test_errors_are_shown_and_disappear(open_playground, start_gateway):
-    """A prompt over the limit of tokens or bytes, also for a link, and an unreachable server; then the page works."""
     page = open_playground(start_gateway(max_prompt_tokens=50, max_body_bytes=2**16))
     page.set(**FIELDS)
     for length, bound in ((100, "at most 50 tokens, got 100"), (200_000, "65536")):
@@ -645,7 +638,6 @@ def test_errors_are_shown_and_disappear(open_playground, start_gateway):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_page_is_accessible(open_playground, gateway, look):
-    """No axe violation: at rest, with text, with patterns, with a dialog, with two columns; nothing overflows."""
     page = open_playground(gateway, **look)
     page.page.check("#compare")
     assert page.violations() == []

@@ -29,7 +29,6 @@ def serving(two_models_dir, tmp_path):
 
 
 def test_accepted_streams_finish_after_serve_is_killed(serving):
-    """The gateway drains, the model server stays until then, and no process is left."""
     ends, begun = [], []
 
     def read(seed):
@@ -47,7 +46,6 @@ def test_accepted_streams_finish_after_serve_is_killed(serving):
 
 
 def test_sostenuto_serve_starts_in_any_directory(two_models_dir, tmp_path):
-    """Modules of the user's there, with the names of the project's packages, are not imported; Ctrl-C ends it."""
     commands, home = tmp_path / "commands", tmp_path / "home"
     for folder in (commands, home):
         folder.mkdir()

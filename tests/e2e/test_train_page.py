@@ -156,7 +156,6 @@ DESCRIBED = {
 
 
 def test_the_page_says_what_a_text_is(open_train, queueing):
-    """Size, documents, order, duplicates, unusual characters and malformed records, before anything is sent."""
     page = open_train(queueing)
     page.page.route("**/v1/files", lambda route: pytest.fail("sent"))
     for kind, (text, numbers, notes) in DESCRIBED.items():
@@ -216,7 +215,6 @@ def test_a_long_text_that_is_pasted_stays_outside_the_text_field(open_train, que
 
 
 def test_a_job_has_the_file_and_the_settings_of_the_page(open_train, queueing):
-    """A pasted text, records and an archive; a refused job keeps text and upload, and can be started again."""
     page = open_train(queueing)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
@@ -242,7 +240,6 @@ def test_a_job_has_the_file_and_the_settings_of_the_page(open_train, queueing):
 
 
 def test_a_job_can_be_paused_resumed_and_cancelled(open_train, queueing):
-    """Cancelling asks first; the form with its text comes back."""
     page = open_train(queueing)
     page.describe(CORPUS)
     page.start()
@@ -350,7 +347,6 @@ def test_a_server_that_does_not_train_says_how_to(open_train, gateway):
 
 
 def test_a_key_without_the_role_is_told_so(browser, start_gateway, key_file, tmp_path):
-    """The page asks for a key, says which role it lacks, and accepts another one."""
     given = {
         role: keys(key_file, "add", "--tenant", "alice", "--role", "read", "--role", role)
         for role in ("generate", "train")
@@ -380,7 +376,6 @@ def test_an_unknown_job_leads_back_to_the_form(open_train, queueing):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_the_pages_are_accessible(open_train, queueing, look):
-    """No axe violation, and nothing overflows: the form, with a text, with a job, the question, and the models."""
     page, _ = open_fake(open_train, queueing, **look)
     page.wait_for_status("failed")
     assert page.violations() == []

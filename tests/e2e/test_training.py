@@ -78,7 +78,6 @@ def trained(serving):
 
 
 def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
-    """The server says how to train the first model; when `wait` returns, completions answer without a retry."""
     assert f"sostenuto train book.txt --server {serving.url}" in serving.output
     job = client.job(trained.id)
     events = list(job.events())
@@ -144,7 +143,6 @@ def test_a_text_that_cannot_be_trained_on_fails_the_job(client):
 
 
 def test_openais_client_trains_follows_and_cancels(serving, trained):
-    """From the upload to the deletion of the file, which a job needs; what follows a training is that of the SDK."""
     with openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none", max_retries=0) as client:
         jobs, files = client.fine_tuning.jobs, client.files
         file = files.create(file=serving.home / "book.txt", purpose="fine-tune")

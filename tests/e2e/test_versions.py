@@ -127,7 +127,6 @@ class Load:
 
 
 def test_promote_traffic_split_and_rollback_fail_no_request(served, model):
-    """Each takes effect within moments; a running stream stays on its version, and each response is of one version."""
     gateway, body = served.gateway, {**BODY, "model": model}
     of_version = {n: gateway.text(**{**body, "model": f"{model}:{n}", "seed": 7}) for n in (2, 3)}
     assert of_version[2] != of_version[3]

@@ -63,7 +63,6 @@ def test_sampled_tokens_equal_those_of_the_same_saved_model_here(server, client,
 
 @every_model
 def test_every_signature_computes_the_same_state_for_the_same_tokens(server, client, name):
-    """Bit-exact: read at once, in two slices, scored, inspected, embedded, or sampled token by token."""
     card, rows = server.card(name), signatures.BATCH_SIZES[0]
     begin = make_call(signatures.DECODE, card, rows, steps=STEPS)
     drawn = client.predict(name, signatures.DECODE, begin)

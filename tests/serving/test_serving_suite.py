@@ -12,7 +12,6 @@ from tests.serving.repository import MADE_BY, VERSIONS, StaleModels, make_reposi
 
 
 def test_the_models_cover_every_kind_and_no_two_are_equal(serving_models):
-    """Subwords and characters, one layer and two, carried state and sliding window, two versions of one model."""
     cards = [load_assets(serving_models / name / str(n))[0] for name, versions in VERSIONS.items() for n in versions]
     assert {card.cell for card in cards} == {"lstm", "gru", "simple_rnn"}
     assert {card.unit for card in cards} == {"character", "subword"}

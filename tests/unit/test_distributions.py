@@ -36,7 +36,6 @@ def metadata(folder):
 
 @BOTH
 def test_the_license_is_an_spdx_expression_with_its_text(folder):
-    """`license` is an expression, and `license-files` names the text of that license."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     assert project["license"] == "Apache-2.0"
     text = "".join((folder / name).read_text() for name in project["license-files"])

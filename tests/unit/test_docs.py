@@ -162,7 +162,6 @@ INSTALLS.remove("pip install rdkit ")
 
 @pytest.mark.parametrize("text", sorted(INSTALLS))
 def test_install_commands_name_existing_files_and_extras(text):
-    """The argument is a distribution, a directory or a requirements file of the repository, perhaps with an extra."""
     *_, place = shlex.split(text)
     name, _, extra = place.rstrip("]").partition("[")
     name = {"sostenuto": "client", "sostenuto-server": "."}.get(name, name)

@@ -51,7 +51,6 @@ def page(site):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_page_has_every_command_with_all_its_options(page, name):
-    """Each option is a target that can be linked to, with the command's full name."""
     options = {option for param in COMMANDS[name].params if isinstance(param, click.Option) for option in param.opts}
     prefix = "cmdoption-" + re.sub(r"\W+", "-", name)
     assert [option for option in options if f'id="{prefix}-{option.lstrip("-")}"' not in page] == []

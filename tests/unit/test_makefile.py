@@ -18,6 +18,5 @@ from tests.paths import ROOT
     ],
 )
 def test_make_run_trains_on_the_given_corpus(given, options):
-    """A file is a running text, whose end is held out; files of a directory are documents."""
     done = subprocess.run(["make", "-n", "run", *given], cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"-m export train {options}\n" in done.stdout

@@ -26,7 +26,6 @@ def module(tmp_path):
 
 
 def test_each_mutant_is_one_change_that_a_test_can_detect(module):
-    """Annotations, docstrings and messages are unchanged, and the mutated source parses."""
     mutants = list(mutants_of(module, module.parent))
     assert sorted((mutant.line, mutant.before, mutant.after) for mutant in mutants) == [
         (1, "3", "4"),

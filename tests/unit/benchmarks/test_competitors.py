@@ -27,7 +27,6 @@ class FakeAlternative:
 
 
 def test_the_fastest_setting_is_chosen(capsys):
-    """The speed of every setting is logged; in the end only those run that are the best at a number of streams."""
     one, two, four = (
         FakeAlternative(f"{number} threads", {1: a, 8: b})
         for number, a, b in ((1, 100, 100), (2, 90, 200), (4, 50, 150))
@@ -49,7 +48,6 @@ def test_ratios_are_of_the_same_round():
 
 
 def test_cpu_times_are_reported_by_part():
-    """Gateway, model server and load generator have a row each; a library has none."""
     server = measurement(100, load_us=2.0, gateway=3.0, **{"model server": 7.0})
     rows = list(cpu_rows({(1, FLOAT32): [server], (1, "library"): [measurement(1)]}))
     assert [row[2] for row in rows] == ["gateway", "model server", "load generator"]
@@ -74,8 +72,6 @@ def test_libraries_of_a_wheel_get_their_links(tmp_path):
 
 
 def test_libraries_are_measured_in_whole_batches():
-    """Every sequence of a batch counts all its tokens, and each batch has one time to first token."""
-
     def complete(_streams):
         yield from [None] * NEW_TOKENS
 

@@ -48,7 +48,6 @@ def test_an_error_in_a_stream_has_the_same_class(kind):
 
 @pytest.mark.parametrize("code", STATE_CODES)
 def test_each_reason_to_refuse_a_resume_token_has_a_client_class(code):
-    """A subclass of `StateRefused`, found by the code, also in a stream."""
     error = StateRefused("no", code)
     (kind,) = {type(refusal(answered(error))), type(stream_error(error.body()["error"], {}))}
     assert sostenuto.StateRefused in kind.__bases__

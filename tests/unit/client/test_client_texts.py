@@ -199,7 +199,6 @@ def test_a_vocabulary_is_read_in_pages_of_one_version(client, server):
 
 
 def test_a_tokenizers_files_are_saved_of_one_version(client, server, tmp_path):
-    """Into a new directory, as the server returned them; a refusal leaves nothing."""
     config = {"bos_token": "<start>é", "eos_token": None}
     info = answer_json({"model": "tiny", "version": 3})
     server.script = [info, answer_json({"model": {}}), answer_json(config), info, refusal(404, "has no equal")]

@@ -48,7 +48,6 @@ def test_chunks_encode_as_the_whole_text(kind, text, places):
 @settings(max_examples=40)
 @given(text=TEXTS, places=PLACES)
 def test_training_on_chunks_gives_the_vocabulary_of_the_whole_text(kind, text, places):
-    """The same tokens with the same ids, though the chunks can be iterated only once."""
     learnt = kind.train(iter(cut(text * 2, places)))
     assert learnt.to_json() == kind.train([text * 2]).to_json()
 

@@ -206,7 +206,6 @@ IMPORTED = {f"imported {name}": ImportedTokenizer(json.loads(library.to_str())) 
     beside=st.sampled_from(["", "a", "a ", " a", "大"]),
 )
 def test_a_restored_detokenizer_continues_the_text(tokenizer, direction, numbers, places, beside):
-    """Saved as JSON and restored between any tokens, within a character too."""
     ids = [number % len(tokenizer.tokens) for number in numbers]
     begin = partial(tokenizer.detokenizer, backward=direction == "backwards")
     whole = begin(beside)

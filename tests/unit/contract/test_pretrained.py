@@ -85,7 +85,6 @@ def test_the_names_of_special_tokens_are_text(name):
 
 @kinds
 def test_the_config_names_the_special_tokens_of_the_model(name):
-    """Each is a token without text, with the id that the tokenizer gives it; the library has the same ids."""
     tokenizer, config = KINDS[name], tokenizer_config(KINDS[name])
     special = tokenizer.special
     for field, token_id in (("bos", special.start), ("eos", special.end), ("pad", special.padding)):

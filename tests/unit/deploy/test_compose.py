@@ -66,7 +66,6 @@ def test_the_model_server_has_a_grpc_thread_for_every_call_in_flight(compose):
 
 @pytest.mark.parametrize("name", yaml.safe_load(TEXT)["services"])
 def test_every_service_has_least_privileges(compose, name):
-    """No root, no capabilities, a read-only file system, limits of memory and logs; only the web UIs have ports."""
     service = compose["services"][name]
     # The images of those without a user have one themselves.
     assert ("user" in service) == (name not in {"gateway", "keys", "grafana"})

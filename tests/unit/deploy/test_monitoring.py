@@ -68,7 +68,6 @@ def test_the_alert_on_failed_requests_counts_every_server_error():
 
 
 def test_the_dashboard_uses_the_provisioned_data_source():
-    """Grafana loads both from files, and the source's host is a service of docker-compose.yml."""
     folder = ROOT / "deploy/grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/sostenuto.json").read_text())

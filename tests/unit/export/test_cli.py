@@ -118,7 +118,6 @@ def test_help_lists_every_setting_without_importing_tensorflow_or_numpy():
 
 
 def test_help_groups_the_settings_and_shows_types_choices_and_defaults():
-    """Every option of `train` but two is in a group."""
     out = CliRunner().invoke(program, ["train", "--help"]).stdout
     sections = dict(re.findall(r"^(\w[\w -]+):\n((?:  .*\n)+)", out, re.M))
     assert list(sections) == ["Options", *map(str.capitalize, Group)]
@@ -157,7 +156,6 @@ def test_a_usage_error_exits_with_2(arguments, message):
 
 
 def test_missing_and_invalid_settings_are_reported_together(capsys):
-    """The corpus is not read, and TensorFlow not imported, before settings are valid."""
     assert main(["train", "--units", "0"]) == 1
     assert "error: corpus is required (CORPUS); units: " in one_line(capsys)
 
@@ -180,7 +178,6 @@ def trained(monkeypatch):
 
 
 def test_train_needs_only_a_corpus(trained):
-    """The model is named after the file, and trained for three minutes."""
     assert main(["train", "book.txt"]) == 0
     assert trained == [load_config(RECIPES[DEFAULT_RECIPE], {"name": "book", "corpus": "book.txt"})]
     assert 2 < trained[0].max_minutes < 3
@@ -216,7 +213,6 @@ def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):
 
 
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
-    """Losses, speed, settings, samples and plot of the version are those of the best epoch."""
     monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: ([2.0, 1.0, 3.0][progress.epochs], 0.5))
     assert train("--epochs", "3", "--seed", "5") == 0
     card, tokenizer = load_assets(Path("models/m/1"))
@@ -245,7 +241,6 @@ def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, cap
 
 
 def test_a_run_that_is_not_published_can_be_later(published, capsys):
-    """The command that does it is printed."""
     assert train("--no-publish") == 0
     assert published == []
     assert re.search(r"publish the best epoch, \d, with:  sostenuto publish runs/m\n", capsys.readouterr().out)
@@ -317,7 +312,6 @@ def test_the_model_has_the_cell_and_the_unit_of_the_options(published):
 )
 @pytest.mark.usefixtures("computes")
 def test_every_architecture_option_trains(published, options, layer):
-    """The model has the layer that the option asks for, and its loss falls."""
     assert train(*options, "--learning-rate", "0.02") == 0
     ((model, _, _, direction),) = published
     assert layer in [type(each).__name__ for each in model.layers]
@@ -328,7 +322,6 @@ def test_every_architecture_option_trains(published, options, layer):
 
 @pytest.mark.usefixtures("computes")
 def test_embedding_init_loads_vectors_and_freeze_embedding_keeps_them(published):
-    """A frozen embedding is published with the file's vectors, another one with trained vectors."""
     Path("vectors.txt").write_text("".join(f"{c} {i}.5 0 -1 2\n" for i, c in enumerate("abcdet")))
     assert train("--embedding-init", "vectors.txt", "--freeze-embedding", "--epochs", "1") == 0
     model, tokenizer, *_ = published[0]
@@ -361,14 +354,12 @@ def interrupted(*_, **__):
 
 
 def test_num_words_bounds_the_ids_of_words(published, capsys):
-    """Ids of words are below it, as in Keras; the start token follows. The message has the limit and all words."""
     assert train("--token-unit", "word", "--num-words", "6", "--epochs", "1") == 0
     assert "num_words = 6 keeps 4 of 10 different words; the others are unknown\n" in capsys.readouterr().out
     assert published[0][1].tokens == ("<pad>", "<OOV>", "the", "cat", "sat", "on", "<start>")
 
 
 def test_the_corpus_can_come_from_standard_input(published, monkeypatch, capsys):
-    """`cat *.txt | sostenuto train - --name NAME` works. Unknown characters of the validation split are counted."""
     Path("mixed.txt").write_text(TEXT + "the cat über" * 5)
     with Path("mixed.txt").open() as pipe:
         monkeypatch.setattr("sys.stdin", pipe)
@@ -388,7 +379,6 @@ def test_a_model_that_is_no_better_than_ngrams_is_warned_of(published, capsys, m
 
 
 def test_training_without_a_validation_split_warns(published, capsys):
-    """The card then has no validation loss. 160 words are enough to train on."""
     Path("short.txt").write_text(" ".join(TEXT.split()[:160]))
     assert train("--validation", "0", "--token-unit", "word", corpus="short.txt") == 0
     out, err = capsys.readouterr()
@@ -461,7 +451,6 @@ def test_a_model_larger_than_memory_is_refused_before_training(capsys):
 
 
 def test_a_diverged_training_can_publish_its_best_epoch(published, monkeypatch, capsys):
-    """The message has the command, and the card reports that epoch."""
     trainer_class = workflow.Trainer
 
     class Failing(trainer_class):
@@ -496,8 +485,6 @@ def test_an_interrupt_between_training_and_publishing_prevents_publishing(publis
 
 @pytest.mark.usefixtures("published")
 def test_a_full_disk_while_publishing_keeps_the_run(monkeypatch, capsys):
-    """The message has the command that publishes it once there is space."""
-
     def full(*_, **__):
         raise OSError(28, "No space left on device", "models/m")
 
@@ -510,7 +497,6 @@ def test_a_full_disk_while_publishing_keeps_the_run(monkeypatch, capsys):
 
 @pytest.mark.usefixtures("run")
 def test_resuming_a_finished_run_only_publishes_it(published, capsys):
-    """The message says that no epochs are left. The result is that of `publish`."""
     assert main(["resume", "runs/m"]) == 0
     out = capsys.readouterr().out
     assert "nothing is left to train: 1 epochs are done\n" in out
@@ -523,7 +509,6 @@ def test_resuming_a_finished_run_only_publishes_it(published, capsys):
     "unit", ["character", *(pytest.param(unit, marks=pytest.mark.slow) for unit in ("word", "exact_word", "subword"))]
 )
 def test_the_training_filter_finds_the_training_split_and_not_the_validation_split(published, filters, capsys, unit):
-    """Every span of a running text, in token ids."""
     rng = random.Random(0)
     text = " ".join(rng.choices([f"{a}{b}" for a in "mnprst" for b in ("at", "og", "ill")], k=700))
     Path("random.txt").write_text(text)
@@ -576,7 +561,6 @@ def test_a_published_run_has_the_training_filter_of_its_training(published, filt
 
 @pytest.mark.usefixtures("run")
 def test_a_run_resumes_only_with_its_own_corpus(capsys):
-    """A missing or changed corpus is an error of `resume`; `publish` only has no prompts for samples."""
     Path("book.txt").write_text(TEXT.replace("cat", "cow"))
     assert main(["publish", "runs/m"]) == 0
     assert "corpus book.txt is missing or has changed: samples have no prompt" in capsys.readouterr().out
@@ -590,7 +574,6 @@ def test_a_run_resumes_only_with_its_own_corpus(capsys):
 
 
 def test_a_run_without_a_complete_epoch_is_not_publishable(published, monkeypatch, capsys):
-    """The message has the command that resumes it, with the chosen models directory."""
     monkeypatch.setattr(workflow.Trainer, "run", interrupted)
     assert train("--models-dir", "my models") == 130
     hint = "sostenuto resume runs/m --models-dir 'my models'\n"
@@ -617,7 +600,6 @@ def test_starting_a_run_again_keeps_the_previous_run(published, capsys):
 
 
 def test_an_interrupt_during_the_import_prints_nothing(monkeypatch, capsys):
-    """The exit code is 130. Nothing was started that could be resumed."""
     monkeypatch.setattr("export.cli.import_tensorflow_quietly", interrupted)
     assert train() == 130
     assert capsys.readouterr() == ("", "")
@@ -635,7 +617,6 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
 
 @pytest.mark.usefixtures("computes")
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
-    """The exit code is 130, and the best checkpoint is kept; `resume` then trains the remaining epochs."""
     command = [sys.executable, "-m", "export", "train", "--name", "m", "book.txt", *SMALL, "--epochs", "40"]
     command.append("--tensorboard")
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -668,7 +649,6 @@ def test_an_interrupted_training_can_be_published_and_resumed(published, capsys)
 
 
 def test_a_corpus_below_min_characters_is_refused(published, capsys):
-    """The message has the minimum, the size of the corpus, and the option that lowers the minimum."""
     Path("few.txt").write_text("abcab cabc")
     assert main(["train", "--name", "m", "few.txt", "--validation", "0"]) == 1
     assert one_line(capsys) == (
@@ -773,7 +753,6 @@ def test_a_setting_that_contradicts_the_base_is_an_error_before_a_run_starts(cap
 @pytest.mark.parametrize("stopped_after", [0, 1])
 @pytest.mark.usefixtures("computes")
 def test_a_fine_tuning_resumes_to_the_same_bits_without_its_base(published, base, monkeypatch, stopped_after):
-    """The run directory has what it started from. Also with a mixed text, and twice in a row."""
     options = ["--mix", "book.txt", "--epochs", "2", "--learning-rate", "0.01"]
     assert fine_tune(*options) == 0
     train_epoch = workflow.Trainer._train_epoch
@@ -815,7 +794,6 @@ def test_a_run_that_lost_its_initial_weights_does_not_start_from_random_ones(mon
 
 @pytest.mark.usefixtures("base")
 def test_a_share_of_another_text_is_mixed_in(published, capsys):
-    """The card names it. A resumed run needs the same text."""
     assert fine_tune("--mix", "book.txt", "--mix-share", "0.5", "--epochs", "1") == 0
     report = published[0][2]
     assert (report.mixed.corpus, report.mixed.corpus_characters) == ("book.txt", len(TEXT))
@@ -862,7 +840,6 @@ def test_words_that_the_base_does_not_know_stay_unknown(published, capsys):
 @pytest.mark.usefixtures("base")
 @pytest.mark.parametrize(("losses", "is_warned"), [((2.0, 1.9, 2.1), False), ((2.0, 2.0, 2.1), True)])
 def test_a_fine_tuning_that_did_not_improve_its_base_is_warned_of(published, monkeypatch, capsys, losses, is_warned):
-    """The losses are those of the base and of two epochs; the best epoch is published anyway."""
     remaining = iter(losses)
     monkeypatch.setattr(workflow.Trainer, "_validate", lambda *_: (next(remaining), 0.5))
     assert fine_tune("--epochs", "2") == 0

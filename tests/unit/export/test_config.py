@@ -26,7 +26,6 @@ def test_only_name_and_corpus_are_required():
     [("texts/book.txt", "book"), ("texts/songs/", "songs"), ("shakespeare", "shakespeare"), ("a.b.txt", "a.b")],
 )
 def test_the_model_is_named_after_its_corpus(corpus, name, toml):
-    """A name in the file or on the command line comes first."""
     assert load_config(None, {"corpus": corpus}).name == name
     assert load_config(toml, {"corpus": corpus}).name == "m"
 

@@ -65,7 +65,6 @@ def test_a_keras_model_is_published_with_its_outputs_and_token_ids(lesson, capsy
 
 
 def test_direction_window_and_models_dir_are_applied(capsys):
-    """Outputs beyond the vocabulary are counted, and never sampled."""
     layers = keras.layers
     model = keras.Sequential([layers.Input([None]), layers.Embedding(20, 8), layers.GRU(6), layers.Dense(20)])
     model.save("gru.keras")
@@ -97,7 +96,6 @@ TEXT = "To be, or not\nto be:\nthat is the question"
 
 @pytest.mark.parametrize("kind", ["sequential", "functional", "end to end"])
 def test_a_model_with_its_vectorization_layer_needs_no_tokenizer(kind, capsys):
-    """The served logits of the ids are those of the model for the text, a newline included."""
     layers = keras.layers
     vectorization = layers.TextVectorization(standardize="lower", split="character")
     vectorization.adapt([TEXT])

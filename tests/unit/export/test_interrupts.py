@@ -21,7 +21,6 @@ SIGNALS = pytest.mark.parametrize(
 
 @SIGNALS
 def test_a_signal_is_raised_at_the_next_safe_point_only(number, raised, code, capfd):
-    """The step in progress is completed, and a message says so at once."""
     with deferred_interrupts() as raise_if_interrupted:
         raise_if_interrupted()
         signal.raise_signal(number)

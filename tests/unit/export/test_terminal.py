@@ -22,7 +22,6 @@ def test_a_fast_task_shows_no_progress(capsys, monkeypatch):
 
 @pytest.mark.parametrize(("total", "line"), [(4_000_000, "reading: 3 of 4 MB"), (None, "reading: 3 MB")])
 def test_without_a_terminal_progress_is_logged_at_intervals(capsys, monkeypatch, total, line):
-    """A line has the megabytes done, and the total if it is known."""
     now = iter([0, 10, 31, 31, 40])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
     with ProgressLine("reading", total) as shown:

@@ -54,7 +54,6 @@ def test_the_command_does_not_import_tensorflow():
 
 
 def test_matches_of_regular_expressions_are_shown(capsys):
-    """A rare match is spelled; what a limit of the vocabulary removes is counted, here New York."""
     Path("list.csv").write_text("New York,1\nNew York,22\nNew York,1\nRome,1\n")
     options = ["--validation", "0", "--show", "0"]
     lines = show(capsys, "--token-regex", "[A-Z][^,]+", "--token-regex", r"\d+", *options, corpus="list.csv")
@@ -67,7 +66,6 @@ def test_matches_of_regular_expressions_are_shown(capsys):
 
 
 def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
-    """Unknown words are counted, the most frequent first."""
     assert show(capsys, "--token-unit", "word", "--show", "4") == [
         "word: a vocabulary of 11 tokens from 369 of 410 characters of book.txt",
         "the first 4: '<pad>' '<OOV>' 'the' 'cat'",
@@ -94,7 +92,6 @@ def test_the_validation_split_is_shown_as_ids_tokens_and_counts(capsys):
     ],
 )
 def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
-    """White space is shown, and so are bytes that are no whole character."""
     lines = show(capsys, "--token-unit", unit, "--show", "0")
     assert lines[3].startswith("  " + tokens)
     first = next(place for place, line in enumerate(lines) if line.startswith("unknown: "))
@@ -102,7 +99,6 @@ def test_every_unit_shows_its_tokens(capsys, unit, tokens, unknown):
 
 
 def test_three_nonblank_lines_of_thirty_tokens_are_shown(capsys):
-    """Blank lines, later lines and further tokens are only counted."""
     Path("text.txt").write_text("\n\nthe cat\n\n \nsat\n" + "on " * 40 + "\nmat\n")
     lines = show(capsys, "--token-unit", "word", "--show", "0", "--text", "text.txt")
     assert lines[1] == "text: text.txt"
@@ -206,7 +202,6 @@ CUTS = {
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_words_dropped_by_a_limit_are_counted(capsys, cut):
-    """The line has the limit, the words kept and all words, punctuation included. It is absent if all are kept."""
     options, line = CUTS[cut]
     lines = show(capsys, "--token-unit", *options)
     assert [each for each in lines if " keeps " in each] == ([line] if line else [])

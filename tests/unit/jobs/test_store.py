@@ -187,7 +187,6 @@ def test_events_are_numbered_in_order(store):
 
 
 def test_events_of_several_writers_are_numbered(store):
-    """A client's request adds one, too."""
     job = create(store)
     held = store.claim(LEASE_S)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:

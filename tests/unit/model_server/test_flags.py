@@ -53,7 +53,6 @@ def test_the_poll_interval_overrides_the_others_unless_they_are_0():
     ],
 )
 def test_an_invalid_command_line_exits_with_status_2_and_names_the_flag(arguments, named, capsys):
-    """Unknown, abbreviated, unsupported and malformed flags are refused in one line."""
     with pytest.raises(SystemExit) as end:
         parse(arguments)
     error = capsys.readouterr().err

@@ -175,7 +175,6 @@ def test_a_label_may_point_at_an_unavailable_version_only_when_allowed_and_new(
 
 
 def test_a_missing_base_path_blocks_every_model_until_it_is_back(setup, caplog):
-    """No version is loaded or unloaded, wherever the model stands in the config. An empty directory ends this."""
     for name in ("a", "b", "c"):
         setup.put(1, name=name)
     setup.start("a", "b", "c")

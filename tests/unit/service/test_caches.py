@@ -63,7 +63,6 @@ def test_a_computation_does_not_block_other_keys(pool):
 
 
 def test_a_failure_is_raised_to_every_waiting_caller_and_not_cached(pool):
-    """Each raises an exception object of its own, whose traceback shows where the computation failed."""
     cache, begun = SingleFlightCache(10), threading.Event()
 
     def fail():
@@ -98,7 +97,6 @@ def test_an_error_leaves_no_reference_cycle():
 
 
 def test_the_cache_is_limited_by_bytes():
-    """The least recently used values are evicted; one that is larger than the limit is kept alone."""
     cache, made = SingleFlightCache(10), []
 
     def get(key, num_bytes):

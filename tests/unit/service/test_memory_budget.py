@@ -11,7 +11,6 @@ MAX = 10 * FREE_BYTES
 
 
 def test_leases_share_the_budget_and_return_it():
-    """Memory that one lease holds is unavailable to the others until it closes."""
     budget = MemoryBudget(MAX)
     first, second = budget.lease(), budget.lease()
     first.hold(6 * FREE_BYTES, "the body")
@@ -30,7 +29,6 @@ def test_leases_share_the_budget_and_return_it():
 
 
 def test_a_lease_grows_and_shrinks():
-    """A lease holds what the current step needs, not the sum of all steps; a refused step leaves it unchanged."""
     budget = MemoryBudget(MAX)
     with closing(budget.lease()) as lease:
         lease.hold(8 * FREE_BYTES, "the body")

@@ -36,7 +36,6 @@ def test_a_missing_settings_file_is_an_error(monkeypatch):
 
 
 def test_backends_are_separated_by_commas(monkeypatch):
-    """Duplicates and spaces are dropped, an IPv6 address has brackets, and the default is 127.0.0.1:8500."""
     monkeypatch.setenv("SOSTENUTO_BACKENDS", "a:1, b:2,[::1]:8500,a:1")
     assert load_settings().addresses == ["a:1", "b:2", "[::1]:8500"]
     monkeypatch.delenv("SOSTENUTO_BACKENDS")

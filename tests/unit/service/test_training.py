@@ -28,7 +28,6 @@ ACME = RequestContext("key1", tenant="acme")
 
 
 def test_streams_are_limited_of_a_tenant_and_in_all():
-    """A quarter of the sequences, half of it for one tenant; one that ends makes room."""
     streams = EventStreams(64)
     ends = [streams.add("a") for _ in range(8)]
     with pytest.raises(Overloaded, match="at most 8 streams of a tenant"):

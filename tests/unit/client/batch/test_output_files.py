@@ -98,7 +98,6 @@ def test_a_link_in_place_of_out_may_point_to_the_file_that_is_written(out, tmp_p
 
 
 def test_dropping_errors_keeps_successes_mode_and_symlink(out, tmp_path):
-    """Appended lines go to the new file, and the temporary file of a killed run is removed."""
     real = tmp_path / "real.jsonl"
     real.write_bytes(GOOD[0] + BAD + GOOD[1])
     real.chmod(0o640)
@@ -236,7 +235,6 @@ def test_without_errors_there_is_no_errors_file(out, output_format):
 
 @pytest.mark.parametrize(("name", "other_name"), list(itertools.permutations(FORMATS, 2)))
 def test_out_in_another_format_is_refused_and_unchanged(out, name, other_name):
-    """A resumed run with another `--format` appends nothing."""
     output_format, other = FORMATS[name], FORMATS[other_name]
     out.write_bytes(content := other.header + line(other, "a").content)
     with pytest.raises(
@@ -248,7 +246,6 @@ def test_out_in_another_format_is_refused_and_unchanged(out, name, other_name):
 
 @RECORD_FORMATS
 def test_a_second_run_is_refused_and_leaves_the_errors_file(out, output_format):
-    """OUT is locked before the errors file is touched."""
     with OutputFiles(out, output_format) as files:
         files.append(FAILED)
         with pytest.raises(UsageError, match="another run is writing"):

@@ -54,7 +54,6 @@ def test_a_duplicate_custom_id_is_an_error_naming_its_first_line():
 
 
 def test_lines_are_numbered_from_1_empty_ones_included(tmp_path):
-    """The byte order mark and line ends, CRLF too, are not part of a line; the last may have no end."""
     path = tmp_path / "in"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\n  \ntwo")
     assert [(line.number, line.content) for line in read_lines(path)] == [(1, b"one"), (2, b""), (3, b""), (4, b"two")]

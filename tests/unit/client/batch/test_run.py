@@ -47,7 +47,6 @@ def run(server, tmp_path, monkeypatch):
 
 
 def test_a_completed_run_sends_nothing_when_repeated(run, server, write_requests, capsys):
-    """OUT has every line after the first run; the second does not even request the gateway's status."""
     source = write_requests("a", "b")
     server.script = [STATUS, ANSWER, ANSWER]
     code, lines = run(source)
@@ -177,7 +176,6 @@ def test_an_invalid_option_is_refused(capsys, options, message):
 
 @pytest.mark.parametrize("name", ["jsonl", "csv"])
 def test_a_dataset_has_a_record_per_choice_and_errors_apart(server, write_requests, tmp_path, capsys, name):
-    """Exit code and summary have the errors; the same command sends nothing, with --retry-errors the errors alone."""
     embeddings = {"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "x"}}
     source = write_requests("a", b"nonsense\n", "b", json.dumps(embeddings).encode() + b"\n")
     out, errors = tmp_path / f"out.{name}", tmp_path / f"out.{name}.errors.jsonl"

@@ -58,7 +58,6 @@ def test_its_wrong_usage_is_one_line(sostenuto, install):
 
 
 def test_help_lists_it_in_a_section(sostenuto, install):
-    """Commands that the program does not know are listed last."""
     install(MODULE, waltz="dances:waltz", serve="dances:waltz")
     shown = sostenuto("--help").stdout
     assert "Serve:\n  serve " in shown

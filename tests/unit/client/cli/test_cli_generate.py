@@ -70,7 +70,6 @@ def test_options_are_sent_as_the_apis_fields(sostenuto, server):
 
 
 def test_options_of_structured_outputs_are_sent_as_one_field(sostenuto, server, tmp_path):
-    """A JSON Schema may be a file, and keeps the order of its properties."""
     schema = tmp_path / "schema.json"
     schema.write_text('{"type": "object", "properties": {"z": {}, "a": {}}}')
     for given, outputs in (

@@ -20,7 +20,6 @@ def lines_of(tmp_path, *lines, name="lines.txt"):
 
 
 def test_each_line_gets_a_row_of_csv(sostenuto, server, tmp_path):
-    """By the version that answered first; commas and empty lines included."""
     server.script = [OF_DOCUMENTS, scores(1.0, 2.0, 3.0)]
     shown = sostenuto("score", str(lines_of(tmp_path, 'a,"b', "", "\ufeffc\r")), "--csv", *TINY)
     assert shown.exit_code == 0, shown.stderr
@@ -74,7 +73,6 @@ def test_carried_state_includes_line_breaks_of_a_running_text(sostenuto, server,
 
 @pytest.mark.parametrize("way", ["per character", "ratio"])
 def test_lines_beyond_what_held_out_lines_reach_are_flagged(sostenuto, server, tmp_path, way):
-    """One of ten held-out lines may be above the threshold; a line without a score is not."""
     sign, field, more = (1, "nats_per_character", []) if way == "per character" else (-1, "ratio", ["--ratio-to", "b"])
 
     def of(*values):
@@ -102,7 +100,6 @@ def test_too_few_held_out_lines_are_refused(sostenuto, server, tmp_path):
 
 @pytest.mark.parametrize("row_format", ["csv", "json"])
 def test_an_interrupted_output_is_continued(sostenuto, server, tmp_path, row_format):
-    """An incomplete last row is replaced."""
     source, output = lines_of(tmp_path, "a", "b", "c"), tmp_path / "out"
     command = ("score", str(source), f"--{row_format}", "-o", str(output), *TINY)
     server.script = [OF_DOCUMENTS, scores(1.0, 2.0, 3.0)]

@@ -34,7 +34,6 @@ def test_line_ends_and_tabs_are_escaped_in_a_table_cell():
 
 
 def test_columns_are_aligned_by_display_width(capsys):
-    """A wide character takes two cells, a combining mark none; numbers are aligned to the right."""
     print_table(("id", "size"), [["大き", "1"], ["e\u0301", "10"]], numbers=("size",))
     assert capsys.readouterr().out == "id    size\n大き     1\ne\u0301       10\n"
 
@@ -99,7 +98,6 @@ def test_without_colours_inspect_prints_a_table(terminal, server, variables):
 
 @pytest.mark.parametrize("columns", [80, 23])
 def test_tokens_are_wrapped_at_the_width_of_the_terminal(terminal, server, columns):
-    """Each is delimited and none is split; wide characters take two cells."""
     texts = ["ab", " ", "\n", "大き", "👍"]
     server.script = [answer_json({"tokens": [5, 6, 7, 8, 9], "token_strs": texts})]
     _, shown = terminal("tokens", "x", "--model", "tiny", columns=columns, NO_COLOR="1", TERM="dumb").end()

@@ -32,7 +32,6 @@ def test_decode_accepts_ids_in_any_notation_of_lists(sostenuto, server, argument
 
 
 def test_inspect_as_json_has_every_token(sostenuto, server):
-    """Whatever the model's direction; no activations are requested."""
     lists = {"tokens": ["a", "b"], "token_logprobs": [None, -2.0], "top_logprobs": [None, {"c": -0.5, "b": -2.0}]}
     rest = {"text_offset": [0, 1], "token_ids": [3, 4], "expected": {}, "positions": [0], "layers": []}
     server.script = [answer_json({**lists, **rest})]

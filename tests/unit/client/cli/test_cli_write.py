@@ -156,7 +156,6 @@ def test_set_lists_sets_and_resets_options(write, server):
 
 
 def test_set_replaces_one_pattern_by_another(write, server, tmp_path):
-    """A regular expression is taken as it is; so are digits. The file keeps the pattern."""
     server.script = [turn("a"), turn("b")]
     given = ("--regex", "x", "--file", str(tmp_path / "story.json"))
     write("/set regex [0-9]", "/set banned 7\\n", "/set min-length 3", "", given=given)

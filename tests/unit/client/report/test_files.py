@@ -84,7 +84,6 @@ def test_columns_name_those_of_a_csv_file_without_a_header(write):
     ],
 )
 def test_a_malformed_line_of_texts_is_named(write, content, required):
-    """It is no empty record."""
     with pytest.raises(InvalidArgument, match=rf"a\.jsonl, line 3: {required} is required, got"):
         read_records(write("a.jsonl", content))
 

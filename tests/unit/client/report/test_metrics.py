@@ -108,7 +108,6 @@ def test_only_the_beginning_of_long_records_is_compared():
     [(8, 1000, MAX_RECORDS, 1000), (30, 10**6, 606, 10**6), (500, 10**6, 200, 5555)],
 )
 def test_the_search_has_a_bounded_cost(length, num_training, searched, among):
-    """Fewer records are searched, then among fewer training records."""
     assert sizes(["a" * length] * MAX_RECORDS, num_training, 20.0) == (searched, among)
 
 

@@ -137,7 +137,6 @@ def test_a_model_server_outlives_its_dns_entries(objects, gateway_settings):
 
 
 def test_the_model_server_waits_for_its_models_config(objects):
-    """The init container waits for the file of the flag, on the same volume, which is then polled."""
     template = templates(objects)["tensorflow-serving"]
     (waits,) = template["spec"]["initContainers"]
     flags = arguments(main_container(objects, "tensorflow-serving"))
@@ -163,7 +162,6 @@ def test_the_model_servers_metrics_have_the_path_and_port_of_the_annotations(obj
 
 
 def test_images_have_the_tested_versions(objects):
-    """TensorFlow Serving that of the exporter's TensorFlow; our own images that of the project."""
     requirements = (ROOT / "requirements.txt").read_text()
     (tensorflow,) = re.findall(r"^tensorflow==(\S+)", requirements, re.MULTILINE)
     images = {name: {each["image"] for each in containers(pod)} for name, pod in templates(objects).items()}

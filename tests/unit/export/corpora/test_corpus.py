@@ -37,7 +37,6 @@ def test_byte_order_marks_are_dropped_and_line_ends_become_newlines(tmp_path):
 
 
 def test_a_directory_is_read_in_path_order_without_hidden_files(tmp_path):
-    """Files in hidden directories are skipped too."""
     files = {"b.txt": b"second", "a/z.txt": b"first", ".DS_Store": b"\0", "a/.git/x": b"\0", "c": b"third"}
     assert read_corpus(write(tmp_path, files)).documents == ("first\nsecond\nthird",)
 
@@ -333,7 +332,6 @@ def test_stored_documents_have_the_right_text_size_and_hash(documents):
 @settings(deadline=None)
 @given(documents=DOCUMENTS, fraction=FRACTIONS)
 def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
-    """Like a list of documents; each part has its own size and hash, and can be split again."""
     keep = kept(sum(map(len, documents)), fraction)
     boundaries = list(accumulate(map(len, documents)))[:-1]
     corpus = Corpus.of("c", documents, ends=True)
@@ -356,7 +354,6 @@ def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
 @settings(deadline=None)
 @given(document=st.text("ab é語😀\n", min_size=1, max_size=200).filter(str.strip), fraction=FRACTIONS)
 def test_a_running_text_is_split_at_a_character_not_a_byte(document, fraction):
-    """A part of it can be split again in the same way."""
     corpus, keep = Corpus.of("c", [document], ends=False), kept(len(document), fraction)
     if keep in {0, len(document)}:
         with pytest.raises(CorpusError):

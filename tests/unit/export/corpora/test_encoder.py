@@ -81,7 +81,6 @@ def small_blocks():
 @settings(deadline=None)
 @given(documents=DOCUMENTS)
 def test_a_document_in_many_chunks_is_reversed_as_a_whole(kind, ends, documents):
-    """Ids equal those of whole documents in both directions; an end token follows each document if documents end."""
     documents = documents if ends else documents[:1]
     tokenizer = kind.train([*documents, "ab"], end_token=ends)
     corpus = Corpus.of("c", documents, ends=ends)

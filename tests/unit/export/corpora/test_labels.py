@@ -31,7 +31,6 @@ def records(count):
 
 
 def test_labels_of_csv_and_json_lines_are_the_same(read):
-    """They are stripped texts; blank records have none, and missing ones are empty."""
     text = "text,style,size\nab, elvish ,1\n \t,orkish,2\ncd,,0.5\n"
     rows = [{"text": "ab", "style": " elvish ", "size": 1}, {"text": " "}, {"text": "cd", "style": None, "size": 0.5}]
     for given in (text, rows):
@@ -116,7 +115,6 @@ def test_the_bins_of_a_base_stay_and_take_no_texts(read):
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_labels_precede_their_document_in_both_directions(read, direction):
-    """An unknown label is as none; so is that of a column that the corpus does not have."""
     corpus = read([{"text": "ab", "style": "x"}, {"text": "ba", "style": "y"}])
     columns = (LabelColumn(name="era", values=("old",)), LabelColumn(name="style", values=("x",)))
     tokenizer = CharacterTokenizer.train("ab", end_token=True).extended(

@@ -49,7 +49,6 @@ def by_hand(written, documents, words=str.split):
     ids=["all", "ten words", "other white space", "seven words", "another case", "with the cut word", "nothing"],
 )
 def test_runs_of_eight_words_are_found_anywhere_in_the_text(document, expected):
-    """White space is ignored, case is not."""
     assert find_memorized_spans([WRITTEN], chunks(document)) == Memorization(NUM_SPANS, expected)
 
 

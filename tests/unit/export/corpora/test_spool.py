@@ -31,7 +31,6 @@ def test_a_spool_file_is_unnamed_and_closed_with_its_owner(folder):
 
 
 def test_written_bytes_can_be_read_and_memory_mapped(folder):  # noqa: ARG001 - the file is written there
-    """The mapped array outlives the spool; a read beyond the end of the file stops there."""
     spool = Spool()
     for content in (b"ab", b"", b"cdef"):
         spool.write(content)

@@ -35,7 +35,6 @@ def draw(published, **options):
 
 
 def test_sampled_tokens_follow_the_table_and_end_in_the_final_row(stack):
-    """Every sequence is of A and B, and ends with the first AB: zeros follow, and the state is that before the last."""
     _, published = stack
     drawn = draw(published)
     lengths = []
@@ -53,7 +52,6 @@ def test_sampled_tokens_follow_the_table_and_end_in_the_final_row(stack):
 
 
 def test_the_rows_of_a_call_may_differ_and_change_no_bit_of_each_other(stack):
-    """Half of the sequences are unconstrained: each half equals that of a call of its own kind."""
     _, published = stack
     rows = np.array([UNCONSTRAINED_ROW, LOOP] * (ROWS // 2))
     mixed, constrained = draw(published, row=rows), draw(published)
@@ -103,7 +101,6 @@ def test_without_a_budget_a_sequence_may_stay_incomplete(stack):
 
 
 def test_two_calls_are_bit_exact_to_one(stack):
-    """The caller passes on the row and what is left of the budget."""
     _, published = stack
     budget, first = 12, 5
     whole = draw(published, budget=budget, steps=budget)

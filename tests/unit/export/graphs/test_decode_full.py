@@ -42,7 +42,6 @@ def test_with_everything_off_decode_full_is_bit_exact_to_decode(stack, controls)
     "company", [*SINGLE, {"bias": biased(END, 100)}, {"min_steps": 9}, {"temperature": 0.0}], ids=" ".join
 )
 def test_options_of_other_sequences_of_the_batch_change_no_bit(ending, company):
-    """If half of a batch has options, each half equals that of a batch in which all or none have them."""
     state = ending.read(IDS[:, :-1])
     tables = {"counts": COUNTS, "seen": SEEN}
     plain = ending.draw_full(IDS[:, -1], state, UNIFORMS, **tables)
@@ -90,7 +89,6 @@ def adjusted(logits, counts, seen, bias=0.0, presence_penalty=0.0, frequency_pen
 
 @pytest.mark.parametrize("penalties", [*SINGLE, ALL], ids=" ".join)
 def test_penalties_follow_their_formulas(stack, penalties):
-    """Tokens equal those of a few lines of NumPy on Keras's logits, and differ from those without penalties."""
     model, published = stack
     state = published.read(IDS[:, :-1])
     controls = {"counts": COUNTS, "seen": SEEN, "temperature": np.repeat([0.0, 0.9], 4)}
@@ -161,7 +159,6 @@ def test_the_top_log_probabilities_ignore_the_sampling_options(stack):
 
 
 def test_order_and_padding_of_the_lists_change_no_bit(published):
-    """Ids may come in any order, with zeros after them."""
     state = published.read(IDS[:, :-1])
     expected = published.draw_full(IDS[:, -1], state, UNIFORMS, counts=COUNTS, seen=SEEN, **ALL)
 

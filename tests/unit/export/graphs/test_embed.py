@@ -28,7 +28,6 @@ def embed(published, token_ids, lengths=None, state=None, total=None):
 
 
 def test_sum_and_last_equal_those_of_the_keras_top_layer(stack):
-    """`sum` divided by the length is the mean output; `last` is the output at the last token."""
     model, published = stack
     outputs = top_outputs(model, IDS)
     got = embed(published, IDS)

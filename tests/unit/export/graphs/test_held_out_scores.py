@@ -25,7 +25,6 @@ def quantiles(tokenizer, documents, *, backward=False, label_columns=()):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_documents_are_scored_whole(backward):
-    """From the end token before them to their own; an empty one, too."""
     tokenizer = CharacterTokenizer.train("abc", end_token=True)
     documents = ["", *["ab" * n for n in range(1, 150)]]
     found = quantiles(tokenizer, documents, backward=backward)

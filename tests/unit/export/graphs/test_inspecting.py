@@ -57,7 +57,6 @@ FORMULAS = {keras.layers.LSTM: lstm, keras.layers.GRU: gru, keras.layers.SimpleR
 
 
 def test_activations_equal_the_cells_formulas(stack):
-    """The oracle computes every layer and token from the model's weights and the previous token's activations."""
     model, published = stack
     told = published.call(signatures.INSPECT, token_ids=IDS, lengths=full(), state=published.zeros())
     recurrent = [layer for layer in model.layers if type(layer) in FORMULAS]

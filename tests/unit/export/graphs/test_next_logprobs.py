@@ -57,7 +57,6 @@ def appended(outputs):
 
 
 def test_each_step_expands_the_most_probable_sequences_of_all(stack):
-    """Beside any log probabilities that the given ones have, and never after padding, the end or a masked token."""
     _, published = stack
     logprob = np.array([-1, 0, *[-np.inf] * (ROWS - 2)], np.float32)
     pairs, logprobs = appended(predict(published, IDS, num_ahead=3, logprob=logprob))

@@ -74,7 +74,6 @@ def test_states_are_bit_exact_across_signatures_and_calls(model):
 
 
 def test_a_sequence_does_not_depend_on_others_or_on_padding(model):
-    """Each gives the same bits in a batch of other sizes, in another slot, and beside shorter ones."""
     lengths = np.array([20, 3, 0, 7, 20, 11, 1, 19], np.int32)
     padded = np.where(np.arange(20) < lengths[:, None], IDS, 0).astype(np.int32)
     ragged = model.call("prefill", token_ids=padded, lengths=lengths, state=model.zeros())["state"]
@@ -84,7 +83,6 @@ def test_a_sequence_does_not_depend_on_others_or_on_padding(model):
 
 
 def test_embeddings_are_the_top_layers_outputs(model):
-    """`last` and `sum` are those of the activations that `inspect` returns."""
     lengths = np.full(ROWS, 19, np.int32)
     inspected = model.call("inspect", token_ids=IDS, lengths=lengths, state=model.zeros())
     top = max(name for name in inspected if name.startswith("hidden"))

@@ -32,7 +32,6 @@ def test_vectors_are_mapped(precision, tolerance):
 @pytest.mark.parametrize("share", [None, 1.0, 0.0], ids=["vectors", "in the product", "in the table"])
 @pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
 def test_parts_are_those_of_one_part(share, precision, monkeypatch):
-    """The outputs are split evenly, in order."""
     monkeypatch.setattr(projections, "MAX_TOKEN_SHARE", share or 0.0)
     embedding = None if share is None else RNG.normal(size=(8, 6)).astype(np.float32)
     vectors = [precision.from_rows(row) for row in ([STATES, INPUTS] if share is None else [STATES])]

@@ -129,7 +129,6 @@ def test_sampling_parameters_of_other_sequences_change_no_token(published, compa
 
 
 def test_special_tokens_and_ids_beyond_the_tokenizer_are_never_sampled(published):
-    """No uniform samples them, from a flat distribution, with top_k or greedily."""
     state = published.read(IDS[:, :-1])
     uniforms = np.linspace(0, 1, ROWS * 400, endpoint=False, dtype=np.float32).reshape(400, ROWS).T.copy()
     for controls in ({"temperature": 2.0}, {"temperature": 2.0, "top_k": 1000}, {"temperature": 0.0}):

@@ -56,7 +56,6 @@ def search(inspect, tokenizer, documents=DOCUMENTS, **options):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_one_unit_of_each_kind_of_feature_is_found(backward):
-    """The stronger one of brackets and quotes, and of line and word; the tokens of a backward model are reversed."""
     tokenizer = CharacterTokenizer.train(SCENE)
     features = behind(tokenizer, backward=backward)
     found = search(planted(features), tokenizer, backward=backward)

@@ -54,7 +54,6 @@ def test_the_history_has_an_entry_for_each_epoch(tmp_path):
 
 
 def test_the_readme_has_the_facts_of_the_card(tmp_path):
-    """Text of the corpus stays in its cell of a table."""
     text = page(tmp_path, card={"training_filter": FILTER}, copied_spans=0.0123, written_spans=3_000)
     for line in (
         "# `my.model`",
@@ -73,7 +72,6 @@ def test_the_readme_has_the_facts_of_the_card(tmp_path):
 
 
 def test_a_sample_cannot_break_the_markdown_of_the_readme(tmp_path):
-    """A code fence in it stays text, and a control character becomes a dot."""
     assert "\n````\n[It’s a] cat.\n```\n# no heading·[2J\n````\n" in page(tmp_path)
 
 
@@ -144,7 +142,6 @@ def loaded(content):
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda tokenizer: tokenizer.unit)
 def test_every_token_has_a_vector_and_a_label(tmp_path, tokenizer):
-    """Line i of both files is token i; each label is one visible, unique cell."""
     vectors = np.random.default_rng(0).normal(size=(len(tokenizer.tokens) + 3, 5)).astype(np.float32)
     files = written(tmp_path, make_card(card={"training": None}), tokenizer, vectors, Progress())
     numbers, labels = (loaded(files[f"assets.extra/{name}.tsv"]) for name in ("vectors", "metadata"))

@@ -39,7 +39,6 @@ def refused(capsys, *arguments):
 
 
 def test_the_best_value_of_each_metric_is_marked(repository, capsys):
-    """The lowest loss and the highest accuracy are the best. Sizes and equal values get no mark."""
     store(repository, "a", validation_loss=1.0, bits_per_character=1.443, accuracy=0.4, parameters=1)
     store(repository, "b", validation_loss=2.0, accuracy=0.6, seconds=30.0, epochs=[3.0, 2.0, 2.5])
     lines = compared(capsys, "a", "b")

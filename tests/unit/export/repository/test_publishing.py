@@ -84,7 +84,6 @@ def test_a_version_has_the_card_and_tokenizer_that_the_gateway_reads(network, ve
 
 
 def test_a_version_has_page_embedding_and_history_of_its_model(network, version):
-    """Hash, vectors and best epoch are those of the published weights."""
     page, assets = (version / "README.md").read_text(), version / "assets.extra"
     assert page.startswith("# `m`\n\nA model (lstm 1 × 12), imported, that continues a text")
     assert read_network(network).sha256() in page
@@ -117,7 +116,6 @@ def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
 
 @pytest.mark.usefixtures("without_graph")
 def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
-    """Other files and directories are ignored."""
     home = models_dir / "m"
     for name in ("7", "x9", "12a", "-3", "²"):
         (home / name).mkdir(parents=True)
@@ -205,8 +203,6 @@ def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypa
 )
 @pytest.mark.usefixtures("without_graph")
 def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, error, message):
-    """The error names the model's directory, also where TensorFlow reports it."""
-
     def full(draft, *_):
         draft.mkdir(exist_ok=True)
         raise error
@@ -267,7 +263,6 @@ def test_an_invalid_model_name_is_refused(model, models_dir, name):
 
 
 def test_listing_a_model_again_keeps_models_config(tmp_path):
-    """Other entries stay, and a version policy that was edited by hand is kept."""
     add_to_models_config(tmp_path, "a")
     path = tmp_path / "models.config"
     path.write_text(path.read_text().replace("num_versions: 2", "num_versions: 5"))

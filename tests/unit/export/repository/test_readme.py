@@ -17,13 +17,11 @@ from export.repository.readme import code, fenced, printable, table
     ],
 )
 def test_a_code_span_stays_in_its_line_and_table_cell(text, expected):
-    """No backtick, bar, newline or control character in the text ends the span or the cell."""
     assert code(text) == expected
 
 
 @pytest.mark.parametrize("text", ["plain", "```", "```\n# heading\n````", "`", "~~~"])
 def test_no_text_closes_its_code_block(text):
-    """The fence is longer than any run of backticks in the text."""
     first, *lines, last = fenced(text, "text").split("\n")
     assert first == f"{last}text"
     assert set(last) == {"`"}

@@ -40,7 +40,6 @@ def listed(repository):
 
 
 def test_removing_one_of_several_versions_keeps_the_entry(repository, capsys, monkeypatch):
-    """The versions served before and after are printed. There is no wait: the base path keeps a version."""
     monkeypatch.setattr(removal, "wait_until_unloaded", None)
     for version in (1, 2, 3):
         store(repository, version=version)
@@ -165,7 +164,6 @@ def test_paths_and_invalid_names_are_refused(repository, capsys, reference):
 
 
 def test_the_targets_of_symbolic_links_are_not_deleted(repository, capsys):
-    """A linked model is refused; of a linked version, only the link is deleted."""
     store(Path(), "outside", listed=False)
     (repository / "linked").symlink_to(Path("outside").absolute())
     assert remove("linked", "--yes") == 1

@@ -88,7 +88,6 @@ def test_a_host_that_does_not_resolve_is_named_in_the_error():
 
 
 def test_status_is_queried_over_grpc():
-    """A real server returns states by version; an unknown model and a closed port give None."""
     from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
     class Service(model_service_pb2_grpc.ModelServiceServicer):

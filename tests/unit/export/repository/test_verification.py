@@ -117,7 +117,6 @@ def test_an_imported_savedmodel_is_compared_with_itself(imported):
     ],
 )
 def test_a_damaged_file_fails_the_checks_that_read_it(version, damage, file, found):
-    """Checks that depend on it are not run; all others are."""
     damage(version / file)
     told = verified(version)
     assert failed(told) == found

@@ -78,7 +78,6 @@ def test_another_reference_is_refused(tmp_path, reference):
 
 
 def test_a_lineage_has_the_bases_of_the_base(tmp_path):
-    """Each with the hash of its weights and what it was trained on, so that removed versions are known, too."""
     first = Ancestor(name="first", version=3, weights_sha256="f" * 64)
     stored(tmp_path, lineage=Lineage(ancestors=(first,), added_tokens=("x",)), card={"weights_sha256": "b" * 64})
     base = BaseVersion.find("base", tmp_path)

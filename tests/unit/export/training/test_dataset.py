@@ -27,7 +27,6 @@ def lay_out(length, streams, window):
 
 @pytest.mark.parametrize(("length", "streams", "window"), [(100, 4, 10), (103, 4, 10), (23, 2, 7), (5, 32, 100)])
 def test_each_sequence_continues_from_batch_to_batch(length, streams, window):
-    """Concatenated batches give each sequence's part of the text; targets are one token ahead of inputs."""
     laid_out = lay_out(length, streams, window)
     inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.batches(), strict=True))
     rows, each = targets.shape
@@ -57,7 +56,6 @@ def test_the_last_batch_has_the_remaining_tokens():
 
 
 def test_each_epoch_divides_the_text_at_another_offset():
-    """The offset of the first batch is random; each further batch begins where the previous one ended."""
     firsts = set()
     for epoch in range(200):
         places = [int(targets[0, 0]) for _, targets in lay_out(25, 1, 10).batches(np.random.default_rng(epoch))]
@@ -78,7 +76,6 @@ def sliding_windows(ids, context, end=None, batch=4):
 
 
 def test_each_target_has_its_context_padded_on_the_left():
-    """The context begins with the start token; one that is too long loses its oldest tokens."""
     windows, targets = sliding_windows([11, 12, 13, 14], 3)
     assert windows == [[0, 0, START], [0, START, 11], [START, 11, 12], [11, 12, 13]]
     assert targets == [11, 12, 13, 14]
@@ -91,7 +88,6 @@ def test_a_window_does_not_cross_documents():
 
 
 def test_an_epoch_has_every_window_once_and_some_are_shortened():
-    """The order differs between epochs; a shortened window keeps its newest tokens."""
     ids = np.arange(100, 700, dtype=np.int32)
     laid_out = SlidingWindows(ids, 32, START, None, 8)
     orders, cut = [], 0
@@ -112,7 +108,6 @@ def test_an_epoch_has_every_window_once_and_some_are_shortened():
 
 
 def test_a_long_text_is_shuffled_in_blocks(monkeypatch):
-    """An epoch still has every window once, and each block has windows from all over the text."""
     monkeypatch.setattr("export.training.dataset.SHUFFLED_WINDOWS", 64)
     monkeypatch.setattr("export.training.dataset.RUN_TOKENS", 8)
     ids = np.arange(100, 1003, dtype=np.int32)
@@ -143,7 +138,6 @@ IGNORED = -1
 @pytest.mark.parametrize(("length", "rows"), [(3, 1), (799, 1), (805, 2), (40_003, VALIDATION_BATCH_SIZE)])
 @pytest.mark.parametrize("window", [7, BURN_IN, 2_000])
 def test_validation_sequences_have_a_burn_in(length, rows, window):
-    """Every token is evaluated once; each sequence but the first reads the preceding text as burn-in."""
     laid_out = Sequences.for_validation(np.arange(length, dtype=np.int32), FIRST, window, IGNORED)
     inputs, targets = (np.concatenate(parts).T for parts in zip(*laid_out.batches(), strict=True))
     assert laid_out.batch_size == len(targets) == rows
@@ -157,7 +151,6 @@ def test_validation_sequences_have_a_burn_in(length, rows, window):
 
 
 def test_a_bidirectional_model_gets_sliding_windows():
-    """Training has the configured batch size, validation a larger one."""
     laid_out = dataset("abcabc" * 20, "cab" * 100, bidirectional=True, context_length=5)
     assert (laid_out.train.batch_size, laid_out.train.batch_tokens) == (4, 20)
     assert laid_out.validation.batch_size == VALIDATION_WINDOWS
@@ -222,7 +215,6 @@ def test_a_row_of_a_mixed_text_is_one_excerpt_of_it():
 
 
 def test_the_rows_of_the_text_itself_stay_as_they_are():
-    """Every one of its tokens after the offset is predicted once."""
     inputs, targets = mixed_batches(Mixed.of(lay_out(800, 4, 10), np.arange(1000, 1100), 0.5))
     offset = 200 - targets.shape[1]
     assert np.array_equal(targets[:4], np.arange(800).reshape(4, 200)[:, offset:])
@@ -230,7 +222,6 @@ def test_the_rows_of_the_text_itself_stay_as_they_are():
 
 
 def test_windows_of_a_mixed_text_are_sampled_from_it():
-    """Each is a whole window with its next token."""
     main = SlidingWindows(np.arange(1, 41), 8, FIRST, None, 5)
     mixed = Mixed.of(main, np.arange(1000, 1200), 0.5)
     batches = list(mixed.batches(np.random.default_rng(0)))

@@ -17,7 +17,6 @@ PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, accurac
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys):
-    """A log has a line for each epoch and its sample, and no progress bar."""
     with TerminalDisplay(lambda _: SAMPLE) as display:
         display.update(1, 2.6, 500, 0.5)
         display.epoch(PROGRESS, None)
@@ -60,7 +59,6 @@ def test_the_progress_file_has_evaluations_within_an_epoch(tmp_path):
 
 
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
-    """The bar covers the whole run, is no wider than the terminal, and is cleared at the end."""
     terminal = TerminalFile()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")

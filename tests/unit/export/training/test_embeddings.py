@@ -52,7 +52,6 @@ FORMS = {
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_text_format_gives_the_same_vectors(tmp_path, words, form, end, compressed):
-    """GloVe and word2vec files, whatever their white space, line ends and compression."""
     path = write(tmp_path / "v.txt", FORMS[form], end)
     if compressed:
         path.write_bytes(gzip.compress(path.read_bytes()))
@@ -112,7 +111,6 @@ def test_the_share_of_tokens_found_is_echoed_with_some_missing_ones(tmp_path, wo
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_missing_vectors_are_reproducible_by_seed(tmp_path, words, seed):
-    """Vectors from the file do not depend on the seed; the others do."""
     path = write(tmp_path / "v.txt", LINES)
     embedding = start(path, words, seed=seed)
     again = start(path, words, seed=seed)

@@ -112,7 +112,6 @@ def test_one_column_implies_records():
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_sample_has_a_text_for_each_of_some_labels(lay_out, monkeypatch, direction):
-    """The labels are spread over all columns, and the model reads them first in both directions."""
     dataset, config = lay_out(direction=direction)
     model = build_model(config, len(dataset.tokenizer.tokens))
     writer, read = SampleWriter(dataset.tokenizer, (), config, dataset.columns), []
@@ -126,7 +125,6 @@ def test_a_sample_has_a_text_for_each_of_some_labels(lay_out, monkeypatch, direc
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_a_stored_sample_is_what_the_model_generates_with_its_labels(lay_out, direction):
-    """The model reads the start token, then a token of each column; later samples have other labels."""
     dataset, config = lay_out(direction=direction)
     writer = SampleWriter(dataset.tokenizer, ("abc" * 40,), config, dataset.columns)
     samples = writer.samples(build_model(config, len(dataset.tokenizer.tokens)))

@@ -12,7 +12,6 @@ CONFIG = load_config(None, {"name": "m", "corpus": "c", "units": 8192, "layers":
 
 
 def test_a_model_that_exceeds_memory_is_rejected_with_its_size(monkeypatch):
-    """The message names every setting that matters, the memory required and the memory free."""
     monkeypatch.setattr(model, "free_bytes", lambda: 20 * 2**30)
     numbers = r"4,029,716,836 parameters \(layers = 8, units = 8192, embedding = 64, vocabulary 100\)"
     with pytest.raises(TrainingFailed, match=rf"{numbers}.*at least 124\.0 GiB of memory, but only 20\.0 GiB is free"):

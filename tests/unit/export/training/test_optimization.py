@@ -180,7 +180,6 @@ def test_the_precision_is_the_setting_or_what_the_cpu_supports(monkeypatch, sett
 
 
 def test_bfloat16_trains_as_well_as_float32():
-    """The losses of a short run are within 10% of those in float32, and are not the same."""
     exact, _ = train(prepare()[0], updates=40, rate=0.05)
     rounded, _ = train(prepare(precision="bfloat16")[0], updates=40, rate=0.05)
     assert exact != rounded

@@ -104,7 +104,6 @@ def test_a_short_document_with_an_end_is_not_a_prompt(make):
 
 @KINDS
 def test_one_sample_per_temperature_is_stored_and_is_reproducible(make, settings):
-    """Earlier samples do not affect those stored. The prompt is from the text, and not part of what is generated."""
     writer, model, tokenizer = make(**settings)
     tokens = {"cat", "hill"} if settings == BACKWARD else {"c", "t"}
     bias(model, tokenizer, **dict.fromkeys(tokens, 0.0))
@@ -119,7 +118,6 @@ def test_one_sample_per_temperature_is_stored_and_is_reproducible(make, settings
 
 
 def test_each_sample_is_generated_at_its_temperature(make):
-    """The share of the more probable token is what its logit gives at 0.5, 0.8 and 1."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=1.0, t=0.0)
     shares = [sample.text.count("c") / SAMPLE_CHARACTERS for sample in writer.samples(model)]

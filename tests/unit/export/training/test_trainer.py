@@ -152,7 +152,6 @@ def test_the_forward_pass_of_every_cell_equals_the_keras_model(cell):
 
 
 def test_carried_states_continue_every_layer(cell):
-    """Two forward passes with carried states give the logits of one over the whole sequence."""
     model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (9, 3)).astype(np.int32)
     (whole,), _ = forward(model, token_ids, zero_states(model, 3), training=False)
@@ -213,7 +212,6 @@ def test_the_learning_rate_warms_up_and_then_decays_by_a_cosine():
 
 
 def test_the_learning_rate_is_set_before_each_update(tmp_path):
-    """The schedule follows the completed fraction of the run, over all epochs."""
     trainer, folder = start_loop(tmp_path / "m", learning_rate=0.5, warmup=0.2)
     update, rates = trainer.optimization.update, []
 
@@ -232,7 +230,6 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
 
 @one_cell
 def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, cell):
-    """The state is carried through an epoch, and is zero at its beginning."""
     trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, state_reset_probability=0)
     update, begun, ended = trainer.optimization.update, [], []
 
@@ -313,7 +310,6 @@ def spoil(trainer, part):
 
 @pytest.mark.parametrize("part", ["training", "validation", "weight"])
 def test_a_non_finite_loss_or_weight_ends_the_training_with_advice(tmp_path, part):
-    """The message names the epoch and the settings to change; the epoch before it stays the best."""
     trainer, folder = start_loop(tmp_path / "m", ema=0, validation=0.1 if part == "validation" else 0)
     name = spoil(trainer, part)
     advice = r"lower --learning-rate \(now 0\.004\) or --clip-norm \(now 1\.0\)"
@@ -431,7 +427,6 @@ def test_training_is_bit_exact_for_a_seed_and_differs_between_seeds(tmp_path, ce
 
 @pytest.mark.parametrize("moment", [pytest.param("epoch", marks=pytest.mark.slow), "window"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
-    """Weights, optimizer, dropout and schedule continue after the last complete epoch, bit-exact."""
     settings = {"dropout": 0.4, "epochs": 4}
     trainer, folder = start(tmp_path / "whole", **settings)
     whole = Watcher()

@@ -59,7 +59,6 @@ def rows(out):
 
 
 def test_the_worse_trials_are_stopped_and_the_best_is_published(capsys):
-    """The recipe runs to its end; after it only trials do that are better at the first rung."""
     assert tune() == 0
     out = capsys.readouterr().out
     table = rows(out)
@@ -209,7 +208,6 @@ def test_the_help_needs_neither_optuna_nor_tensorflow():
 
 
 def test_trials_and_publishing_fit_into_the_minutes():
-    """Two whole trials with their starts, and publishing; a late trial has what is left, or does not begin."""
     for minutes in (6.0, 60.0):
         budget = REAL_BUDGET(minutes)
         assert 2 * (budget.trial + budget.startup) + budget.publishing < minutes

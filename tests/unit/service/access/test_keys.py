@@ -51,7 +51,6 @@ def refusal(ring, presented):
 
 
 def test_a_request_has_the_limits_of_its_key_and_the_defaults_for_others(path):
-    """A header without a valid key is refused."""
     key, presented = add(path, max_sequences=3)
     defaults = KeyLimits(max_sequences=8, max_queued_tokens=9, requests_per_minute=1)
     authenticator = Authenticator(KeyRing(path), RateLimiter(), defaults)
@@ -220,7 +219,6 @@ def make_unreadable(path):
 
 @pytest.mark.parametrize("spoil", [damage, remove, make_unreadable])
 def test_an_invalid_file_leaves_the_last_valid_keys_in_force(path, spoil, caplog):
-    """One error is logged, and one info line once the file is valid again."""
     caplog.set_level(logging.INFO)
     key, presented = add(path)
     good = path.read_bytes()

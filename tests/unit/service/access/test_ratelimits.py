@@ -68,7 +68,6 @@ def num_charged(limiter, subject, at_most=50, **limits):
 
 
 def test_requests_above_the_limit_per_minute_are_refused(limiter, subject):
-    """The error names the limit, and `retry_after_s` is at least one whole second."""
     assert num_charged(limiter, subject, requests=5) == 5
     with pytest.raises(RateLimited, match="the limit of 5 requests per minute") as caught:
         charge(limiter, subject, requests=5)
@@ -161,7 +160,6 @@ def test_more_threads_than_pooled_connections_still_use_redis(make_limiter, redi
 
 
 def test_while_redis_is_down_each_process_counts_in_memory(make_limiter, own_redis, subject, monkeypatch, caplog):
-    """The outage is one warning, and the recovery one info line, after which counts are shared again."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(ratelimits, "REDIS_RETRY_S", 0.0)
     limiter = make_limiter(own_redis.url)
@@ -217,7 +215,6 @@ def test_an_invalid_redis_url_names_the_setting_not_its_value(url):
 
 @pytest.mark.parametrize(("seconds", "cost"), [(0, 1), (10, 1), (10, 50), (59.5, 100), (30, 37)])
 def test_retry_after_is_the_earliest_second_that_passes(make_limiter, clock, subject, seconds, cost):
-    """One second before `retry_after_s`, the request is still refused; in this minute or the next."""
     limiter = make_limiter()
     charge(limiter, subject, tokens=100, num_tokens=70)
     clock.s += 60 + seconds
@@ -235,7 +232,6 @@ def test_retry_after_is_the_earliest_second_that_passes(make_limiter, clock, sub
 
 @given(st.data())
 def test_wait_s_is_the_earliest_second_of_the_sliding_window(data):
-    """The formula agrees with a search second by second over the weighted counts of two minutes."""
     limit = data.draw(st.integers(1, 1000))
     cost = data.draw(st.integers(1, limit))
     previous, current = data.draw(st.integers(0, limit)), data.draw(st.integers(0, limit))

@@ -87,7 +87,6 @@ def test_a_closed_client_opens_no_new_connection(answers):
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xffjunk", b""], ids=["no message", "an empty message"])
 def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content):
-    """A refused call is at fault itself; one with an invalid response may be retried on another replica."""
     handler, client = answers
     handler.content = content
     with pytest.raises(InvalidResponse):

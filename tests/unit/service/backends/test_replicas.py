@@ -133,7 +133,6 @@ def test_a_call_that_every_replica_refuses_ejects_none():
 
 
 def test_a_busy_replica_is_skipped_and_not_ejected():
-    """If all of them are busy, the caller gets `ServerBusy` and retries later. Rejected calls are counted."""
     fleet = Fleet()
     assert fleet.replicas.num_rejected == {"busy": 0, "batching": 0}
     fleet.servers["a"].answer = ServerBusy("later")
@@ -238,7 +237,6 @@ def test_a_replica_with_another_probe_hash_is_the_last_resort():
 
 
 def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch):
-    """Each call is answered once. The last replica is not ejected for hanging."""
     monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
     now = [0.0]
     monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -296,7 +294,6 @@ def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
 
 
 def test_repeated_ejections_back_off_exponentially(monkeypatch):
-    """The pause doubles up to a maximum, and is short again after a long time without an ejection."""
     fleet, now = Fleet(), [0.0]
     monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     replica, pauses = fleet.replica("a"), []
@@ -314,7 +311,6 @@ def test_repeated_ejections_back_off_exponentially(monkeypatch):
 
 
 def test_discovery_follows_dns():
-    """New addresses wait for their probe, removed ones are closed, others are kept. A failed lookup changes nothing."""
     fleet = Fleet("ab")
     before = fleet.replica("b")
     fleet.addresses = ["b:1", "c:1"]
@@ -359,7 +355,6 @@ def _fail():
 
 
 def test_names_are_resolved_and_addresses_are_used_as_they_are(monkeypatch):
-    """A name may have several addresses, IPv4 and IPv6; duplicates are removed."""
     found = [("10.0.0.2", 0), ("10.0.0.1", 0), ("10.0.0.2", 0), ("fd00::1", 0, 0, 0)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", address) for address in found])
     assert resolved("models:8500") == ["10.0.0.1:8500", "10.0.0.2:8500", "[fd00::1]:8500"]

@@ -98,7 +98,6 @@ def test_an_invalid_option_is_named_and_adds_no_key(path, capsys, option, value)
 
 
 def test_list_is_a_table_without_secrets(path, capsys):
-    """One line per key under aligned headings, in the order of creation; hashes are not shown."""
     first, _ = add_key(path, "acme", None, KeyLimits(max_sequences=8))
     second, _ = add_key(path, "a-longer-name", datetime(2020, 1, 31, tzinfo=UTC), KeyLimits())
     assert call("list") == 0
@@ -125,7 +124,6 @@ def test_list_is_a_table_without_secrets(path, capsys):
 
 
 def test_list_json_has_the_fields_of_the_table(path, capsys):
-    """Times are ISO 8601 in UTC; limits are numbers or null."""
     key, _ = add_key(path, "acme", datetime(2999, 1, 31, tzinfo=UTC), KeyLimits(max_sequences=8))
     assert call("list", "--json") == 0
     assert json.loads(capsys.readouterr().out) == [

@@ -122,7 +122,6 @@ def test_no_process_is_left_whichever_is_killed(serving, killed):
 
 
 def test_sigterm_drains_the_gateway_before_the_model_server_stops(serving):
-    """Accepted streams finish, and the exit code is 0."""
     streams = [serving.stream() for _ in range(NUM_STREAMS)]
     serving.process.terminate()
     assert all(b"the end" in rest for rest in serving.drain(streams))

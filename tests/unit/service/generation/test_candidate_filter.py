@@ -42,7 +42,6 @@ def test_unique_choices_are_distinct_and_the_same_in_every_run(service):
 
 
 def test_a_window_smaller_than_n_changes_no_text():
-    """Choices are submitted as earlier ones finish: with and without rejection, of several prompts."""
     wide, narrow = Service(), Service(max_running=3)
     for fields in (
         {"n": 40, "prompt": ["abc", "", "xy"], "max_tokens": 9},
@@ -111,7 +110,6 @@ def test_choices_that_are_not_admitted_now_are_submitted_later(fields):
 
 
 def test_copies_of_the_training_text_are_replaced(service):
-    """The filter sees prompt and choice, by tokens and by text; what it rejects is counted."""
     seen = []
 
     def contains(token_ids, text):

@@ -114,7 +114,6 @@ def test_text_and_offsets_are_those_of_decoding_all_tokens_at_once(backward, ids
 @settings(deadline=None, max_examples=300)
 @given(ids=st.lists(st.sampled_from([*DRAWN, 0, 2]), max_size=14), stops=drawn_stops, sizes=chunk_sizes)
 def test_the_size_of_calls_changes_neither_text_nor_logprobs(backward, num_top, ids, stops, sizes):
-    """Text, tokens, offsets, count and stop are those of one token at a time, with special tokens among them."""
     how = {"backward": backward, "num_top": num_top}
     assert made(ids, stops, iter(sizes), **how) == made(ids, stops, every(1), **how)
 
@@ -164,7 +163,6 @@ STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
 
 @given(text=TEXT, stops=STOPS, data=st.data())
 def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
-    """The longest stop string at the first end of any; without one, the longest that may still be completed."""
     finder, place = StopFinder(stops), 0
     found = None
     while place < len(text) and found is None:

@@ -40,7 +40,6 @@ def expected_scores(token_ids):
 
 
 def test_a_request_with_several_prompts_equals_one_request_per_prompt(service):
-    """Results are ordered by prompt, then choice, and are the same for texts and for token ids."""
     together = service.results("abc", "hello", "", n=2)
     alone = [result for prompt in ("abc", "hello", "") for result in service.results(prompt, n=2)]
     assert together == [replace(result, index=index) for index, result in enumerate(alone)]
@@ -59,7 +58,6 @@ def test_logprobs_and_echo_do_not_change_the_completion(service):
 @pytest.mark.parametrize("echo", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 17, 40])
 def test_every_token_has_its_logprob_and_text_offset(service, length, echo):
-    """Each logprob is the model's, given all tokens before it; only the very first token has none."""
     prompt = ("abcdefghij" * 4)[:length]
     (result,) = service.results(prompt, logprobs=2, echo=echo)
     logprobs = result.logprobs
@@ -211,7 +209,6 @@ def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
 
 
 def test_a_request_is_charged_before_it_is_enqueued(service):
-    """Each prompt counts once and `max_tokens` once per choice; a request over its rate limit is not enqueued."""
     charged = []
     caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
     generation = service.engine.start_completion(request("abc", "de", n=2, max_tokens=7), caller)
@@ -332,7 +329,6 @@ def embedding(*prompts, **fields):
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
-    """`mean` and `last` include the last token, however many calls a prompt takes."""
     prompts = ("abc", "", "hello world" * 5)
     job = service.engine.start_embedding(embedding(*prompts, pooling=pooling), RequestContext())
     vectors = job.vectors()
@@ -387,7 +383,6 @@ def mirrored(result):
 )
 @pytest.mark.parametrize("suffix", ["", "a", "abcdefghij" * 4])
 def test_a_backward_completion_mirrors_the_forward_one(service, suffix, fields):
-    """The model reads and generates from right to left; text, logprobs and offsets are returned in reading order."""
     forwards = service.results(suffix[::-1], **fields)
     assert begun(service, from_the_end(suffix, **fields)).results() == [mirrored(result) for result in forwards]
 
@@ -519,7 +514,6 @@ def test_a_backward_model_embeds_a_text_from_its_end(service, pooling):
 
 
 def test_cached_tokens_are_reported_and_private_to_a_tenant():
-    """Each prompt counts once, whatever its choices; a prompt with logprobs is always read whole and has none."""
     service = Service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):

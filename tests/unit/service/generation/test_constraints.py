@@ -93,7 +93,6 @@ def test_a_match_longer_than_max_tokens_is_an_error(service):
 @pytest.mark.parametrize("first", [1, 3, 4, 7, 20])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_resumed_match_is_the_match_without_interruption(service, first, repeats):
-    """The request that resumes may repeat the pattern or leave it to the resume token."""
     for seed in range(8):
         whole = ask(service, seed=seed, complete_within_max_tokens=False)[0]
         part = ask(service, seed=seed, max_tokens=first, complete_within_max_tokens=False, return_state=True)[0]
@@ -162,7 +161,6 @@ def _with_other_digest(init):
 
 
 def test_sequences_with_different_patterns_share_calls_with_sequences_without(service):
-    """One request has a pattern, another another one, a third penalties: each gets what it gets alone."""
     kinds = [{"pattern": PATTERN}, {"pattern": "[a-e]{30}"}, {"pattern": None, "presence_penalty": 1.0}]
     alone = [[result.text for result in ask(service, n=2, **kind)] for kind in kinds]
     bodies = [

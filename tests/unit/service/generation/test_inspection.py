@@ -99,7 +99,6 @@ def test_positions_are_evenly_spaced_from_the_first_to_the_last(count, most, pla
 
 
 def test_max_positions_and_max_units_only_select_values(service):
-    """The selected values are those of the whole result, and logprobs are still of all tokens."""
     whole = looked_into(service, TEXT)
     some = looked_into(service, TEXT, max_positions=7, max_units=2)
     units = some["layers"][0]["units"]
@@ -120,7 +119,6 @@ def test_units_are_selected_by_number(service):
 
 
 def test_input_is_read_after_a_resumed_state(service):
-    """The checkpoint's unread tokens are read first and not returned; the first token of the input has a logprob."""
     (first,) = Service.results(service, "abc", max_tokens=5, return_state=True)
     found = looked_into(service, "xyz", state=first.resume_token, model=None)
     drawn = CHARACTERS.encode("abc" + first.text)

@@ -29,7 +29,6 @@ def expected(service, *token_ids, **fields):
     ],
 )
 def test_the_model_reads_start_and_labels_before_the_prompt(service, labels, tokens):
-    """Of several prompts each has them; they are no tokens of the prompt, and not its first ones."""
     opening = ids("<end>", *tokens)
     got = service.results("ab", "", model="labelled", labels=labels)
     assert got[0].text == expected(service, *opening, *LABELLED.encode("ab"))[0]
@@ -38,7 +37,6 @@ def test_the_model_reads_start_and_labels_before_the_prompt(service, labels, tok
 
 
 def test_a_backward_model_reads_labels_first_too(service):
-    """It reads its input from the right, and the labels before it."""
     fields = {"model": "labelled backward", "prompt": "", "max_tokens": 8}
     got = service.results(suffix="ab", labels={"style": "late"}, **fields)
     reversed_opening = ids("<end>", "<style=late>", "<age=>")[::-1]

@@ -78,7 +78,6 @@ def every_word(prompt, least):
 
 @pytest.mark.parametrize("prompt", ["a b ", "ab", "b'", "a."])
 def test_words_are_the_most_probable_ones_of_all(service, prompt):
-    """Their probability is that of their characters, times that of any other character after them."""
     found = words(service, prompt, n=10)
     expected = every_word(prompt, -7)[:10]
     assert expected[-1][1] > -7
@@ -107,7 +106,6 @@ def test_a_search_that_reaches_its_limit_says_so(service):
 
 
 def test_a_prompt_that_was_read_before_is_not_read_again(service):
-    """Neither the same prompt nor one that has grown by a character needs more than one token of it."""
     words(service, "a b" * 20)
     for prompt in ("a b" * 20, "a b" * 20 + " "):
         processor = start(service, prompt)

@@ -55,7 +55,6 @@ def saved(
 def test_a_checkpoint_is_unchanged_after_a_round_trip(
     state, unread_ids, position, seed, stream, detokenizer, held_back, counts
 ):
-    """Every bit of the state, NaN and -0.0 included, and every other field."""
     text = saved(state, unread_ids, position, seed, stream, detokenizer, held_back, counts)
     back = Checkpoint.from_bytes(text.to_bytes())
     assert back.state.tobytes() == text.state.tobytes()
@@ -75,7 +74,6 @@ def test_a_checkpoint_is_unchanged_after_a_round_trip(
 
 @pytest.mark.parametrize("stream", [0, 3, 2**64 - 1])
 def test_branch_0_keeps_the_random_stream_and_the_others_are_new(stream):
-    """Streams of branches, of their branches and of later positions differ, and each is reproducible."""
     text = saved(random_stream=stream)
     assert text.branch(0) == stream
     streams = [
@@ -137,7 +135,6 @@ def test_a_token_with_any_character_changed_is_refused(place, character):
 
 
 def test_each_reason_for_refusing_a_token_has_an_error_code():
-    """Foreign, altered, expired, unknown key and malformed. Messages stay short, whatever was sent."""
     cut = TOKEN[:-30]
     altered = TOKEN[:40] + ("B" if TOKEN[40] == "A" else "A") + TOKEN[41:]
     errors = [
@@ -177,7 +174,6 @@ def test_a_token_from_the_future_is_accepted(back_s):
 
 
 def test_keys_are_rotated_without_refusing_tokens():
-    """The first key of a file signs and all of them verify; a token of a removed key is refused."""
     old = tokens(state_keys(OLD)).seal(saved(), "anna")
     assert tokens().open(old, "anna").seed == 5
     assert TOKEN.split(".")[1] != old.split(".")[1]
@@ -206,7 +202,6 @@ def test_the_error_for_an_invalid_key_file_contains_no_key(tmp_path, content, co
 
 
 def test_a_key_file_is_created_once_with_mode_600(tmp_path):
-    """An existing file is kept, and each new file has another key."""
     path = tmp_path / "state.key"
     make_key_file(path)
     before = path.read_text()
@@ -218,7 +213,6 @@ def test_a_key_file_is_created_once_with_mode_600(tmp_path):
 
 
 def test_a_changed_key_file_is_reloaded(tmp_path, caplog):
-    """A new key signs from then on. An invalid or missing file leaves the last good keys valid; each is logged once."""
     path = tmp_path / "state.keys"
     path.write_text("o" * 40 + "\n")
     keys = key_file(path).content

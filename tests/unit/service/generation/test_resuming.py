@@ -110,7 +110,6 @@ SAMPLINGS = [
     logprobs=st.sampled_from([None, 0, 2]),
 )
 def test_a_resumed_completion_is_that_of_one_request(service, model, cuts, seed, sampling, stop, logprobs):
-    """Text, finish reason and logprobs, for all sampling parameters and for stop strings across a cut."""
     fields = {"seed": seed, **sampling, "stop": stop, "logprobs": logprobs}
     whole = parts(service, model, [TOTAL], **fields)
     bounds = [0, *sorted(set(cuts)), TOTAL]
@@ -203,7 +202,6 @@ def test_resuming_after_a_stop_string_continues_the_same_sequence(service, model
 
 
 def test_a_resume_token_has_reproducible_branches(service):
-    """The first choice continues the sequence, the others differ, and each is the same in every request."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
     branches = [result.text for result in ask(service, "", state=first.resume_token, seed=None, n=5, max_tokens=20)]
@@ -218,7 +216,6 @@ def test_a_resume_token_has_reproducible_branches(service):
 
 
 def test_a_prompt_is_read_after_a_resumed_state(service):
-    """The result is that of one long prompt: the completion so far, then the new prompt, tokenized by itself."""
     (first,) = ask(service, "abc", seed=2, max_tokens=10)
     prompts = ("xyz", CHARACTERS.decode([10, 11]), "")
     results = ask(service, *prompts, state=first.resume_token, seed=4, max_tokens=12, n=2)
@@ -251,7 +248,6 @@ def test_text_held_back_comes_before_the_prompt_of_the_next_request(service):
 
 @pytest.mark.parametrize(("prompt", "num_choices"), [("abcdefgh", 1), ("abcdefgh", 3), ("a", 2), ("", 1)])
 def test_max_tokens_0_returns_the_state_after_the_prompt(service, prompt, num_choices):
-    """Resumed from there, each choice is that of a single request."""
     read = ask(service, prompt, seed=6, max_tokens=0, n=num_choices)
     whole = ask(service, prompt, seed=6, max_tokens=15, n=num_choices)
     assert [(result.text, result.finish_reason) for result in read] == [("", "length")] * num_choices
@@ -291,7 +287,6 @@ def test_a_checkpoint_has_few_unread_tokens(service):
 
 
 def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
-    """Counts of sampled tokens; prompt tokens, with a count of 0, only for the repetition penalty."""
     fields = {"seed": 3, "max_tokens": 10, "logprobs": 0}
     (plain,) = ask(service, "abc", **fields)
     assert [len(part) for part in opened(service, plain).token_counts] == [0, 0]
@@ -308,7 +303,6 @@ def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
 
 @pytest.mark.parametrize("how", ["deadline", "drain"])
 def test_a_request_that_is_cut_short_has_partial_outputs(how):
-    """Each choice has its text so far and a resume token, which gives the rest unchanged."""
     other = Service()
     seed, expected = endless(other, 60, n=2)
     backend = FakeBackend(held=True)
@@ -375,7 +369,6 @@ def test_return_state_adds_a_resume_token_to_the_final_delta(service):
 
 
 def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
-    """Each reason has its error, also a version that is no longer served or whose number has other weights now."""
     (first,) = ask(service, "abc", seed=2, max_tokens=5, tenant="anna")
     assert ask(service, "", state=first.resume_token, seed=None, max_tokens=5, tenant="anna")
     with pytest.raises(StateRefused, match="another tenant"):
@@ -395,7 +388,6 @@ def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
 
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
 def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
-    """The error has it together with the echo, and its resume token gives the rest unchanged."""
     seed, plain = next(
         (seed, result)
         for seed in range(100)

@@ -66,7 +66,6 @@ def kept(request, monkeypatch):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.usefixtures("kept")
 def test_best_first_search_finds_every_text_in_order(ties):
-    """All texts come in descending order of probability, each with its log probability, and ties by their tokens."""
     found = list(BestFirstSearch(FakeSpace(), FakeModel(ties), 10_000).start(None))
     assert [(node.logprob, node.token_ids) for node in found] == every_text(ties)
 
@@ -108,7 +107,6 @@ def test_a_beam_of_width_one_is_greedy():
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0, -1.0])
 def test_a_beam_as_wide_as_the_tree_finds_every_text(penalty, ties):
-    """The texts are in descending order of their log probability divided by a power of their length."""
     expected = sorted((-logprob / len(ids) ** penalty, ids) for logprob, ids in every_text(ties))
     assert beams(1000, penalty, ties) == [(-score, ids) for score, ids in expected]
 

@@ -71,7 +71,6 @@ def test_each_prompt_has_texts_of_its_own(service):
 
 @pytest.mark.parametrize("pattern", ["[abc]{1,3}", "a?b?c?d?"])
 def test_top_texts_match_a_pattern(service, pattern):
-    """All texts that match are found, also if there are fewer than requested; each is complete within `max_tokens`."""
     processor = service.start(top_texts=200, max_tokens=4, structured_outputs={"regex": pattern})
     results = processor.results()
     texts = {"".join(ids) for length in range(5) for ids in itertools.product("abcd", repeat=length)}
@@ -88,7 +87,6 @@ def test_top_texts_of_a_list_of_choices(service):
 
 
 def test_a_text_of_several_token_sequences_is_returned_once(service):
-    """Its log probability is that of the most probable one."""
     results = service.results(
         "a", model="matches", top_texts=50, max_tokens=4, structured_outputs={"regex": r'(bc|12|"a":){2}'}
     )
@@ -152,7 +150,6 @@ def test_best_of_is_the_beam_width(service):
 
 
 def test_a_backward_model_searches_from_the_end(service):
-    """The most probable text before a suffix is that after the mirrored prompt, mirrored."""
     forward = service.results("abc", top_texts=9, max_tokens=2)
     backward = service.results(model="characters backward", prompt=None, suffix="cba", top_texts=9, max_tokens=2)
     assert [result.text for result in backward] == [result.text[::-1] for result in forward]
@@ -160,7 +157,6 @@ def test_a_backward_model_searches_from_the_end(service):
 
 @pytest.mark.parametrize("fields", [{"top_texts": 30}, {"use_beam_search": True, "n": 30}])
 def test_a_search_is_the_same_among_other_requests(service, fields):
-    """Other requests share its calls, and change nothing."""
     alone = service.results("abc", max_tokens=3, **fields)
     others = [service.start("hello", max_tokens=200, seed=seed) for seed in range(8)]
     threads = [threading.Thread(target=other.results) for other in others]
@@ -172,7 +168,6 @@ def test_a_search_is_the_same_among_other_requests(service, fields):
 
 
 def test_streams_go_on_beside_a_search():
-    """Between two calls of a search, the running sequences have one."""
     service = Service(max_search_tokens=100_000, max_calls=1)
     try:
         search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)

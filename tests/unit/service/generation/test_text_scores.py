@@ -117,7 +117,6 @@ def test_the_ratio_is_that_of_the_likelihoods_by_two_models(service):
 
 
 def test_parts_of_a_text_are_scored_after_each_other(service):
-    """In one request and over several, by resume tokens; all but the first token are scored."""
     parts = ["the cat", "", "sat on", "a mat"]
     whole = surprisals(WORDS.encode("the cat sat on a mat"))
     expected = [whole[0], 0, sum(whole[1:3]), sum(whole[3:])]
@@ -141,7 +140,6 @@ def test_documents_in_a_row_are_scored_with_their_ends(service):
 
 @pytest.mark.parametrize("text", ["", "the"])
 def test_a_text_without_scores_is_before_the_next_one(service, text):
-    """The first part may have too few tokens for a call; the rest is scored as if it followed it."""
     job = processor(service, text, model="words", carry_state=True)
     assert sums(job.results()) == [0.0]
     (after,) = scored(service, "cat sat", model="words", carry_state=True, state=job.resume_token())
@@ -161,7 +159,6 @@ def test_a_score_continues_from_a_completion_and_the_other_way_round(service):
 
 
 def test_the_percentile_is_that_among_held_out_texts(service, monkeypatch):
-    """Of nats per character, interpolated; not for texts that follow others."""
     registry, per_character = service.engine._model_registry, sum(of_characters(TEXT)) / (len(TEXT) + 1)
     find = registry.find
 
@@ -248,7 +245,6 @@ def test_both_requests_of_a_ratio_end_with_the_client():
 
 
 def test_labels_are_read_before_each_text_and_not_scored(service):
-    """By the model alone, not by that of `ratio_to`; a text without labels follows what says that it has none."""
     names = {"late": ("<style=late>", "<age=>"), None: ("<style=>", "<age=>")}
     for style, tokens in names.items():
         labels = {"labels": {"style": style}} if style else {}

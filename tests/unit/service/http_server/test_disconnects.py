@@ -90,7 +90,6 @@ def test_unread_bytes_are_no_disconnect(watcher, connect):
 
 
 def test_a_closed_watch_does_not_call_back(watcher, connect):
-    """A client that leaves after its request has ended affects nothing."""
     gone = threading.Event()
     server, client = connect()
     watch = watcher.watch(server, gone.set)

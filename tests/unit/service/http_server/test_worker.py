@@ -171,8 +171,6 @@ def test_a_new_connection_evicts_the_one_idle_longest_when_full(gunicorn, reques
 
 @with_options(worker_class=f"{APP}.CountingWorker", keep_alive="600")
 def test_connections_are_limited_by_client_address(gunicorn):
-    """One more gets `429`. Another address and a Unix socket are served, and closing a connection makes room."""
-
     def admitted():
         # Connections stop counting a moment after they have closed.
         sock = gunicorn.connect(GET % b"/")
@@ -244,7 +242,6 @@ def test_an_incomplete_request_gets_408_and_holds_no_thread(gunicorn, before, pa
 @pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunks"])
 @pytest.mark.parametrize("expects", [b"", b"\r\nExpect: 100-continue"], ids=["", "100-continue"])
 def test_a_body_that_the_application_refuses_is_not_received(gunicorn, framing, expects):
-    """The response comes before the rest of the body, and the connection is closed; otherwise the body is awaited."""
     post, part = b"POST /guarded HTTP/1.1\r\nHost: test\r\n%s%s%s\r\n\r\n", b"4\r\nabcd\r\n"
     answer = read_all(gunicorn.connect(post % (framing, b"", expects) + part))
     assert answer.startswith(b"HTTP/1.1 401 ")
@@ -362,7 +359,6 @@ def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn, body
 
 @with_options(worker_class=f"{APP}.PatientWorker")
 def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
-    """The one stalled longest gets 429, and a client that sends its body at once is served."""
     part = b"x" * (3 << 20)
     stallers = [gunicorn.connect(POST % b"Content-Length: 4194304" + part) for _ in range(RECEIVED_BYTES // len(part))]
     with gunicorn.connect(POST % b"Content-Length: 4194304" + part) as sender:
@@ -459,7 +455,6 @@ def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn
 
 @with_options(graceful_timeout="62", keep_alive="600")
 def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
-    """New and kept-alive connections get its `503`, the running stream its end, and the exit code is 0."""
     with gunicorn.connect(GET % b"/stream") as stream, gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         read_past(stream, b"tick")
@@ -489,7 +484,6 @@ def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
 @with_options(graceful_timeout="6")
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf"])
 def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
-    """The application has time to end its streams; one that it does not end is cut before the arbiter kills."""
     pid = gunicorn.status()["pid"]
     with gunicorn.connect(GET % path) as stream:
         read_past(stream, b"tick")
@@ -522,7 +516,6 @@ def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
 
 @with_options(graceful_timeout="60")
 def test_a_reload_refuses_no_request(gunicorn):
-    """A worker that has a successor leaves new requests to it, and finishes its own."""
     old = gunicorn.status()["pid"]
     with gunicorn.connect(GET % b"/stream?8") as stream:
         read_past(stream, b"tick")

@@ -46,7 +46,6 @@ def test_the_nearest_neighbors_are_those_of_a_full_sort():
 
 @pytest.mark.parametrize("width", [6, 60], ids=["covariance", "products of vectors"])
 def test_the_map_has_the_principal_components(width, monkeypatch):
-    """Two-dimensional distances are kept, explained variances add up to 1, and the map is reproducible."""
     monkeypatch.setattr(module, "_STEP", 7)
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(30, 2)) * [5, 1] + [100, 0]
@@ -74,7 +73,6 @@ def test_the_map_has_the_principal_components(width, monkeypatch):
     ids=["equal vectors", "one vector", "one dimension", "special tokens alone"],
 )
 def test_a_degenerate_embedding_has_a_map(rows, hidden, shown):
-    """No division by zero, and two coordinates for each token."""
     ids, plane, explained = Vectors.of(rows.astype(np.float32), frozenset(hidden), {}).map(10)
     assert (len(ids), plane.shape) == (shown, (shown, 2))
     assert np.isfinite(plane).all()

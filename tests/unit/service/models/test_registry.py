@@ -59,7 +59,6 @@ def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry
 
 @pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
 def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tmp_path, caplog, damage):
-    """The valid version is served. The log says what is wrong with the other, but not at every refresh."""
     add(tmp_path, "demo", 1)
     if damage != "no folder":
         add(tmp_path, "demo", 2)
@@ -158,7 +157,6 @@ def test_a_backend_that_fails_during_a_probe_keeps_its_versions(model_registry, 
 
 
 def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, server, tmp_path):
-    """Several models and no default make the request invalid; the message lists them."""
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="no model is served"):
         model_registry.find(None)
@@ -180,7 +178,6 @@ def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, s
 
 
 def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry, server, tmp_path, caplog):
-    """A damaged file leaves the last valid content in effect, and is logged once."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: "", 3: ""}}

@@ -76,7 +76,6 @@ def test_the_error_for_an_unknown_version_or_label_lists_the_known_ones(referenc
 
 
 def test_the_traffic_split_follows_its_shares_and_is_sticky_by_seed():
-    """A seed with the canary stays with it as its share grows. Models are split independently of each other."""
     versions = [1, 2, 3]
     before: set[int] = set()
     for share in (0, 5, 20, 50, 100):

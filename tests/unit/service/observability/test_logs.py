@@ -166,7 +166,6 @@ def test_gunicorn_logs_in_the_same_format():
 
 
 def test_an_access_log_line_has_the_known_fields():
-    """Unknown fields are omitted, and so is the query string, which may hold a secret."""
     line = json.loads(
         access(
             **{**REQUEST, "path": "/v1/models?key=secret"},

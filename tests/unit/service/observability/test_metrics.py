@@ -59,7 +59,6 @@ def get(address, path="/metrics", **headers):
 
 
 def test_the_state_is_read_at_the_scrape(metrics):
-    """The first scrape has a zero for each reason, so that an increase is one; a version without load reports zero."""
     loads, budget, cache = {DEMO: (5, 7)}, MemoryBudget(10_000_000), PrefixCache(1000)
     counts, backends = {"busy": 0, "batching": 0}, [("a:1", True, 0.0), ("b:1", True, 0.0), ("c:1", False, 75.5)]
     watch(
@@ -112,7 +111,6 @@ def test_inter_token_latency_counts_every_token(metrics):
 
 
 def test_completed_calls_are_counted_by_signature(metrics):
-    """Prefill and decode calls are separate, and so are sequences and padding."""
     metrics.call_completed(make_call(num_used=3, signature="prefill"), 0.01)
     metrics.call_completed(make_call(num_used=5, signature="decode"), 0.03)
     labels = {**DEMO_LABELS, "signature": "decode"}

@@ -74,7 +74,6 @@ def traceparent(flags="01"):
 
 
 def test_a_request_and_its_calls_are_exported_as_one_trace(collector):
-    """A call's span is a child of the request's, and that is a child of the client's."""
     tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1.2.3")
     with tracing.request(traceparent(), **POST) as trace:
         for _ in range(2):
@@ -248,7 +247,6 @@ def test_invalid_trace_headers_are_ignored_without_a_log_line(tracing, exporter,
 
 
 def test_a_collector_that_refuses_is_logged_once(collector, caplog):
-    """One line has the reason, however many batches are lost, and one reports the recovery."""
     collector.status = 401
     tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1")
 

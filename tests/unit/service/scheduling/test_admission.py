@@ -27,7 +27,6 @@ def fill(admissions, count, cost=1):
     ids=["sequences", "tokens"],
 )
 def test_a_full_server_refuses_requests_until_sequences_finish(count, cost, needed, message):
-    """The message names the limit; the same request is admitted once another one has finished."""
     admissions = control()
     first, *_ = fill(admissions, count, cost)
     late = admissions.open()
@@ -80,7 +79,6 @@ def test_many_choices_leave_a_third_of_the_queue_to_other_requests():
 
 
 def test_requests_with_many_choices_share_equally():
-    """The share of one that holds more shrinks as its sequences finish; the others grow."""
     admissions = control(30, 10_000)
     first, second = admissions.open(), admissions.open()
     releases = first.admit([1] * 100)

@@ -142,7 +142,6 @@ def test_prompts_that_did_not_come_are_no_longer_expected(queue):
     ("num_long", "num_new", "num_decodes"), [(0, 1, 1), (1, 0, DECODES_BETWEEN_LONG_PREFILLS), (1, 1, 1), (8, 0, 1)]
 )
 def test_a_long_prompt_takes_turns_with_several_decode_calls(queue, num_long, num_new, num_decodes):
-    """New prompts, and a full batch of long ones, wait for one decode call only."""
     add_running(queue, 64)
     for sequence in add_prompts(queue, num_long, length=1000):
         sequence.record_prefill(128, sequence.state)
@@ -206,7 +205,6 @@ def test_a_prefill_call_has_one_signature_and_one_set_of_activations(queue):
     ("count", "length", "batch_size", "size"), [(1, 30, 8, 29), (8, 1000, 8, 128), (60, 1000, 64, 64)]
 )
 def test_a_prefill_call_ends_with_the_longest_prompt_or_at_its_limit(queue, count, length, batch_size, size):
-    """The limits are `max_length` of the version and 4,096 tokens with padding."""
     add_prompts(queue, count, length)
     call = queue.next_call(1, 1)
     assert (call.batch_size, call.size) == (batch_size, size)

@@ -129,7 +129,6 @@ class FaultyObserver(FakeObserver):
 
 @pytest.mark.parametrize("where", ["prefixes", "observer"])
 def test_an_exception_after_a_reply_strands_no_sequence(start, where, monkeypatch):
-    """Every sequence gets an error at once, and every slot and its admission are free again."""
     observer = FaultyObserver() if where == "observer" else FakeObserver()
     backend = FakeBackend(held=True)
     scheduler = start(backend, observer=observer, prefix_cache_bytes=10**6, max_running=4, max_queued=60)

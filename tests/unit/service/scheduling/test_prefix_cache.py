@@ -55,7 +55,6 @@ def found(cache, token_ids, namespace="here"):
     st.integers(0, 1),
 )
 def test_the_longest_prefix_is_found_across_blocks(lengths, length, last):
-    """Prefixes may end anywhere in a block; one whose last token differs is no hit."""
     text = list(range(3 * BLOCK))
     texts = [[*text[:size], 1000 + end] for size, end in lengths]
     wanted = [*text[:length], 1000 + last]
@@ -128,7 +127,6 @@ def test_namespaces_are_isolated():
 
 
 def test_the_least_recently_used_entry_is_evicted():
-    """Adding an entry again and a hit both count as use."""
     cache = kept([1], [2], [3], entries=3)
     assert found(cache, [1]) == (1, 0)
     cache.keep(named([2]), state(1))

@@ -288,7 +288,6 @@ def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
 
 
 def test_an_observer_gets_starts_failures_and_calls_in_order(start):
-    """A failed call that will be retried is marked as such. A prompt starts once, however many choices it has."""
     backend, observer = FakeBackend(), FakeObserver()
     backend.failures = [BackendUnavailable("gone")]
     scheduler = start(backend, observer)
@@ -342,7 +341,6 @@ class ReadingBackend(FakeBackend):
 
 
 def test_a_cached_prompt_is_not_prefilled_again(start):
-    """The completion is the same; a longer prompt is prefilled from there on."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     prompt = tuple(3 + i % 40 for i in range(60))
@@ -398,7 +396,6 @@ def test_prompts_with_a_common_prefix_share_cached_states(start):
 
 
 def test_choices_of_a_cached_prompt_skip_prefill_and_are_cached(start):
-    """Each choice, sent back as a prompt, is a hit of its own."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     for _ in range(2):
@@ -452,7 +449,6 @@ def test_a_nan_state_is_not_cached(start):
 
 
 def test_the_prefix_cache_changes_no_sequence(start):
-    """Many prompts with common prefixes at a time, in a cache too small for all: each sequence is as it is alone."""
     scheduler = start(prefix_cache_bytes=20_000, max_running=16, max_queued=200)
     rng = np.random.default_rng(0)
     stem = rng.integers(3, 40, 300).tolist()

@@ -31,7 +31,6 @@ def admit_all(slots):
 
 
 def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
-    """Requests take turns, the oldest first, and a request's own sequences keep their order."""
     slots = Slots(5)
     wide, narrow = request(1, 4), request(2, 2)
     enqueue(slots, wide)
@@ -42,7 +41,6 @@ def test_a_free_slot_goes_to_the_request_that_holds_the_fewest():
 
 
 def test_a_slot_is_released_only_once():
-    """Releasing a sequence again, or one without a slot, frees no slot of another one."""
     slots = Slots(2)
     first, second = request(1, 2)
     enqueue(slots, [first])

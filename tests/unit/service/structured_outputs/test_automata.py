@@ -56,7 +56,6 @@ def test_the_texts_of_an_automaton_are_those_that_re_matches(pattern, backward):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_distances_and_continuations_agree(pattern):
-    """An entry has the distance of its row, 0 at a match; a continuation is one more than the smallest of its row."""
     automaton = compiled(pattern)
     entries, is_match = automaton.table[FIRST_ROW:, :-2], automaton.table[:, END] != FORBIDDEN
     is_match[FINAL_ROW] = True

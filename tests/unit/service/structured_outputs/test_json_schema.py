@@ -293,7 +293,6 @@ def test_optional_properties_are_in_the_order_of_the_schema():
 
 
 def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
-    """Every keyword in turn has every kind of JSON value."""
     values = [None, True, -1, 2.5, "x", [], [1], ["a"], {}, {"a": 1}, [[]], [{}], {"a": []}]
     keywords = ["properties", "required", "items", "prefixItems", "enum", "anyOf", "allOf", "$ref", "type", "pattern"]
     keywords += ["minItems", "maxLength", "minimum", "additionalProperties", "format", "minProperties", "$defs"]
@@ -359,6 +358,5 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
     ],
 )
 def test_what_a_regular_expression_cannot_say_is_an_error_that_names_it(schema, message):
-    """Keyword and place are in the message. Otherwise a completion would be invalid."""
     with pytest.raises(SchemaError, match=re.escape(message)):
         schema_regex(schema)

@@ -215,7 +215,6 @@ def test_a_running_request_holds_the_memory_of_its_response(make_site):
 
 @pytest.mark.parametrize("encoding", ["float", "base64", "base64_float16"])
 def test_an_inspection_is_streamed_in_parts(site, monkeypatch, encoding):
-    """Joined, they are the JSON of the API. Each array is freed once it is written."""
     jobs = []
     monkeypatch.setattr("service.web.hidden_states._NUMBERS", 32)
     monkeypatch.setattr("service.web.hidden_states._ITEMS", 10)

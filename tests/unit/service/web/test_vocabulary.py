@@ -101,7 +101,6 @@ def test_without_the_flag_there_is_no_vocabulary(site, query):
 
 
 def test_a_large_vocabulary_is_listed_in_pages_within_their_memory(make_site, serve, large, monkeypatch):
-    """131,072 tokens in 14 pages, each of which takes no more than the memory that it holds."""
     serve(large)
     site, held = make_site(), []
     hold = MemoryLease.hold
