@@ -176,10 +176,6 @@ def assert_no_worker_waits():
             assert not thread.is_alive()
 
 
-def test_workers_are_daemon_threads():
-    assert list(made(["a"], lambda _: threading.current_thread().daemon)) == [True]
-
-
 def test_finished_results_are_delivered_before_more_prompts_are_read():
     """A slow source does not delay results; if it fails, they are delivered before its error."""
     asked, received = threading.Event(), threading.Event()
@@ -257,14 +253,6 @@ def test_a_line_fits_the_terminal_and_its_rate_is_that_of_new_items(clock, monke
         clock[0] += 10
         progress.advance()
     assert file.getvalue().split("\r\x1b[K")[1] == "█" * 18 + "·" * 6 + " 3/4, 0.1/s, 0:10 left, waiting, wa"
-
-
-def test_the_remaining_time_includes_hours(clock):
-    file = TerminalFile()
-    with Progress(3, shown=True, file=file) as progress:
-        clock[0] += 3700
-        progress.advance()
-    assert "2:03:20 left" in file.getvalue()
 
 
 def test_progress_is_shown_only_on_request(capfd, client, server):

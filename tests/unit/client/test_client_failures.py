@@ -6,14 +6,12 @@ import http.client
 import os
 import socket
 import threading
-from time import monotonic
 
 import pytest
 
 import sostenuto
 from sostenuto import Client, ConnectionFailed, Timeout
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, linger, models, refusal
-from tests.unit.client.scripted_server import PATIENCE_S
 
 ANSWER = answer_json(COMPLETION)
 
@@ -119,27 +117,6 @@ def test_a_retry_after_of_an_hour_is_raised_at_once(client, server, waits):
     with pytest.raises(sostenuto.TooManyRequests) as caught:
         client.models()
     assert (caught.value.retry_after_s, waits) == (3600.0, [])
-
-
-def test_closing_the_client_ends_the_wait_before_a_retry(server):
-    refused = threading.Event()
-    client = Client(server.url)
-
-    def refuse(handler):
-        refusal(503, "no", headers={"Retry-After": "50"})(handler)
-        refused.set()
-
-    def close():
-        assert refused.wait(PATIENCE_S)
-        client.close()
-
-    server.script = [refuse]
-    threading.Thread(target=close, daemon=True).start()
-    began_at_s = monotonic()
-    with pytest.raises(sostenuto.ClientClosed):
-        client.models()
-    assert monotonic() - began_at_s < 25
-    assert len(server.requests) == 1
 
 
 def test_a_refused_connection_names_the_url(server, waits):
