@@ -130,7 +130,7 @@ class Trainer:
         for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
             # With carried state alone the model would see the zero state only once per epoch, but every prompt starts
             # from it. So does every document, and those that begin a window need no carried state.
-            is_carried = reset_rng.random((split.batch_size, 1)) >= self.config.state_reset_probability
+            is_carried = reset_rng.random((inputs.shape[1], 1)) >= self.config.state_reset_probability
             is_carried &= inputs[0, :, None] != self.dataset.tokenizer.special.start
             fraction = self.devices.broadcast(self._fraction(progress, started, count))
             if count and fraction >= 1:

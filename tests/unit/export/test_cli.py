@@ -20,7 +20,6 @@ from export.cli import program
 from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
 from export.corpora.ngrams import NgramBaseline
-from export.graphs.network import CELLS
 from export.training import workflow
 from export.training.optimization import Optimization
 from tests.commands import main
@@ -160,15 +159,6 @@ def test_missing_and_invalid_settings_are_reported_together(capsys):
     assert "error: corpus is required (CORPUS); units: " in one_line(capsys)
 
 
-def test_options_override_the_recipe(published, capsys):
-    Path("r.toml").write_text('name = "m"\ncorpus = "book.txt"\nunits = 6\nembedding = 4\nbatch_size = 4\nepochs = 9\n')
-    assert main(["train", "--config", "r.toml", "--epochs", "1", "--runs-dir", "elsewhere"]) == 0
-    config = json.loads(Path("elsewhere/m/config.json").read_text())
-    assert (config["units"], config["epochs"]) == (6, 1)
-    assert "epoch 1: " in capsys.readouterr().out
-    assert len(published) == 1
-
-
 @pytest.fixture
 def trained(monkeypatch):
     """The settings of each training run, none of which takes place."""
@@ -289,35 +279,22 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     assert train("--if-new", "--name", "other", corpus="no/such.txt") == 1
 
 
-def test_the_model_has_the_cell_and_the_unit_of_the_options(published):
-    assert train("--cell", "gru", "--token-unit", "word", "--epochs", "1") == 0
-    ((model, tokenizer, training, _),) = published
-    assert isinstance(model.get_layer("recurrent_0"), CELLS["gru"])
-    assert tokenizer.unit == "word"
-    assert np.isfinite(training.validation_loss)
-
-
 @pytest.mark.parametrize(
     ("options", "layer"),
     [
-        pytest.param(("--layers", "2", "--connections", "residual"), "Add", id="residual", marks=pytest.mark.slow),
-        pytest.param(
-            ("--layers", "2", "--connections", "skip", "--recurrent-dropout", "0.3"), "Concatenate", id="skip"
-        ),
-        pytest.param(("--tie-embeddings",), "ReversibleEmbedding", id="tied", marks=pytest.mark.slow),
-        pytest.param(
-            ("--bidirectional", "--context-length", "5"), "Bidirectional", id="both ways", marks=pytest.mark.slow
-        ),
+        (("--cell", "gru"), "GRU"),
+        (("--layers", "2", "--connections", "residual"), "Add"),
+        (("--layers", "2", "--connections", "skip"), "Concatenate"),
+        (("--tie-embeddings",), "ReversibleEmbedding"),
+        (("--bidirectional", "--context-length", "5"), "Bidirectional"),
     ],
+    ids=["gru", "residual", "skip", "tied", "both ways"],
 )
-@pytest.mark.usefixtures("computes")
-def test_every_architecture_option_trains(published, options, layer):
-    assert train(*options, "--learning-rate", "0.02") == 0
+def test_every_architecture_option_has_its_layer(published, options, layer):
+    assert train(*options, "--epochs", "1") == 0
     ((model, _, _, direction),) = published
     assert layer in [type(each).__name__ for each in model.layers]
     assert direction == "forward"
-    history = json.loads(Path("runs/m/progress.json").read_text())["history"]
-    assert history[1]["train_loss"] < history[0]["train_loss"]
 
 
 @pytest.mark.usefixtures("computes")
@@ -750,20 +727,12 @@ def test_a_setting_that_contradicts_the_base_is_an_error_before_a_run_starts(cap
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("stopped_after", [0, 1])
 @pytest.mark.usefixtures("computes")
-def test_a_fine_tuning_resumes_to_the_same_bits_without_its_base(published, base, monkeypatch, stopped_after):
-    options = ["--mix", "book.txt", "--epochs", "2", "--learning-rate", "0.01"]
+def test_a_fine_tuning_resumes_to_the_same_bits_without_its_base(published, base, monkeypatch):
+    options = ["--mix", "book.txt", "--epochs", "1", "--learning-rate", "0.01"]
     assert fine_tune(*options) == 0
-    train_epoch = workflow.Trainer._train_epoch
-
-    def stopped(self, progress, *arguments):
-        if progress.epochs == stopped_after:
-            raise KeyboardInterrupt
-        return train_epoch(self, progress, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(workflow.Trainer, "_train_epoch", stopped)
+        patch.setattr(workflow.Trainer, "run", interrupted)
         assert fine_tune(*options) == 130
     shutil.rmtree("models/base")
     assert main(["resume", "runs/letters"]) == 0
