@@ -50,14 +50,6 @@ def test_cpu_and_gpu_servers_differ_only_in_what_a_gpu_needs(compose):
     assert cpu == gpu
 
 
-def test_a_call_of_the_model_server_has_one_thread(compose):
-    serving = flags(compose["services"]["tensorflow-serving"])
-    threads = {serving[f"tensorflow_{kind}_op_parallelism"] for kind in ("intra", "inter")}
-    assert threads == {"1", "-1"}
-    calls = compose["services"]["gateway"]["environment"]["SOSTENUTO_MAX_CALLS"]
-    assert calls == f"${{SOSTENUTO_MAX_CALLS:-{Settings().max_calls}}}"
-
-
 def test_the_model_server_has_a_grpc_thread_for_every_call_in_flight(compose):
     num_calls = calls_in_flight(1, Settings().max_calls)
     threads = int(flags(compose["services"]["tensorflow-serving"])["grpc_max_threads"])
@@ -95,17 +87,6 @@ def test_a_trainer_has_room_for_the_largest_training_and_time_to_end_it(compose)
     assert str(settings.max_training_bytes) in trainer["environment"]["SOSTENUTO_MAX_TRAINING_BYTES"]
     assert int(re.search(r"-(\d+)g", trainer["mem_limit"])[1]) * 2**30 >= settings.max_training_bytes + 2**30
     assert int(trainer["stop_grace_period"].removesuffix("s")) > STOP_S
-
-
-def test_trainer_and_gateway_share_a_group_and_a_volume(compose):
-    """The gateway's group, by its image; the trainer's user is that of models/ on the host."""
-    gateway, trainer = compose["services"]["gateway"], compose["services"]["trainer"]
-    dockerfile = (ROOT / "deploy/Dockerfile").read_text()
-    assert f"USER 65532:{trainer['group_add'][0]}" in dockerfile
-    assert trainer["user"] == compose["services"]["export"]["user"]
-    volume = f"training:/sostenuto/{gateway['environment']['SOSTENUTO_TRAINING_DIR'].split('-')[1].rstrip('}')}"
-    assert volume in gateway["volumes"]
-    assert volume in trainer["volumes"]
 
 
 def test_every_environment_variable_of_the_gateway_is_a_setting(compose):

@@ -65,14 +65,3 @@ def test_the_alert_on_failed_requests_counts_every_server_error():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GatewayError)]
     (counted,) = re.findall(r'code=~"([^"]+)"', alerts()["RequestsFail"]["expr"])
     assert set(counted.split("|")) == {kind.code or "server_error" for kind in kinds if kind.status >= 500}
-
-
-def test_the_dashboard_uses_the_provisioned_data_source():
-    folder = ROOT / "deploy/grafana/provisioning"
-    (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
-    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/sostenuto.json").read_text())
-    used = [panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"]
-    assert {*used, dashboard["templating"]["list"][0]["datasource"]["uid"]} == {source["uid"]}
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert source["url"] == "http://prometheus:9090"
-    assert "prometheus" in services

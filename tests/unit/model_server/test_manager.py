@@ -121,11 +121,6 @@ def labelled(setup):
     return setup
 
 
-def test_a_model_is_found_by_version_by_label_or_as_the_newest(labelled):
-    found = [labelled.manager.find("a", **asked).version for asked in ({}, {"version": 2}, {"label": "stable"})]
-    assert found == [10, 2, 2]
-
-
 def test_what_is_not_served_has_tensorflow_servings_status_and_message(labelled):
     """Clients match on them. An unknown label is INVALID_ARGUMENT, unlike an unknown version."""
     for asked, code, text in (
@@ -295,14 +290,6 @@ def test_without_polling_directories_are_scanned_once_per_config(setup):
     setup.manager.configure(setup.config("a", "b"))
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
     assert scans == ["b", "a", "b"]
-
-
-def test_a_reload_waits_for_the_models_it_adds(setup):
-    setup.put(3, name="b")
-    setup.serve()
-    setup.manager.reload(setup.config("b"), give_up=lambda: False)
-    assert setup.states("b") == {3: "AVAILABLE"}
-    until(lambda: setup.states() == {1: "END"})
 
 
 def test_a_reload_names_the_added_model_that_failed(setup):

@@ -14,7 +14,7 @@ from grpc import StatusCode
 
 from model_server import server as module
 from model_server.config import read_config
-from model_server.errors import ConfigError, ModelServerError
+from model_server.errors import ModelServerError
 from model_server.flags import Flags
 from model_server.server import ModelServer
 from tests.certificates import make_certificate
@@ -120,27 +120,6 @@ def test_a_port_taken_while_the_models_load_is_refused(models, serve, gates):
 def test_a_host_without_an_address_is_refused(models):
     with pytest.raises(ModelServerError, match=r"cannot listen on no\.such\.host\.invalid:"):
         ModelServer(Flags(host="no.such.host.invalid", port=0, model_config_file=models.config_file)).start()
-
-
-def test_a_missing_config_file_fails_the_start(models):
-    path = models.root / "absent.config"
-    flags = Flags(port=0, model_config_file=path, model_config_file_poll_wait_seconds=1.0)
-    with pytest.raises(ConfigError, match=r"absent\.config: cannot be read"):
-        ModelServer(flags).start()
-
-
-def test_a_call_finishes_on_a_version_that_is_being_unloaded(models, serve, gates):
-    models.publish(1, 2.0)
-    _, client = serve()
-    gate = gates("a")
-    call = client.begin("tiny", "gate", gate.inputs)
-    until(lambda: gate.is_reached)
-    models.publish(2, 3.0)
-    until(lambda: client.states("tiny") == {2: "AVAILABLE", 1: "UNLOADING"})
-    gate.open()
-    answer = call.result(20.0)
-    assert (answer.outputs["weight"].float_val[0], answer.model_spec.version.value) == (2.0, 1)
-    until(lambda: client.states("tiny") == {2: "AVAILABLE", 1: "END"})
 
 
 def test_all_threads_but_one_run_calls_and_one_more_is_rejected_at_once(models, serve, gates):

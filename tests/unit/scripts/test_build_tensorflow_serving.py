@@ -135,19 +135,6 @@ def test_sources_without_git_are_refused_by_their_content(refusal, checkout):
     assert f"{checkout} has another version, " in refusal(checkout)
 
 
-def test_a_missing_compiler_and_missing_programs_are_named_by_their_packages(refusal, checkout, programs):
-    for name in ("g++", "ninja"):
-        (programs / name).unlink()
-    line = refusal(checkout, "--other-sources", path=programs)
-    assert line == "error: a C++ compiler (g++), programs or headers are missing; apt-get install g++ ninja-build"
-
-
-def test_missing_headers_are_named_by_their_packages(refusal, checkout, programs):
-    executable(programs / "g++", "#!/bin/sh\necho libevent-dev; echo rapidjson-dev\n")
-    line = refusal(checkout, "--other-sources", path=programs)
-    assert line == "error: programs or headers are missing; apt-get install libevent-dev rapidjson-dev"
-
-
 def test_a_python_with_another_tensorflow_is_refused(refusal, checkout, programs, tmp_path):
     """Headers and libraries of another release would make another server."""
     python = executable(tmp_path / "python", "#!/bin/sh\necho 2.20.0\n")

@@ -48,17 +48,6 @@ def test_a_model_server_has_exclusive_cores(objects):
     assert quantity(main_container(objects, "tensorflow-serving")["resources"]["limits"]["cpu"]).is_integer()
 
 
-def test_a_model_server_has_a_core_and_a_thread_per_concurrent_call(objects, gateway_settings):
-    server, flags = (
-        main_container(objects, "tensorflow-serving"),
-        arguments(main_container(objects, "tensorflow-serving")),
-    )
-    num_calls = of_kind(objects, "Deployment")["gateway"]["spec"]["replicas"] * gateway_settings.max_calls
-    assert flags["tensorflow_intra_op_parallelism"] == "1"
-    assert flags["tensorflow_inter_op_parallelism"] == "-1"
-    assert num_calls == quantity(server["resources"]["limits"]["cpu"])
-
-
 def test_a_model_server_has_a_grpc_thread_for_every_call_in_flight(objects, gateway_settings):
     deployment = of_kind(objects, "Deployment")["gateway"]["spec"]
     num_gateways = deployment["replicas"] + deployment["strategy"]["rollingUpdate"]["maxSurge"]
@@ -198,12 +187,3 @@ def test_the_autoscaler_uses_a_metric_that_gateways_export(objects):
     (pattern,) = re.findall(r'__name__=~"([^"]+)"', rule["metricsQuery"])
     summed = [name for name in shown if re.fullmatch(pattern, name)]
     assert summed == ["sostenuto_sequences_running", "sostenuto_sequences_waiting"]
-
-
-def test_max_replicas_is_the_number_that_running_sequences_keep_busy(objects, gateway_settings):
-    scaler = of_kind(objects, "HorizontalPodAutoscaler")["tensorflow-serving"]["spec"]
-    per_server = int(scaler["metrics"][0]["external"]["target"]["averageValue"])
-    num_gateways = of_kind(objects, "Deployment")["gateway"]["spec"]["replicas"]
-    assert scaler["maxReplicas"] * per_server == num_gateways * gateway_settings.max_running
-    assert scaler["minReplicas"] >= 2
-    assert "replicas" not in of_kind(objects, "Deployment")["tensorflow-serving"]["spec"]

@@ -112,13 +112,6 @@ def test_the_readme_warns_if_there_was_no_validation_split(tmp_path):
     assert "an excerpt of the training text, as nothing was held out" in text
 
 
-def test_samples_without_a_prompt_are_described_as_such(tmp_path):
-    """The corpus, from which prompts are taken, may be missing when a run is published."""
-    text = page(tmp_path, samples=(Sample(temperature=1, given="", text="c"),))
-    assert "Without a prompt." in text
-    assert '"prompt": ""' in text
-
-
 def test_a_sample_with_labels_shows_them_and_the_example_command_has_them(tmp_path):
     text = page(tmp_path, samples=(Sample(temperature=1, given="", text="cat", labels={"style": "animal"}),))
     assert "Without a prompt; the label is in brackets." in text

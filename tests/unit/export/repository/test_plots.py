@@ -89,15 +89,6 @@ def test_pyplot_is_not_needed(monkeypatch):
     assert history_png(THREE, "m").startswith(b"\x89PNG")
 
 
-def test_a_plot_that_fails_is_a_one_line_error(monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("no font\nat all")
-
-    monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(RuntimeError: no font at all\)$"):
-        history_png(THREE, "m")
-
-
 def test_a_missing_matplotlib_is_a_one_line_error(monkeypatch):
     """An installation may lack packages of requirements.txt."""
     monkeypatch.setitem(sys.modules, "matplotlib.style", None)

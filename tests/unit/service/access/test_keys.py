@@ -236,16 +236,6 @@ def test_an_invalid_file_leaves_the_last_valid_keys_in_force(path, spoil, caplog
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-def test_each_invalid_content_of_the_file_is_logged_once(path, caplog):
-    _, presented = add(path)
-    ring = KeyRing(path)
-    for content in ("{", "[[]]", "{}"):
-        path.write_text(content)
-        for _ in range(3):
-            ring.find(presented)
-    assert len(caplog.records) == 3
-
-
 def test_a_file_that_disappears_again_is_logged_again(path, tmp_path, caplog):
     _, presented = add(path)
     ring = KeyRing(path)
