@@ -36,6 +36,12 @@ class CountingScheduler(Scheduler):
             sequence.release = partial(self._count, -1)
         return super().submit(groups, limits, number)
 
+    def submit_one(self, limits=SHAPES, **wanted):
+        """Submit a request of one sequence; return the sequence with its events."""
+        text = Text(**wanted)
+        self.submit([[text.sequence]], limits)
+        return text
+
 
 class Text:
     """A sequence and its events."""

@@ -56,10 +56,10 @@ def test_no_more_sequences_run_than_there_are_slots(start):
 
 def test_a_request_with_many_choices_does_not_block_later_ones(start):
     scheduler = start(max_running=8, max_queued=50)
-    (running,) = submit(scheduler, [Text(**ENDLESS)])
+    running = scheduler.submit_one(**ENDLESS)
     until(lambda: not running.events.empty())
     wide = submit(scheduler, choices(8, prompt=(3, 4), max_tokens=1))
-    narrow = [submit(scheduler, [Text(max_tokens=1, seed=seed)])[0] for seed in range(5)]
+    narrow = [scheduler.submit_one(max_tokens=1, seed=seed) for seed in range(5)]
     assert [text.finish() for text in narrow] == [alone(max_tokens=1, seed=seed) for seed in range(5)]
     assert [text.finish() for text in wide] == [alone(prompt=(3, 4), max_tokens=1, choice=i) for i in range(8)]
     scheduler.cancel([running.sequence])
@@ -71,7 +71,7 @@ def test_a_request_that_holds_every_slot_is_preempted(start):
     expected = [alone(max_tokens=5, seed=seed) for seed in range(9)]
     wide = submit(scheduler, choices(6, **long))
     until(lambda: all(not text.events.empty() for text in wide[:4]))
-    narrow = [submit(scheduler, [Text(max_tokens=5, seed=seed)])[0] for seed in range(9)]
+    narrow = [scheduler.submit_one(max_tokens=5, seed=seed) for seed in range(9)]
     outcomes = [text.finish() for text in narrow]
     assert wide[0].sequence.num_generated < 1500
     assert outcomes == expected
@@ -82,7 +82,7 @@ def test_a_request_that_holds_every_slot_is_preempted(start):
 
 def test_a_request_with_many_choices_does_not_starve(start):
     scheduler = start(max_running=2, max_queued=50)
-    running = [submit(scheduler, [Text(**ENDLESS, seed=seed)])[0] for seed in range(2)]
+    running = [scheduler.submit_one(**ENDLESS, seed=seed) for seed in range(2)]
     wide = submit(scheduler, choices(6, prompt=(3, 4), max_tokens=3))
     ended = threading.Event()
 
@@ -90,7 +90,7 @@ def test_a_request_with_many_choices_does_not_starve(start):
         for seed in range(10_000):
             if ended.is_set():
                 return
-            submit(scheduler, [Text(max_tokens=1, seed=seed)])[0].finish()
+            scheduler.submit_one(max_tokens=1, seed=seed).finish()
 
     thread = threading.Thread(target=keep_coming)
     thread.start()
@@ -108,7 +108,7 @@ def test_slots_are_shared_fairly_between_models(start):
     scheduler = start(max_running=4, max_queued=50)
     wide = submit(scheduler, choices(4, **ENDLESS))
     until(lambda: all(not text.events.empty() for text in wide))
-    (other,) = submit(scheduler, [Text(model=ModelVersion("other", 1), max_tokens=4)])
+    other = scheduler.submit_one(model=ModelVersion("other", 1), max_tokens=4)
     assert other.finish() == alone(max_tokens=4)
     scheduler.cancel([text.sequence for text in wide])
 
@@ -142,11 +142,9 @@ def test_an_exception_after_a_reply_strands_no_sequence(start, where, monkeypatc
             honest(prefix, state)
 
         monkeypatch.setattr(scheduler.prefix_cache, "keep", fail_once)
-    texts = [Text(prompt=(3, 4, 5), seed=seed, cache_namespace="mine", **ENDLESS) for seed in range(16)]
-    texts += choices(8, prompt=(6, 7, 8), cache_namespace="mine", **ENDLESS)
-    for text in texts[:16]:
-        submit(scheduler, [text])
-    submit(scheduler, texts[16:])
+    fields = {"cache_namespace": "mine", **ENDLESS}
+    texts = [scheduler.submit_one(prompt=(3, 4, 5), seed=seed, **fields) for seed in range(16)]
+    texts += submit(scheduler, choices(8, prompt=(6, 7, 8), **fields))
     backend.release(10_000)
     assert {type(text.finish()[1]) for text in texts} == {InternalError}
     until(lambda: scheduler.num_sequences == 0)
@@ -171,13 +169,9 @@ def test_a_model_in_an_outage_keeps_one_slot_only_while_others_wait(start):
     backend = HalfBackend(held=True)
     backend.model = broken
     scheduler = start(backend, max_running=4, backend_grace_s=60.0)
-    waiting = [Text(model=broken, seed=seed) for seed in range(9)]
-    for text in waiting:
-        submit(scheduler, [text])
+    waiting = [scheduler.submit_one(model=broken, seed=seed) for seed in range(9)]
     until(lambda: any(running == 4 for running, _ in scheduler.loads.values()))
-    others = [Text(model=healthy, seed=seed) for seed in range(9)]
-    for text in others:
-        submit(scheduler, [text])
+    others = [scheduler.submit_one(model=healthy, seed=seed) for seed in range(9)]
     until(lambda: {key: running for key, (running, _) in scheduler.loads.items()} == {broken: 1, healthy: 3})
     backend.release(10_000)
     assert [text.finish() for text in others] == [alone(seed=seed) for seed in range(9)]

@@ -38,10 +38,7 @@ def test_joining_a_running_batch_changes_no_sequence(start):
         {"prompt": tuple(range(1, 2 + i % 37)), "max_tokens": 1 + (i * 7) % 45, "seed": i, "choice": i % 3}
         for i in range(70)
     ]
-    texts = []
-    for one in wanted:
-        texts.append(Text(**one))
-        scheduler.submit([[texts[-1].sequence]], SHAPES)
+    texts = [scheduler.submit_one(**one) for one in wanted]
     assert [text.finish() for text in texts] == [alone(**one) for one in wanted]
     until(lambda: scheduler.num_sequences == 0)
 
@@ -106,8 +103,7 @@ def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypat
 def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
     scheduler = start()
     for seed in range(60):
-        text = Text(seed=seed, max_tokens=200)
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(seed=seed, max_tokens=200)
         token_ids, reason = text.finish()
         assert END not in token_ids
         assert (reason == "stop") == (len(token_ids) < 200)
@@ -146,9 +142,7 @@ def test_a_retried_call_neither_loses_nor_repeats_tokens(start):
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone"), BackendUnavailable("still gone")]
     scheduler = start(backend)
-    texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
+    texts = [scheduler.submit_one(prompt=(1, 2, 3), seed=i) for i in range(5)]
     assert [text.finish() for text in texts] == [alone(prompt=(1, 2, 3), seed=i) for i in range(5)]
 
 
@@ -156,8 +150,7 @@ def test_a_permanent_error_is_not_retried(start):
     backend = FakeBackend()
     backend.failures = [InternalError("refused")]
     scheduler = start(backend)
-    text = Text()
-    scheduler.submit([[text.sequence]], SHAPES)
+    text = scheduler.submit_one()
     assert str(text.finish()[1]) == "refused"
     assert len(backend.calls) == 1
 
@@ -165,14 +158,12 @@ def test_a_permanent_error_is_not_retried(start):
 def test_stopping_fails_every_sequence_with_the_given_error(start):
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=10, max_calls=1)
-    texts = [Text(prompt=(1, 2, 3), seed=i) for i in range(5)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
+    texts = [scheduler.submit_one(prompt=(1, 2, 3), seed=i) for i in range(5)]
     until(lambda: len(backend.calls) == 1)
     scheduler.stop(ShuttingDown("good night"))
     assert {str(text.finish(timeout=2)[1]) for text in texts} == {"good night"}
     with pytest.raises(ShuttingDown):
-        scheduler.submit([[Text().sequence]], SHAPES)
+        scheduler.submit_one()
     backend.release(10)
 
 
@@ -202,11 +193,10 @@ def test_a_busy_model_leaves_calls_to_another(start):
     scheduler = start(backend, max_running=64, max_calls=2)
     other = ModelVersion("other", 1)
     for i in range(40):
-        scheduler.submit([[Text(max_tokens=10**6, seed=i, end_id=None).sequence]], SHAPES)
+        scheduler.submit_one(max_tokens=10**6, seed=i, end_id=None)
     for _ in range(20):
         backend.step()
-    late = Text(model=other, max_tokens=40)
-    scheduler.submit([[late.sequence]], SHAPES)
+    late = scheduler.submit_one(model=other, max_tokens=40)
     until(lambda: any(scheduler.loads.get(other, ())))
     begun = len(backend.calls)
     for _ in range(40):
@@ -221,8 +211,7 @@ def test_a_retry_is_not_missed_when_messages_arrive_during_the_backoff(start):
     backend = FakeBackend()
     backend.failures = [BackendUnavailable("gone")] * 3
     scheduler = start(backend)
-    text = Text(max_tokens=5)
-    scheduler.submit([[text.sequence]], SHAPES)
+    text = scheduler.submit_one(max_tokens=5)
     ended = threading.Event()
 
     def disturb():
@@ -278,12 +267,10 @@ def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
     scheduler = start(backend)
     honest = backend.call
     backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)}, None)
-    text = Text()
-    scheduler.submit([[text.sequence]], SHAPES)
+    text = scheduler.submit_one()
     assert isinstance(text.finish()[1], InternalError)
     backend.call = honest
-    again = Text()
-    scheduler.submit([[again.sequence]], SHAPES)
+    again = scheduler.submit_one()
     assert again.finish() == alone()
 
 
@@ -305,9 +292,7 @@ def test_an_observer_gets_starts_failures_and_calls_in_order(start):
 def test_loads_count_the_running_and_waiting_sequences(start):
     backend = FakeBackend(held=True)
     scheduler = start(backend, max_running=2, max_queued=10)
-    texts = [Text(seed=i, max_tokens=3) for i in range(5)]
-    for text in texts:
-        scheduler.submit([[text.sequence]], SHAPES)
+    texts = [scheduler.submit_one(seed=i, max_tokens=3) for i in range(5)]
     until(lambda: list(scheduler.loads.values()) == [(2, 3)])
     backend.release(1000)
     for text in texts:
@@ -346,8 +331,7 @@ def test_a_cached_prompt_is_not_prefilled_again(start):
     prompt = tuple(3 + i % 40 for i in range(60))
     for tokens, to_read in ((prompt, 59), (prompt, 0), ((*prompt, 9, 8), 2)):
         before = sum(reads(backend))
-        text = Text(prompt=tokens, cache_namespace="mine")
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(prompt=tokens, cache_namespace="mine")
         assert text.finish() == alone(prompt=tokens)
         assert sum(reads(backend)) - before == to_read
         assert text.sequence.num_cached_tokens == len(tokens) - 1 - to_read
@@ -358,8 +342,7 @@ def test_a_prompt_of_another_namespace_is_prefilled_whole(start, cache_namespace
     backend = ReadingBackend()
     scheduler = start(backend, **limits)
     for name in ("mine", cache_namespace):
-        text = Text(prompt=(3, 4, 5, 6), cache_namespace=name)
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(prompt=(3, 4, 5, 6), cache_namespace=name)
         assert text.finish() == alone(prompt=(3, 4, 5, 6))
         assert text.sequence.num_cached_tokens == 0
     assert reads(backend) == [3, 3]
@@ -369,13 +352,11 @@ def test_a_completion_sent_back_as_a_prompt_is_a_cache_hit(start):
     """The state after decode is cached, too: only new tokens are prefilled."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
-    first = Text(prompt=(3, 4, 5), max_tokens=10, cache_namespace="mine")
-    scheduler.submit([[first.sequence]], SHAPES)
+    first = scheduler.submit_one(prompt=(3, 4, 5), max_tokens=10, cache_namespace="mine")
     written, reason = first.finish()
     assert reason == "length", "choose another seed"
     longer = (3, 4, 5, *written, 7, 8)
-    second = Text(prompt=longer, cache_namespace="mine")
-    scheduler.submit([[second.sequence]], SHAPES)
+    second = scheduler.submit_one(prompt=longer, cache_namespace="mine")
     assert second.finish() == alone(prompt=longer)
     # The model has not read the last token that it sampled.
     assert reads(backend) == [2, 2]
@@ -389,8 +370,7 @@ def test_prompts_with_a_common_prefix_share_cached_states(start):
     stem = tuple(3 + i % 40 for i in range(300))
     for tokens, to_read in ((stem, 299), ((*stem[:270], 7, 8, 9), 272 - 256)):
         before = sum(reads(backend))
-        text = Text(prompt=tokens, cache_namespace="mine")
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(prompt=tokens, cache_namespace="mine")
         assert text.finish() == alone(prompt=tokens)
         assert sum(reads(backend)) - before == to_read
 
@@ -406,8 +386,7 @@ def test_choices_of_a_cached_prompt_skip_prefill_and_are_cached(start):
     assert {reason for _, reason in written} == {"length"}, "choose another seed"
     assert reads(backend) == [2]
     for token_ids, _ in written:
-        text = Text(prompt=(3, 4, 5, *token_ids, 6), cache_namespace="mine")
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(prompt=(3, 4, 5, *token_ids, 6), cache_namespace="mine")
         text.finish()
     assert reads(backend) == [2, 1, 1, 1, 1]
 
@@ -417,8 +396,7 @@ def test_a_scored_prompt_is_prefilled_whole_despite_a_cache_hit(start):
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     for prefill_signature in ("prefill", "score", "prefill"):
-        text = Text(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, cache_namespace="mine")
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(prompt=(3, 4, 5, 6), prefill_signature=prefill_signature, cache_namespace="mine")
         while not text.events.get(timeout=10).finish_reason:
             pass
     assert reads(backend) == [3, 3]
@@ -441,8 +419,7 @@ def test_a_nan_state_is_not_cached(start):
     scheduler = start(backend, **CACHE)
     outcomes = []
     for _ in range(2):
-        text = Text(prompt=(3, 4, 5), cache_namespace="mine")
-        scheduler.submit([[text.sequence]], SHAPES)
+        text = scheduler.submit_one(prompt=(3, 4, 5), cache_namespace="mine")
         outcomes.append(text.finish())
     assert isinstance(outcomes[0][1], InternalError)
     assert outcomes[1] == alone(prompt=(3, 4, 5))
@@ -456,14 +433,9 @@ def test_the_prefix_cache_changes_no_sequence(start):
     for i in range(90):
         prompt = stem[: int(rng.integers(0, 300))] + rng.integers(3, 40, int(rng.integers(1, 4))).tolist()
         wanted.append({"prompt": tuple(prompt), "max_tokens": 1 + i % 30, "seed": i % 7, "choice": i % 2})
-    texts = []
-    for i, one in enumerate(wanted):
-        texts.append(Text(**one, cache_namespace="mine", sampling=PENALTY if i % 5 == 0 else SamplingParams()))
-        scheduler.submit([[texts[-1].sequence]], SHAPES)
-    outcomes = [text.finish() for text in texts]
-    assert outcomes == [
-        alone(**one, sampling=PENALTY if i % 5 == 0 else SamplingParams()) for i, one in enumerate(wanted)
-    ]
+        wanted[-1]["sampling"] = PENALTY if i % 5 == 0 else SamplingParams()
+    texts = [scheduler.submit_one(**one, cache_namespace="mine") for one in wanted]
+    assert [text.finish() for text in texts] == [alone(**one) for one in wanted]
     assert sum(text.sequence.num_cached_tokens > 0 for text in texts) > 20
     assert scheduler.prefix_cache.num_evicted > 0
 
@@ -472,11 +444,9 @@ def test_new_batch_limits_apply_at_once_to_a_busy_model(start):
     """The determinism probe may change them while the model has calls all the time."""
     backend = FakeBackend()
     scheduler = start(backend)
-    long = Text(max_tokens=10**6, end_id=None)
-    scheduler.submit([[long.sequence]], SHAPES)
+    scheduler.submit_one(max_tokens=10**6, end_id=None)
     until(lambda: len(backend.calls) > 3)
-    text = Text(seed=1, max_tokens=5)
-    scheduler.submit([[text.sequence]], BatchLimits((16,), 4, 4))
+    text = scheduler.submit_one(BatchLimits((16,), 4, 4), seed=1, max_tokens=5)
     assert text.finish() == alone(seed=1, max_tokens=5)
     seen = len(backend.calls)
     until(lambda: len(backend.calls) > seen + 3)
@@ -489,7 +459,7 @@ def test_more_sequences_of_a_request_do_not_bring_back_its_batch_limits(start):
     scheduler = start(backend)
     first = Text(max_tokens=10**6, end_id=None)
     number = scheduler.submit([[first.sequence]], SHAPES)
-    scheduler.submit([[Text(max_tokens=10**6, end_id=None).sequence]], BatchLimits((16,), 4, 4))
+    scheduler.submit_one(BatchLimits((16,), 4, 4), max_tokens=10**6, end_id=None)
     more = Text(seed=1, max_tokens=5)
     scheduler.submit([[more.sequence]], SHAPES, number)
     assert more.finish() == alone(seed=1, max_tokens=5)
