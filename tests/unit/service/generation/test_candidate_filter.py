@@ -10,12 +10,11 @@ from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
 from service.generation.candidate_filter import CandidateFilter
 from service.web.completions import CompletionResponse
-from tests.unit.service.engines import Service, request
 
 
 def ask(service, **fields):
     """Return the texts of a request's choices, and how many were rejected."""
-    builder = service.engine.start_completion(request(**fields), RequestContext())
+    builder = service.start(**fields)
     try:
         return [result.text for result in builder.results()], builder.num_rejected
     finally:
@@ -41,8 +40,8 @@ def test_unique_choices_are_distinct_and_the_same_in_every_run(service):
     assert texts[: len(first_seen)] == first_seen[:24]
 
 
-def test_a_window_smaller_than_n_changes_no_text():
-    wide, narrow = Service(), Service(max_running=3)
+def test_a_window_smaller_than_n_changes_no_text(start_service):
+    wide, narrow = start_service(), start_service(max_running=3)
     for fields in (
         {"n": 40, "prompt": ["abc", "", "xy"], "max_tokens": 9},
         {"n": 20, "echo": True, "logprobs": 2},
@@ -56,25 +55,23 @@ def test_a_window_smaller_than_n_changes_no_text():
         service.close()
 
 
-def test_a_request_takes_no_more_of_the_queue_than_its_window():
-    service = Service(max_running=3, max_queued=0)
-    builder = service.engine.start_completion(request(n=40), RequestContext())
+def test_a_request_takes_no_more_of_the_queue_than_its_window(start_service):
+    service = start_service(max_running=3, max_queued=0)
+    builder = service.start(n=40)
     for _ in builder.client_deltas():
         assert len(builder.request.sequences) <= 3
     assert len(builder.request.finish_reasons) == 40
-    service.close()
 
 
-def test_cached_tokens_are_those_of_the_prompt_once():
+def test_cached_tokens_are_those_of_the_prompt_once(start_service):
     """Choices that are submitted later find the prompt in the prefix cache, each of them."""
-    service = Service(max_running=2, prefix_cache_bytes=10**6)
+    service = start_service(max_running=2, prefix_cache_bytes=10**6)
     for num_cached_tokens in (0, 4):
-        builder = service.engine.start_completion(request(n=9, prompt="abcde"), RequestContext())
+        builder = service.start(n=9, prompt="abcde")
         builder.results()
         assert builder.request.num_cached_tokens == num_cached_tokens
         assert builder.request.num_prompt_tokens == 5
         builder.request.close()
-    service.close()
 
 
 def refuse_more(service, count):
@@ -100,13 +97,12 @@ def refuse_more(service, count):
 
 
 @pytest.mark.parametrize("fields", [{"n": 7}, {"n": 9, "unique": True, "guided_regex": "[a-d]{2}"}], ids=str)
-def test_choices_that_are_not_admitted_now_are_submitted_later(fields):
-    service = Service(max_running=2, max_queued=0)
+def test_choices_that_are_not_admitted_now_are_submitted_later(start_service, fields):
+    service = start_service(max_running=2, max_queued=0)
     alone = ask(service, **fields)
     refused = refuse_more(service, 5)
     assert ask(service, **fields) == alone
     assert len(refused) == 5
-    service.close()
 
 
 def test_copies_of_the_training_text_are_replaced(service):
@@ -139,10 +135,10 @@ def test_if_too_few_texts_exist_there_are_fewer_choices(service):
 
 def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(service):
     fields = {"n": 3, "unique": True, "guided_regex": "a|b", "prompt": ["abc", "xy"], "max_tokens": 1}
-    builder = service.engine.start_completion(request(**fields), RequestContext())
+    builder = service.start(**fields)
     whole = json.loads(CompletionResponse(builder, lambda _: None).whole())["choices"]
     assert [choice["index"] // 3 for choice in whole] == [0, 0, 1, 1]
-    builder = service.engine.start_completion(request(stream=True, **fields), RequestContext())
+    builder = service.start(stream=True, **fields)
     events = b"".join(CompletionResponse(builder, lambda _: None).events()).split(b"\n\n")
     streamed = [json.loads(line[6:])["choices"][0] for line in events if line.startswith(b"data: {")]
     assert {(each["index"], each["text"]) for each in streamed} == {(each["index"], each["text"]) for each in whole}
@@ -173,7 +169,7 @@ def test_replaced_choices_are_charged(service):
         return lambda: None
 
     fields = {"n": 10, "unique": True, "guided_choice": ["ab", "cd"], "max_tokens": 5}
-    builder = service.engine.start_completion(request(**fields), RequestContext(charge=charge))
+    builder = service.start(**fields, context=RequestContext(charge=charge))
     with pytest.raises(RateLimited):
         builder.results()
     assert charged[0] >= 50
@@ -182,8 +178,8 @@ def test_replaced_choices_are_charged(service):
 
 
 @pytest.mark.parametrize("error", [RateLimited("enough"), RuntimeError("a defect")], ids=repr)
-def test_a_failed_stream_returns_every_accepted_choice(error):
-    service = Service(max_running=1)
+def test_a_failed_stream_returns_every_accepted_choice(start_service, error):
+    service = start_service(max_running=1)
     fields = {"n": 4, "unique": True, "guided_choice": ["ab", "cd", "ef"], "max_tokens": 5, "seed": 1}
     accepted = sorted(set(ask(service, **fields)[0]))
 
@@ -192,10 +188,9 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
             raise error
         return lambda: None
 
-    builder = service.engine.start_completion(request(stream=True, **fields), RequestContext(charge=charge))
+    builder = service.start(stream=True, **fields, context=RequestContext(charge=charge))
     events = list(CompletionResponse(builder, lambda _: None).events())
     builder.request.close()
-    service.close()
     streamed = [json.loads(line[6:]) for line in b"".join(events).split(b"\n\n") if line.startswith(b"data: {")]
     texts = [choice["text"] for event in streamed for choice in event.get("choices", ())]
     assert texts
@@ -205,12 +200,11 @@ def test_a_failed_stream_returns_every_accepted_choice(error):
     assert len(texts) == len(set(texts)) == builder._outputs[0].candidates.num_accepted
 
 
-def test_a_choice_is_streamed_as_soon_as_it_has_finished():
-    service = Service(max_running=1)
-    builder = service.engine.start_completion(request(n=3, stream=True), RequestContext())
+def test_a_choice_is_streamed_as_soon_as_it_has_finished(start_service):
+    service = start_service(max_running=1)
+    builder = service.start(n=3, stream=True)
     events = list(CompletionResponse(builder, lambda _: None).events())
     builder.request.close()
-    service.close()
     ends = [number for number, event in enumerate(events) if b'"finish_reason": "' in event]
     # The last choice ends in the last chunk, with [DONE].
     assert len(ends) == 3
@@ -218,14 +212,13 @@ def test_a_choice_is_streamed_as_soon_as_it_has_finished():
 
 
 @pytest.mark.parametrize(("timeout_s", "error"), [(60.0, ClientGone), (0.5, DeadlineExceeded)])
-def test_a_disconnect_or_the_deadline_ends_a_request_whose_choices_are_never_admitted(timeout_s, error):
-    service = Service(max_running=1, max_queued=0)
+def test_a_disconnect_or_the_deadline_ends_a_request_whose_choices_are_never_admitted(start_service, timeout_s, error):
+    service = start_service(max_running=1, max_queued=0)
     refused = refuse_more(service, 10**6)
-    builder = service.engine.start_completion(request(n=3, timeout_s=timeout_s), RequestContext())
+    builder = service.start(n=3, timeout_s=timeout_s)
     if error is ClientGone:
         threading.Timer(0.2, builder.request.cancel).start()
     with pytest.raises(error):
         builder.results()
     assert refused
     builder.request.close()
-    service.close()

@@ -26,7 +26,7 @@ from service.models.registry import ServedModel
 from service.scheduling.batching import BatchLimits
 from service.scheduling.sequence import Result
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, SETTINGS, Models, Service, request
+from tests.unit.service.engines import CHARACTERS, SETTINGS, Models, request
 from tests.waiting import until
 
 
@@ -129,7 +129,7 @@ def test_logprobs_end_where_a_stop_string_cuts_the_text(service):
     cut = whole.text.index(stop)
     assert (result.text, result.finish_reason) == (whole.text[:cut], "stop")
     assert result.logprobs.token_logprobs == whole.logprobs.token_logprobs[:cut]
-    generation = service.engine.start_completion(request(logprobs=1, stop=[stop]), RequestContext())
+    generation = service.start(logprobs=1, stop=[stop])
     shown, told = "", []
     for piece in generation.client_deltas():
         shown += piece.text
@@ -174,12 +174,11 @@ def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
     assert result.logprobs.tokens[:2] == ["<end>", "<end>"]
 
 
-def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(service):
+def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(start_service, service):
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
-    slow = Service()
+    slow = start_service()
     slow.engine._model_registry.find = lambda name, seed, may_use: _with_steps(Models().find(name), 1)
     assert slow.results(frequency_penalty=2.0, max_tokens=40) == [result]
-    slow.scheduler.stop()
     assert result != service.results(max_tokens=40)[0]
     assert "decode_full" in service.calls()
 
@@ -188,30 +187,27 @@ def _with_steps(model, steps):
     return ServedModel(model.ref, model.card, model.tokenizer, BatchLimits((8,), steps, 4), "fp")
 
 
-def test_a_deadline_removes_all_sequences_of_the_request():
-    service = Service(FakeBackend(held=True))
+def test_a_deadline_removes_all_sequences_of_the_request(start_service):
+    service = start_service(FakeBackend(held=True))
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         service.results(n=3, timeout_s=0.1)
     service.backend.release(1000)
     until(lambda: service.admission.num_sequences == 0)
     assert len(service.listener.cancelled_sequences) == 3
-    service.scheduler.stop()
 
 
-def test_cancelling_a_request_wakes_the_thread_that_waits_for_it():
-    service = Service(FakeBackend(held=True))
-    generation = service.engine.start_completion(request(), RequestContext())
+def test_cancelling_a_request_wakes_the_thread_that_waits_for_it(start_service):
+    service = start_service(FakeBackend(held=True))
+    generation = service.start()
     threading.Timer(0.1, generation.request.cancel).start()
     with pytest.raises(ClientGone):
         generation.results()
-    service.backend.release(1000)
-    service.scheduler.stop()
 
 
 def test_a_request_is_charged_before_it_is_enqueued(service):
     charged = []
     caller = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
-    generation = service.engine.start_completion(request("abc", "de", n=2, max_tokens=7), caller)
+    generation = service.start("abc", "de", n=2, max_tokens=7, context=caller)
     generation.results()
     assert charged == [3 + 2 + 4 * 7]
 
@@ -219,25 +215,23 @@ def test_a_request_is_charged_before_it_is_enqueued(service):
         raise RateLimited("no")
 
     with pytest.raises(RateLimited):
-        service.engine.start_completion(request(), RequestContext(charge=refuse))
+        service.start(context=RequestContext(charge=refuse))
     assert service.admission.num_sequences == 0
 
 
-def test_a_rejected_request_is_refunded():
+def test_a_rejected_request_is_refunded(start_service):
     """Admission control decides after the charge, so a request that it refuses gets its tokens back."""
-    service, charged = Service(FakeBackend(held=True), max_running=1, max_queued=0), []
+    service, charged = start_service(FakeBackend(held=True), max_running=1, max_queued=0), []
 
     def start():
         context = RequestContext(charge=lambda count, *_: charged.append(count) or (lambda: charged.append(-count)))
-        return service.engine.start_completion(request(), context)
+        return service.start(context=context)
 
     running = start()
     with pytest.raises(Overloaded):
         start()
     assert charged == [15, 15, -15]
     running.request.close()
-    service.backend.release(100)
-    service.scheduler.stop()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +265,7 @@ def test_a_limit_names_the_field_of_its_endpoint(service):
     with pytest.raises(InvalidRequest) as of_embeddings:
         service.engine.start_embedding(embedding("d", "abc"), context)
     with pytest.raises(InvalidRequest) as of_completions:
-        service.engine.start_completion(request("abc", n=3), context)
+        service.start("abc", n=3, context=context)
     assert of_embeddings.value.param == "input"
     assert of_completions.value.param == "max_tokens"
 
@@ -280,7 +274,7 @@ def test_a_limit_names_the_field_of_its_endpoint(service):
 def test_tokens_are_counted_only_for_a_resume_token(service, return_state):
     """The scheduler counts what penalties need. A count of a long prompt for each of many choices takes gigabytes."""
     fields = {"repetition_penalty": 1.5, "n": 3, "return_state": return_state}
-    builder = service.engine.start_completion(request("abc", **fields), RequestContext())
+    builder = service.start("abc", **fields)
     builder.results()
     builder.request.close()
     counts = [choice.progress and choice.progress.token_counts for choice in builder._choices.values()]
@@ -302,7 +296,7 @@ def test_a_failed_request_is_not_counted_as_cancelled(service):
 
 def test_an_empty_completion_has_a_mean_logprob_below_zero(service):
     """The EOS token counts in the mean; else `best_of` would always choose a completion that ends at once."""
-    every = [service.engine.start_completion(request(seed=seed, logprobs=0), RequestContext()) for seed in range(60)]
+    every = [service.start(seed=seed, logprobs=0) for seed in range(60)]
     results = [(one.results()[0], one) for one in every]
     empty = [one for result, one in results if not result.text]
     assert empty, "choose other seeds"
@@ -513,65 +507,59 @@ def test_a_backward_model_embeds_a_text_from_its_end(service, pooling):
     np.testing.assert_array_equal(job.vectors(), forwards)
 
 
-def test_cached_tokens_are_reported_and_private_to_a_tenant():
-    service = Service(prefix_cache_bytes=10**6)
+def test_cached_tokens_are_reported_and_private_to_a_tenant(start_service):
+    service = start_service(prefix_cache_bytes=10**6)
 
     def cached(*prompts, tenant="anna", **fields):
-        generation = service.engine.start_completion(request(*prompts, **fields), RequestContext(tenant=tenant))
+        generation = service.start(*prompts, **fields, context=RequestContext(tenant=tenant))
         results = generation.results()
         generation.request.close()
         assert results == service_without.results(*prompts, **fields)
         return generation.request.num_cached_tokens
 
-    service_without = Service()
-    try:
-        assert cached("abcdef", n=3) == 0
-        assert cached("abcdef", "abcdefgh", "xyz", n=3) == 10
-        assert cached("abcdef", tenant="bert") == 0
-        assert cached("abcdef", tenant="bert", echo=True, logprobs=1) == 0
-        assert cached("abcdef", tenant="bert", echo=True) == 5
-        assert cached("abcdef", tenant="bert", max_tokens=0, echo=True) == 0
-    finally:
-        service.scheduler.stop()
-        service_without.scheduler.stop()
+    service_without = start_service()
+    assert cached("abcdef", n=3) == 0
+    assert cached("abcdef", "abcdefgh", "xyz", n=3) == 10
+    assert cached("abcdef", tenant="bert") == 0
+    assert cached("abcdef", tenant="bert", echo=True, logprobs=1) == 0
+    assert cached("abcdef", tenant="bert", echo=True) == 5
+    assert cached("abcdef", tenant="bert", max_tokens=0, echo=True) == 0
 
 
-def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed():
-    service = Service(prefix_cache_bytes=10**6)
+def test_a_call_with_another_probe_hash_makes_the_fingerprint_mixed(start_service):
+    service = start_service(prefix_cache_bytes=10**6)
     honest = service.backend.call
 
     def stand_in(call, done):
         honest(call, lambda outcome, _: done(outcome, "another" if call.signature == "decode" else None))
 
     service.backend.call = stand_in
-    generation = service.engine.start_completion(request("abc", n=2), RequestContext())
+    generation = service.start("abc", n=2)
     assert generation.request.fingerprint == "fp"
     generation.results()
     assert generation.request.fingerprint == "fp_mixed"
     generation.request.close()
     # The state after the prompt, computed before that, and neither choice's.
     assert len(service.scheduler.prefix_cache) == 1
-    service.scheduler.stop()
 
 
 @pytest.mark.parametrize("logprobs", [None, 1])
-def test_an_echo_is_streamed_before_the_first_token(logprobs):
+def test_an_echo_is_streamed_before_the_first_token(start_service, logprobs):
     backend = FakeBackend(held=True)
-    service = Service(backend)
-    generation = service.engine.start_completion(request(echo=True, stream=True, logprobs=logprobs), RequestContext())
+    service = start_service(backend)
+    generation = service.start(echo=True, stream=True, logprobs=logprobs)
     if logprobs is not None:
         backend.release()
     deltas = generation.client_deltas()
     assert next(deltas).text == "abc"
     backend.release(1000)
     assert "".join(delta.text for delta in deltas)
-    service.close()
 
 
 def test_results_that_come_after_a_stop_string_are_ignored(service):
     """The scheduler may have delivered some before it gets the cancellation."""
     fields = {"n": 2, "max_tokens": 30, "stop": [service.results(max_tokens=30)[0].text[3:5]]}
-    generation, texts = service.engine.start_completion(request(stream=True, **fields), RequestContext()), ["", ""]
+    generation, texts = service.start(stream=True, **fields), ["", ""]
     for delta in generation.client_deltas():
         texts[delta.index] += delta.text
         if delta.finish_reason:
@@ -584,7 +572,7 @@ def test_a_stop_string_frees_the_slot_and_the_admission_at_once(service):
     words = {"model": "words", "max_tokens": 900}
     fields = {**words, "stop": [service.results(**words)[0].text[20:30]]}
     service.backend.calls.clear()
-    generation = service.engine.start_completion(request(**fields), RequestContext())
+    generation = service.start(**fields)
     assert generation.results()[0].finish_reason == "stop"
     until(lambda: service.admission.num_sequences == 0)
     assert sum(call.is_decode for call in service.backend.calls) < 50

@@ -11,7 +11,7 @@ from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import resume_tokens
 from service.memory_budget import MemoryBudget
-from tests.unit.service.engines import Service, request
+from tests.unit.service.engines import request
 from tests.waiting import until
 
 PATTERN = "(ab+c?|[d-f]{2,9})-[g-k]+"
@@ -20,10 +20,8 @@ PATTERN = PATTERN.replace("-", "z")
 
 
 @pytest.fixture
-def service():
-    service = Service(prefix_cache_bytes=10**6)
-    yield service
-    service.close()
+def service(start_service):
+    return start_service(prefix_cache_bytes=10**6)
 
 
 def ask(service, *prompts, pattern=PATTERN, max_tokens=40, **fields):

@@ -10,7 +10,7 @@ from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.hidden_states import evenly_spaced
 from tests.fakes import STATE_SIZE, fake_step
-from tests.unit.service.engines import CHARACTERS, SETTINGS, Service, request
+from tests.unit.service.engines import CHARACTERS, SETTINGS, Service
 
 
 def looked_into(service, given, **fields):
@@ -159,7 +159,7 @@ def test_token_ids_that_the_model_does_not_have_are_refused(service):
 
 def test_an_inspection_does_not_change_a_running_completion(service):
     (alone,) = service.results("abc", max_tokens=12)
-    generation = service.engine.start_completion(request("abc", max_tokens=12), RequestContext())
+    generation = service.start("abc", max_tokens=12)
     looked_into(service, TEXT)
     assert generation.results() == [alone]
     generation.request.close()

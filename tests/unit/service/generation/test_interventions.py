@@ -10,7 +10,7 @@ from service.errors import InvalidRequest
 from service.scheduling.sampling import uniforms
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import STATE_SIZE, VOCABULARY, fake_step
-from tests.unit.service.engines import CHARACTERS, Models, Service, request
+from tests.unit.service.engines import CHARACTERS, Models, request
 
 SET = [{"layer": 1, "unit": 2, "set": 5.0}]
 
@@ -74,17 +74,14 @@ def test_a_call_never_mixes_sequences_with_and_without_interventions(service):
     assert all(len(kind) == 1 for kind, call in zip(kinds, service.backend.calls, strict=True) if call.is_decode)
 
 
-def test_the_prefix_cache_keeps_no_changed_state():
+def test_the_prefix_cache_keeps_no_changed_state(start_service):
     """Another request with the same text as its prompt reads it."""
-    service = Service(prefix_cache_bytes=10**6)
-    try:
-        (changed,) = service.results("abc", interventions=SET, max_tokens=20)
-        assert changed.finish_reason == "length", "choose another seed"
-        prompt = "abc" + changed.text
-        (cached,) = service.results(prompt)
-        assert cached.text == generated(prompt, 12, lambda state: None)
-    finally:
-        service.close()
+    service = start_service(prefix_cache_bytes=10**6)
+    (changed,) = service.results("abc", interventions=SET, max_tokens=20)
+    assert changed.finish_reason == "length", "choose another seed"
+    prompt = "abc" + changed.text
+    (cached,) = service.results(prompt)
+    assert cached.text == generated(prompt, 12, lambda state: None)
 
 
 def test_a_resume_token_continues_with_the_interventions_that_the_request_has(service):

@@ -15,7 +15,7 @@ from service.errors import InvalidRequest
 from service.generation import expander, next_words
 from service.generation.next_words import BEFORE, WITHIN, word_table
 from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
-from tests.unit.service.engines import LABELLED, SETTINGS, Models, Service
+from tests.unit.service.engines import LABELLED, SETTINGS, Models
 
 # Few letters and many separators: words end soon.
 _KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
@@ -25,11 +25,9 @@ TEXT = CharacterTokenizer.train(
 
 
 @pytest.fixture
-def service(monkeypatch):
+def service(monkeypatch, start_service):
     monkeypatch.setattr(Models, "__init__", lambda self: setattr(self, "models", {"text": TEXT, "labelled": LABELLED}))
-    service = Service(prefix_cache_bytes=2**20)
-    yield service
-    service.close()
+    return start_service(prefix_cache_bytes=2**20)
 
 
 def start(service, prompt="a b ", **fields):

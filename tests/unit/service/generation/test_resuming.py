@@ -13,7 +13,7 @@ from service.context import RequestContext
 from service.errors import DeadlineExceeded, InvalidRequest, ShuttingDown, StateRefused
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, FakeBackend
-from tests.unit.service.engines import CHARACTERS, Service, request
+from tests.unit.service.engines import CHARACTERS, Service
 
 TOTAL = 40
 CHUNK = 8  # tokens that the fake model samples in a call
@@ -29,9 +29,7 @@ def service():
 
 def ask(service, *prompts, tenant="", **fields):
     """Return the results of a request that asks for resume tokens."""
-    generation = service.engine.start_completion(
-        request(*prompts, **{"return_state": True, **fields}), RequestContext(tenant=tenant)
-    )
+    generation = service.start(*prompts, **{"return_state": True, **fields}, context=RequestContext(tenant=tenant))
     try:
         return generation.results()
     finally:
@@ -49,7 +47,7 @@ def parts(service, model, lengths, state=None, text="abc", **fields):
         wanted = {**given_text(model, "" if state else text), "model": model, "max_tokens": length, **fields}
         if state:
             wanted |= {"seed": None, "state": state}
-        generation = service.engine.start_completion(request(**{"return_state": True, **wanted}), RequestContext())
+        generation = service.start(**{"return_state": True, **wanted})
         (result,) = generation.results()
         generation.request.close()
         found.append(result)
@@ -128,11 +126,9 @@ def test_a_resumed_completion_is_that_of_one_request(service, model, cuts, seed,
 def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(service, model, interval, seed, sampling, stop):
     """A resume token in a stream covers the text up to and including its delta; the final delta has none."""
     fields = {**given_text(model, "abc"), "model": model, "seed": seed, **sampling, "stop": stop}
-    plain = service.engine.start_completion(request(max_tokens=TOTAL, **fields), RequestContext())
+    plain = service.start(max_tokens=TOTAL, **fields)
     (whole,) = plain.results()
-    kept = service.engine.start_completion(
-        request(max_tokens=TOTAL, **fields, prepend=True, state_interval=interval), RequestContext()
-    )
+    kept = service.start(max_tokens=TOTAL, **fields, prepend=True, state_interval=interval)
     deltas, states, num_before = [], [], 0
     for piece in kept.client_deltas():
         deltas.append(piece.text)
@@ -149,7 +145,7 @@ def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(service,
     assert len(states) >= (plain.request.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
-        resumed = service.engine.start_completion(request(**rest), RequestContext())
+        resumed = service.start(**rest)
         (result,) = resumed.results()
         assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
 
@@ -159,9 +155,7 @@ def test_a_possible_stop_string_delays_no_resume_token(service):
     seed, (text,) = endless(service, TOTAL)
     fields = {"seed": seed, "max_tokens": TOTAL}
     for held_back in (text[:20], text[-1:]):
-        generation = service.engine.start_completion(
-            request("abc", **fields, stop=[held_back + "\0"], state_interval=CHUNK), RequestContext()
-        )
+        generation = service.start("abc", **fields, stop=[held_back + "\0"], state_interval=CHUNK)
         deltas = list(generation.client_deltas())
         assert "".join(piece.text for piece in deltas) == text
         assert [bool(piece.resume_token) for piece in deltas] == [True] * (len(deltas) - 1) + [False]
@@ -302,14 +296,14 @@ def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
 
 
 @pytest.mark.parametrize("how", ["deadline", "drain"])
-def test_a_request_that_is_cut_short_has_partial_outputs(how):
-    other = Service()
+def test_a_request_that_is_cut_short_has_partial_outputs(start_service, how):
+    other = start_service()
     seed, expected = endless(other, 60, n=2)
     backend = FakeBackend(held=True)
-    service = Service(backend, max_calls=1)
+    service = start_service(backend, max_calls=1)
     fields = {"seed": seed, "max_tokens": 60, "n": 2, "return_state": True}
     fields["timeout_s"] = 2.0 if how == "deadline" else 60.0
-    generation = service.engine.start_completion(request("abc", **fields), RequestContext())
+    generation = service.start("abc", **fields)
     backend.release(3)
     if how == "drain":
         threading.Timer(2.0, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
@@ -317,29 +311,25 @@ def test_a_request_that_is_cut_short_has_partial_outputs(how):
         generation.results()
     rest = generation.partial_outputs()
     generation.request.close()
-    backend.release(100)
-    service.scheduler.stop()
     assert [result.index for result in rest] == [0, 1]
     for result, text in zip(rest, expected, strict=True):
         assert 0 < len(result.text) < 60
         assert result.finish_reason is None
         (later,) = ask(other, "", state=result.resume_token, seed=None, max_tokens=60)
         assert (result.text + later.text).startswith(text)
-    other.scheduler.stop()
 
 
-def test_partial_outputs_without_resume_tokens_include_held_back_text():
+def test_partial_outputs_without_resume_tokens_include_held_back_text(start_service):
     """No request will resume them, so a possible stop string is shown as text."""
-    other = Service()
+    other = start_service()
     seed, (plain,) = endless(other, 60)
-    other.scheduler.stop()
     texts = []
     # Any letter may begin a stop string, so whichever the last call ends with is held back.
     for stop in ([], [letter + "?" for letter in sorted(set(plain))[:16]]):
         backend = FakeBackend(held=True)
-        service = Service(backend, max_calls=1)
+        service = start_service(backend, max_calls=1)
         fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 2.0}
-        generation = service.engine.start_completion(request("abc", **fields), RequestContext())
+        generation = service.start("abc", **fields)
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
@@ -347,8 +337,6 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
         generation.request.close()
         assert (result.index, result.finish_reason, result.resume_token) == (0, None, None)
         texts.append(result.text)
-        backend.release(100)
-        service.scheduler.stop()
     assert texts[0] == texts[1]
     assert 0 < len(texts[0]) < 20
     assert plain.startswith(texts[0])
@@ -356,9 +344,7 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text():
 
 def test_return_state_adds_a_resume_token_to_the_final_delta(service):
     (whole,) = ask(service, "abc", seed=2, max_tokens=30)
-    generation = service.engine.start_completion(
-        request("abc", seed=2, max_tokens=30, stream=True, return_state=True), RequestContext()
-    )
+    generation = service.start("abc", seed=2, max_tokens=30, stream=True, return_state=True)
     deltas = list(generation.client_deltas())
     assert [piece.resume_token is not None for piece in deltas] == [piece.finish_reason is not None for piece in deltas]
     assert generation.partial_outputs() == []
@@ -387,7 +373,7 @@ def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
 
 
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
-def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
+def test_a_deadline_during_prefill_loses_no_held_back_text(start_service, service, model):
     seed, plain = next(
         (seed, result)
         for seed in range(100)
@@ -399,25 +385,21 @@ def test_a_deadline_during_prefill_loses_no_held_back_text(service, model):
     first = parts(service, model, [20], seed=seed, text="abcabc", stop=[stop])[0]
     assert opened(service, first).held_back in (ending, ending[::-1])
     backend = FakeBackend(held=True)
-    slow = Service(backend, max_calls=1)
+    slow = start_service(backend, max_calls=1)
     slow.engine._resume_tokens = service.engine._resume_tokens
     fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.resume_token, "seed": None, "logprobs": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
-    generation = slow.engine.start_completion(request(**fields, timeout_s=2.0), RequestContext())
+    generation = slow.start(**fields, timeout_s=2.0)
     backend.release(1)
     with pytest.raises(DeadlineExceeded):
         generation.results()
     (rest,) = generation.partial_outputs()
     generation.request.close()
-    backend.release(100)
-    slow.scheduler.stop()
     assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
     # One slice of the prompt has been read.
     assert len(opened(service, rest).unread_ids) == 12
     later = parts(service, model, [9], state=rest.resume_token)[0]
-    generation = service.engine.start_completion(
-        request(**{**fields, "logprobs": None, "echo": False}), RequestContext()
-    )
+    generation = service.start(**{**fields, "logprobs": None, "echo": False})
     (whole,) = generation.results()
     generation.request.close()
     assert later.text in whole.text
@@ -435,8 +417,8 @@ def test_unread_tokens_of_a_checkpoint_do_not_count_as_cached(service):
     (first,) = ask(service, "abc", seed=2, max_tokens=5)
     known = []
     for _ in range(2):
-        generation = service.engine.start_completion(
-            request("uvwuvw", state=first.resume_token, seed=None, max_tokens=3), RequestContext(tenant="")
+        generation = service.start(
+            "uvwuvw", state=first.resume_token, seed=None, max_tokens=3, context=RequestContext(tenant="")
         )
         generation.results()
         known.append((generation.request.num_prompt_tokens, generation.request.num_cached_tokens))

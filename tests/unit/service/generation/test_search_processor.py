@@ -12,7 +12,7 @@ from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overload
 from service.memory_budget import MemoryBudget
 from service.models.registry import ServedModel
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_distribution, fake_step
-from tests.unit.service.engines import CHARACTERS, Models, Service, request
+from tests.unit.service.engines import CHARACTERS, Models, request
 from tests.waiting import until
 
 NEVER = CHARACTERS.special.never_sampled
@@ -94,26 +94,20 @@ def test_a_text_of_several_token_sequences_is_returned_once(service):
     assert sorted(texts) == sorted("".join(parts) for parts in itertools.product(["bc", "12", '"a":'], repeat=2))
 
 
-def test_a_search_that_reaches_its_limit_returns_what_it_has_found():
-    service = Service(max_search_tokens=30)
-    try:
-        processor = service.start("abc", top_texts=1000, max_tokens=2)
-        results = processor.results()
-        assert processor.limit_reached is True
-        assert processor.request.num_completion_tokens <= 30
-        assert shown(results) == choices(every_text("abc", 2)[: len(results)])
-    finally:
-        service.close()
+def test_a_search_that_reaches_its_limit_returns_what_it_has_found(start_service):
+    service = start_service(max_search_tokens=30)
+    processor = service.start("abc", top_texts=1000, max_tokens=2)
+    results = processor.results()
+    assert processor.limit_reached is True
+    assert processor.request.num_completion_tokens <= 30
+    assert shown(results) == choices(every_text("abc", 2)[: len(results)])
 
 
-def test_a_search_that_finds_nothing_before_its_limit_is_an_error():
-    service = Service(max_search_tokens=8)
-    try:
-        with pytest.raises(InvalidRequest, match="top_texts: 8 tokens were computed before") as error:
-            service.results("abc", top_texts=1, max_tokens=100, ignore_eos=True)
-        assert error.value.param == "top_texts"
-    finally:
-        service.close()
+def test_a_search_that_finds_nothing_before_its_limit_is_an_error(start_service):
+    service = start_service(max_search_tokens=8)
+    with pytest.raises(InvalidRequest, match="top_texts: 8 tokens were computed before") as error:
+        service.results("abc", top_texts=1, max_tokens=100, ignore_eos=True)
+    assert error.value.param == "top_texts"
 
 
 def test_a_beam_as_wide_as_all_texts_finds_the_most_probable_ones(service):
@@ -167,31 +161,28 @@ def test_a_search_is_the_same_among_other_requests(service, fields):
         thread.join(timeout=10)
 
 
-def test_streams_go_on_beside_a_search():
-    service = Service(max_search_tokens=100_000, max_calls=1)
-    try:
-        search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)
-        errors = []
+def test_streams_go_on_beside_a_search(start_service):
+    service = start_service(max_search_tokens=100_000, max_calls=1)
+    search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)
+    errors = []
 
-        def run():
-            with pytest.raises(ClientGone) as error:
-                search.results()
-            errors.append(error)
+    def run():
+        with pytest.raises(ClientGone) as error:
+            search.results()
+        errors.append(error)
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        until(lambda: service.calls().count("next_logprobs") > 20)
-        num_before = len(service.calls())
-        assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
-        calls = service.calls()[num_before:]
-        assert "next_logprobs" in calls
-        assert thread.is_alive()
-        search.request.cancel()
-        thread.join(timeout=10)
-        assert errors
-        until(lambda: service.admission.num_sequences == 0)
-    finally:
-        service.close()
+    thread = threading.Thread(target=run)
+    thread.start()
+    until(lambda: service.calls().count("next_logprobs") > 20)
+    num_before = len(service.calls())
+    assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
+    calls = service.calls()[num_before:]
+    assert "next_logprobs" in calls
+    assert thread.is_alive()
+    search.request.cancel()
+    thread.join(timeout=10)
+    assert errors
+    until(lambda: service.admission.num_sequences == 0)
 
 
 def test_a_key_is_charged_for_what_a_search_computes(service):
@@ -242,17 +233,14 @@ def test_a_search_holds_memory_for_what_it_keeps(service):
         processor.results()
 
 
-def test_a_cancelled_search_raises_and_frees_its_slots():
-    service = Service(FakeBackend(held=True))
-    try:
-        processor = service.start("abc", top_texts=3, max_tokens=2)
-        threading.Timer(0.05, processor.request.cancel).start()
-        with pytest.raises(ClientGone):
-            processor.results()
-        service.backend.release(5)
-        until(lambda: service.admission.num_sequences == 0)
-    finally:
-        service.close()
+def test_a_cancelled_search_raises_and_frees_its_slots(start_service):
+    service = start_service(FakeBackend(held=True))
+    processor = service.start("abc", top_texts=3, max_tokens=2)
+    threading.Timer(0.05, processor.request.cancel).start()
+    with pytest.raises(ClientGone):
+        processor.results()
+    service.backend.release(5)
+    until(lambda: service.admission.num_sequences == 0)
 
 
 @pytest.mark.parametrize("fields", [{"top_texts": 2}, {"use_beam_search": True}])

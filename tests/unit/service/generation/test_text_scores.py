@@ -13,7 +13,7 @@ from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS, WORDS, Service
+from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS, WORDS
 from tests.waiting import until
 
 TEXT = "thecatsatonthemat"
@@ -224,24 +224,21 @@ def test_what_cannot_be_scored_is_refused(service, fields, param, message):
     assert error.value.param == param
 
 
-def test_both_requests_of_a_ratio_end_with_the_client():
+def test_both_requests_of_a_ratio_end_with_the_client(start_service):
     """The web watches one of them."""
-    service, started = Service(FakeBackend(held=True)), []
-    try:
-        body = {"model": "characters", "input": ["the cat"] * 3, "ratio_to": "words", "whole": False, "timeout_s": 9.0}
-        job = service.engine.start_score(
-            parse(ScoreRequest, orjson.dumps(body), SETTINGS), RequestContext(), started.append
-        )
-        assert started == [job.request]
-        until(lambda: service.admission.num_sequences == 6, timeout=10)
-        job.request.cancel()
-        with pytest.raises(ClientGone):
-            job.results()
-        job.request.close()
-        service.backend.release(2)
-        until(lambda: service.admission.num_sequences == 0)
-    finally:
-        service.close()
+    service, started = start_service(FakeBackend(held=True)), []
+    body = {"model": "characters", "input": ["the cat"] * 3, "ratio_to": "words", "whole": False, "timeout_s": 9.0}
+    job = service.engine.start_score(
+        parse(ScoreRequest, orjson.dumps(body), SETTINGS), RequestContext(), started.append
+    )
+    assert started == [job.request]
+    until(lambda: service.admission.num_sequences == 6, timeout=10)
+    job.request.cancel()
+    with pytest.raises(ClientGone):
+        job.results()
+    job.request.close()
+    service.backend.release(2)
+    until(lambda: service.admission.num_sequences == 0)
 
 
 def test_labels_are_read_before_each_text_and_not_scored(service):
