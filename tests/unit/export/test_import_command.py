@@ -14,6 +14,7 @@ from keras.src.legacy.preprocessing.text import Tokenizer
 from contract.card import load_assets
 from export.cli import program
 from tests.commands import main
+from tests.conftest import quick_to_load
 
 LINES = ["The cat sat on the mat", "and the dog ran to the hill", "a cat and a dog"]
 
@@ -38,6 +39,8 @@ def folder(lesson, tmp_path, monkeypatch):
     """A working directory with the files of `lesson`."""
     shutil.copytree(lesson[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    with quick_to_load():
+        yield
 
 
 def import_model(*options, model="lesson.keras", tokenizer="tokenizer.json"):

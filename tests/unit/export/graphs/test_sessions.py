@@ -32,6 +32,7 @@ def called_functions(session, definition):
 def test_a_session_inlines_every_step(tmp_path, monkeypatch):
     """A step that stays a function costs a call, whose operations hop between threads."""
     monkeypatch.setattr(cells, "MIN_BFLOAT16_UNITS", 1)
+    monkeypatch.setattr(cells.StatefulNetwork, "unroll", 1)
     generator = Generator(prepare(make_model()).network, SpecialIds(0, 1, 2, 2), VOCABULARY)
     tf.saved_model.save(generator, str(tmp_path), signatures=generator.signatures())
     session, definitions = saved_model.load(tmp_path)
