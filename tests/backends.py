@@ -92,12 +92,10 @@ def spoil_state(answer):
 
 
 def other_shape(answer):
-    """Replace the states with states of another size."""
     answer.outputs["state"].CopyFrom(to_proto(np.zeros((8, 3), np.float32)))
 
 
 def foreign_ids(answer):
-    """Replace the token ids with ids outside the vocabulary."""
     for name in ("token_ids", "top_token_ids"):
         if name in answer.outputs:
             shape = [dim.size for dim in answer.outputs[name].tensor_shape.dim]

@@ -154,7 +154,6 @@ def models_dir():
 
 
 def publish_models(folder):
-    """Publish the models of `models_dir`."""
     from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
 
     publish_model(folder, "lstm")

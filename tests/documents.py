@@ -70,7 +70,6 @@ class Block:
 
 
 def read(page):
-    """Return the text of a page, given by its path relative to the checkout."""
     return (ROOT / page).read_text(encoding="utf-8")
 
 

@@ -241,7 +241,6 @@ class FakeBackend:
         self._gate.release(count)
 
     def num_servers(self, version: ModelVersion) -> int:  # noqa: ARG002 - one for all
-        """Return the number of replicas."""
         return 1
 
     def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all

@@ -27,7 +27,6 @@ def render(folder):
 
 
 def overlay(name):
-    """Return the objects of one of the project's overlays."""
     return render(KUBERNETES / "overlays" / name)
 
 

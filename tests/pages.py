@@ -86,7 +86,6 @@ class Page:
         self.page.click(selector)
 
     def read(self, selector):
-        """Return the visible text of an element."""
         return self.page.inner_text(selector)
 
     def wait_for(self, text, selector="#status", timeout_ms=PATIENCE_MS):
@@ -201,7 +200,6 @@ class Inspector(Page):
         return [tuple(strip.locator(tag).inner_text() for tag in ("strong", "span")) for strip in strips]
 
     def rows(self, selector):
-        """Return the cells of each line of a table."""
         return [line.split("\t") for line in self.page.locator(f"{selector} tr").all_inner_texts()]
 
     def numbers(self, selector):
@@ -229,8 +227,6 @@ class Learn(Page):
 
 
 class Train(Page):
-    """The page that trains."""
-
     path = "train"
 
     def describe(self, text):
@@ -253,8 +249,6 @@ class Train(Page):
 
 
 class Models(Page):
-    """The page of the served models."""
-
     path = "models"
 
     def __init__(self, tab, gateway, hash_="", key=None):

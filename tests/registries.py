@@ -70,7 +70,6 @@ def only(server):
 
 
 def add(folder, name, version, **fields):
-    """Publish a version into a repository."""
     home = folder / name / str(version)
     home.mkdir(parents=True)
     write(home, GeneratorCard(**{**FIELDS, "name": name, **fields}), CharacterTokenizer.train("abc"))
@@ -81,12 +80,10 @@ def add(folder, name, version, **fields):
 
 
 def label(folder, **labels):
-    """Set the labels of the model."""
     (folder / "labels.json").write_text(json.dumps({"demo": labels}))
 
 
 def write_vectors(folder, rows, name="demo"):
-    """Write a version's file of vectors."""
     path = folder / name / "1" / "assets.extra" / "vectors.tsv"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join("\t".join(f"{value:.7g}" for value in row) + "\n" for row in rows))

@@ -33,7 +33,6 @@ def is_running(pid):
 
 
 def children(pid):
-    """Return the process ids of a process's children."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -52,7 +51,6 @@ class Process:
 
     @property
     def output(self):
-        """Everything that it has printed."""
         return self.log.read_text(errors="replace")
 
     def wait_until(self, ready, timeout=120):
@@ -160,7 +158,6 @@ class Client:
         self.port = port
 
     def connect(self, timeout=240):
-        """Open a connection."""
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
     def ask(self, method, address, body=None, timeout=240, headers=None):
@@ -312,7 +309,6 @@ class RunningRedis:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self):
-        """Start it and wait until it responds."""
         command = [program("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
         command += ["--save", "", "--appendonly", "no"]
         with (self._folder / "redis.log").open("ab") as log:
@@ -325,7 +321,6 @@ class RunningRedis:
             time.sleep(0.02)
 
     def kill(self):
-        """Kill it without a shutdown."""
         self._process.kill()
         self._process.wait(timeout=10)
 

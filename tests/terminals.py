@@ -70,7 +70,6 @@ class Terminal:
         self._seen = found + len(wanted)
 
     def end(self, timeout=PATIENCE_S):
-        """Wait until the program exits; return its exit code and all its output, as text."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:
             if time.monotonic() > deadline:

@@ -23,7 +23,6 @@ class Stream(threading.Thread):
 
     @property
     def runs(self):
-        """Whether it has begun and not ended."""
         return bool(self.times) and self.is_alive()
 
     def gaps_since(self, start):

@@ -76,7 +76,6 @@ def server(tmp_path):
 
 @pytest.fixture
 def crowd():
-    """An exit stack of connections, closed after the test."""
     with contextlib.ExitStack() as connections:
         yield connections
 

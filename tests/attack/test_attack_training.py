@@ -49,21 +49,18 @@ class Site:
         self.trainer = Process(command, self._folder / "trainer.log")
 
     def upload(self, content, filename="book.txt", tenant="acme"):
-        """Upload a file; return status and response."""
         body, headers = multipart(content, filename)
         headers["Authorization"] = f"Bearer {self.keys[tenant]}"
         code, _, answer = self.gateway.ask("POST", "/v1/files", body, headers=headers)
         return code, json.loads(answer or b"null")
 
     def ask(self, method, address, body=None, tenant="acme"):
-        """Send a request with a tenant's key; return status and response."""
         headers = {"Authorization": f"Bearer {self.keys[tenant]}"}
         content = None if body is None else json.dumps(body)
         code, _, answer = self.gateway.ask(method, address, content, headers=headers)
         return code, json.loads(answer or b"null")
 
     def submit(self, file_id, tenant="acme", **fields):
-        """Create a job; return status and response."""
         body = {"model": "characters-3-minutes", "training_file": file_id, "settings": SETTINGS}
         return self.ask("POST", "/v1/fine_tuning/jobs", {**body, **fields}, tenant)
 

@@ -52,7 +52,6 @@ class Project:
         return done.stdout
 
     def logs(self):
-        """Return the last lines of every service."""
         return self.start("logs", "--tail", "30").stdout
 
     def containers(self, service=None):
@@ -60,7 +59,6 @@ class Project:
         return json.loads(subprocess.run(["docker", "inspect", *ids], capture_output=True, check=True).stdout)
 
     def until(self, condition, timeout=60):
-        """Wait until a condition holds."""
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, self.logs()

@@ -112,7 +112,6 @@ def key_file(tmp_path):
 
 @pytest.fixture(scope="session")
 def browser():
-    """A browser for the session."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:

@@ -60,7 +60,6 @@ class Batch(Process):
 
     @property
     def num_lines(self):
-        """Number of whole lines in the output file so far."""
         return self.out.read_bytes().count(b"\n") if self.out.exists() else 0
 
     def wait_for_lines(self, count):
@@ -142,7 +141,6 @@ class RayCluster:
         self._nodes = []
 
     def start(self):
-        """Start both nodes, and wait until they run."""
         port = self.address.rpartition(":")[2]
         self._start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
         self._start(f"--address={self.address}")

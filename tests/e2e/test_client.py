@@ -33,7 +33,6 @@ class CuttingProxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self):
-        """Stop accepting connections."""
         self._listener.close()
 
     def _accept(self):

@@ -32,7 +32,6 @@ def open_inspector(open_page):
 
 
 def inspected(gateway, model, text, **fields):
-    """Return the response of /v1/inspect."""
     status, answer = gateway.post({"model": model, "input": text, **fields}, "/v1/inspect")
     assert status == 200, answer
     return answer

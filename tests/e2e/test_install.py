@@ -30,7 +30,6 @@ TEXT = "".join(f"{n} green bottles hanging on the wall.\n" for n in range(2_000)
 
 
 def build(folder, kind, made):
-    """Build an sdist or a wheel and return its path."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(made)]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (path,) = made.iterdir()

@@ -140,8 +140,6 @@ def test_models_list_their_labels(client, gateway):
 
 @pytest.fixture
 def run(gateway):
-    """Run the program `sostenuto`."""
-
     def run(*arguments):
         variables = environment(SOSTENUTO_BASE_URL=f"http://127.0.0.1:{gateway.port}")
         command = [sys.executable, "-m", "sostenuto", *arguments]

@@ -39,7 +39,6 @@ class OwnKernel(AsyncKernelManager):
 
 @pytest.fixture(scope="module")
 def stored():
-    """The notebook as stored in the repository."""
     return nbformat.read(LESSON, as_version=4)
 
 

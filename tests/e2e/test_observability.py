@@ -14,7 +14,6 @@ BODY = {"model": "lstm", "prompt": SECRET, "max_tokens": 30, "seed": 1}
 
 
 def lines(gateway):
-    """Return the parsed lines of the gateway's log."""
     return [json.loads(line) for line in gateway.output.splitlines()]
 
 

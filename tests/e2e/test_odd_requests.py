@@ -18,13 +18,11 @@ def send(gateway, content, *, half_close=False):
 
 
 def post(address, headers, body=b"", close=True):
-    """Return the bytes of a POST request."""
     lines = [f"POST {address} HTTP/1.1", "Host: localhost", *headers, *(["Connection: close"] if close else [])]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def parsed(answer):
-    """Return the status and the error of a response."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)["error"]
 

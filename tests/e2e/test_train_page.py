@@ -279,7 +279,6 @@ class FakeJob:
         self.status, self.asked = status, []
 
     def answer(self, route):
-        """Answer a request about the job."""
         url = route.request.url
         if "/events" in url:
             self.asked.append(url)

@@ -42,7 +42,6 @@ class Repository:
         draft.rename(draft.with_name(str(version)))
 
     def run(self, *arguments):
-        """Run a command of the exporter."""
         assert main([*arguments, "--models-dir", str(self.path)]) == 0
 
 
@@ -93,7 +92,6 @@ def entries(gateway, name):
 
 
 def versions(gateway, name):
-    """Return the served versions of a model."""
     return [entry["version"] for entry in entries(gateway, name)]
 
 

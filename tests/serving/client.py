@@ -73,7 +73,6 @@ class Client:
         return answer.model_spec, found.signature_def
 
     def reload(self, config):
-        """Apply another config, a text proto."""
         message = text_format.Parse(config, model_server_config_pb2.ModelServerConfig())
         request = model_management_pb2.ReloadConfigRequest(config=message)
         _complete(self.model.HandleReloadConfigRequest, request)

@@ -48,7 +48,6 @@ def started(serving_models, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(request, started, serving_models):
-    """The server under test."""
     return Server(request.config.getoption("--serving") or started(request.param), serving_models)
 
 
@@ -61,7 +60,6 @@ def client(server):
 
 @pytest.fixture(scope="session")
 def compute():
-    """Compute a signature of a version's SavedModel in this process."""
     import tensorflow as tf
 
     loaded = {}

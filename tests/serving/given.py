@@ -28,7 +28,6 @@ class Server:
 
     @property
     def config(self):
-        """The config that it was started with."""
         return (self.models_dir / signatures.MODELS_CONFIG).read_text()
 
     def version_dir(self, name, version=None):

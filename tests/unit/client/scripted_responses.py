@@ -85,7 +85,6 @@ def linger(handler):
 
 
 def hang_up(handler):
-    """Close the connection immediately."""
     handler.hang_up()
 
 

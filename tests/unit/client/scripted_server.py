@@ -41,7 +41,6 @@ class ScriptedServer:
     left: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self):
-        """Bind to a free port."""
         self._http = _HTTPServer(("127.0.0.1", 0), Handler)
         self._http.scripted = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -52,7 +51,6 @@ class ScriptedServer:
 
     @property
     def bodies(self):
-        """The JSON bodies of the requests so far."""
         return [request.body for request in self.requests]
 
     def __enter__(self):
@@ -60,7 +58,6 @@ class ScriptedServer:
         return self
 
     def __exit__(self, kind, error, traceback):
-        """Stop, and free the port."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -90,7 +87,6 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
     def start(self, status, headers):
-        """Write the status line and the headers."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

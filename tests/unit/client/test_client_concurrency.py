@@ -19,7 +19,6 @@ STATUS = answer_json({"status": "ok", "sequences": {"accepted": 3, "max": 8}})
 
 
 def echo(handler):
-    """Respond with the prompt in capitals."""
     text = handler.received.body["prompt"].upper()
     answer_json({"choices": [{"index": 0, "text": text, "finish_reason": "length"}]})(handler)
 

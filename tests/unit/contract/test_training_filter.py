@@ -21,7 +21,6 @@ FACTOR, STRIDE_AT = 0xD1342543DE82EF95, 28
 
 
 def of_documents(*documents):
-    """Return a filter of documents."""
     bloom = BloomFilter.sized(len(documents), 1e-5)
     for document in documents:
         symbols = np.frombuffer(document.encode(), np.uint8)

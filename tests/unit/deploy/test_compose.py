@@ -21,7 +21,6 @@ PAGE = page_with("docker compose down")
 
 @pytest.fixture(scope="module")
 def compose():
-    """The parsed file, with its variables unexpanded."""
     return yaml.safe_load(TEXT)
 
 

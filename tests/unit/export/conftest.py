@@ -26,7 +26,6 @@ def _small_graphs(request, monkeypatch):
 
 @pytest.fixture
 def model():
-    """A model with one LSTM layer."""
     return make_model()
 
 

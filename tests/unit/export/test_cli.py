@@ -32,7 +32,6 @@ SMALL += ["--min-characters", "0"]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A working directory with a corpus."""
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text(TEXT)
     return tmp_path
@@ -326,7 +325,6 @@ def test_a_run_resumed_before_its_first_epoch_loads_the_vectors_again(published,
 
 
 def interrupted(*_, **__):
-    """Raise what Ctrl-C raises."""
     raise KeyboardInterrupt
 
 

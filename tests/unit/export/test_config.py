@@ -10,7 +10,6 @@ NEEDED = {"name": "m", "corpus": "c.txt"}
 
 @pytest.fixture
 def toml(tmp_path):
-    """A file of settings."""
     path = tmp_path / "c.toml"
     path.write_text('name = "m"\ncorpus = "c.txt"\nunits = 32\nepochs = 3\n')
     return path

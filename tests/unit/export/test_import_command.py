@@ -36,7 +36,6 @@ def lesson(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def folder(lesson, tmp_path, monkeypatch):
-    """A working directory with the files of `lesson`."""
     shutil.copytree(lesson[0], tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     with quick_to_load():
@@ -44,7 +43,6 @@ def folder(lesson, tmp_path, monkeypatch):
 
 
 def import_model(*options, model="lesson.keras", tokenizer="tokenizer.json"):
-    """Run the command."""
     return main(["import", model, "--tokenizer", tokenizer, "--name", "lesson", *options])
 
 

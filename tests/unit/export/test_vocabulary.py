@@ -29,7 +29,6 @@ def folder(tmp_path, monkeypatch):
 
 
 def show(capsys, *options, corpus="book.txt"):
-    """Run the command and return the lines that it prints."""
     assert main(["vocabulary", corpus, *options]) == 0
     return capsys.readouterr().out.splitlines()
 

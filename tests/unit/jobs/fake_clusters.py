@@ -95,7 +95,6 @@ class KubernetesCluster(Cluster):
         self.deleted, self.out_of_memory, self.disrupted, self.unschedulable = set(), False, set(), False
 
     def answer(self, method, path, query, body):  # noqa: PLR0911 - a table
-        """Return status and body of a response."""
         group, _, rest = path.partition("/namespaces/a-namespace/")
         kind, _, name = rest.partition("/")
         match method, group, kind:
@@ -182,7 +181,6 @@ class RayCluster(Cluster):
         self.is_full, self.lost = False, set()
 
     def answer(self, method, path, _query, body):
-        """Return status and body of a response."""
         name = path.removeprefix("/api/jobs").strip("/").removesuffix("/stop")
         if method == "GET":
             if not name:

@@ -45,7 +45,6 @@ class Place:
         return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
     def stop(self):
-        """Stop it, and wait."""
         if self.thread is not None:
             self.trainer.is_stopping = True
             self.thread.join(60)

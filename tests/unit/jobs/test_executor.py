@@ -52,7 +52,6 @@ class Place:
         return done.error
 
     def lose_lease(self):
-        """Let the lease of the operation that is executed end."""
         with self.store._engine.begin() as connection:
             connection.execute(update(Operation).values(lease_until=0.0))
 

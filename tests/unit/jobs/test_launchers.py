@@ -239,8 +239,6 @@ def test_a_preempted_job_waits_again_and_resumes(place, kueue):
 
 @pytest.mark.parametrize("cluster", [KubernetesCluster], indirect=True, ids=["kubernetes"])
 class TestPods:
-    """What the pods of a Job tell."""
-
     def test_one_that_takes_too_much_memory_fails_the_job(self, place, cluster):
         job_id = start_training(place)
         cluster.out_of_memory = True
@@ -276,8 +274,6 @@ class TestPods:
 
 @pytest.mark.parametrize("cluster", [RayCluster], indirect=True, ids=["ray"])
 class TestRay:
-    """What is Ray's own."""
-
     def test_a_job_reserves_its_cpus_and_memory_and_waits_for_them(self, place, cluster):
         cluster.is_full = True
         job_id = place.submit("text")

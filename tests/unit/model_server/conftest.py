@@ -26,7 +26,6 @@ def saved_models(tmp_path_factory):
 
 @pytest.fixture
 def models(tmp_path, saved_models):
-    """An empty directory of models."""
     (tmp_path / "models").mkdir()
     return Models(tmp_path / "models", saved_models)
 

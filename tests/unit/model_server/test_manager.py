@@ -70,7 +70,6 @@ class Setup:
         return {name: ModelConfig(name, self.root / name, policy, labels) for name in names}
 
     def put(self, *versions, name="a"):
-        """Publish versions."""
         for version in versions:
             (self.root / name / f".{version}").mkdir(parents=True)
             (self.root / name / f".{version}" / "saved_model.pb").touch()
@@ -92,7 +91,6 @@ class Setup:
 
 @pytest.fixture
 def setup(tmp_path):
-    """Provide a `Setup`, and stop its manager after the test."""
     made = Setup(tmp_path)
     yield made
     made.loader.release.set()

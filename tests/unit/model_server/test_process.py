@@ -38,7 +38,6 @@ class Process:
         return re.search(r"serving at (\S+)", self.log).group(1)
 
     def wait(self):
-        """Wait until it ends and return its exit status."""
         return self.popen.wait(TIMEOUT_S)
 
 

@@ -34,7 +34,6 @@ def path(models):
 
 @pytest.fixture
 def tiny(models):
-    """The loaded model with weight 2."""
     return Servable("tiny", 3, models.saved_model())
 
 
@@ -47,7 +46,6 @@ def predict(servable, name, inputs, **fields):
 
 
 def refused(attempt):
-    """Return the status and the message of a call that fails."""
     with pytest.raises(ModelServerError) as caught:
         attempt()
     return caught.value.code, str(caught.value)

@@ -12,7 +12,6 @@ from model_server.versions import AVAILABLE, END, LOADING, START, UNLOADING, Mod
 
 
 def put(base, name):
-    """Create a version directory."""
     (base / name).mkdir()
     (base / name / "saved_model.pb").touch()
 
@@ -85,7 +84,6 @@ def test_a_base_path_that_disappears_during_a_scan_is_an_error(tmp_path, monkeyp
 
 
 def model(policy=VersionPolicy(latest=1)):  # noqa: B008 - frozen
-    """Return a model without versions."""
     return Model("a", ModelConfig("a", Path("/m"), policy, {}))
 
 
@@ -95,7 +93,6 @@ def find(a, *numbers):
 
 
 def serve(a, number):
-    """Make a version available."""
     a.versions[number].serve(f"servable {number}")
 
 

@@ -92,7 +92,6 @@ def imported(monkeypatch):
 
 @pytest.fixture
 def find_sources(imported):
-    """The function of that name."""
     return imported("sources").find_sources
 
 

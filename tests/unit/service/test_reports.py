@@ -35,7 +35,6 @@ def _path(monkeypatch):
 
 
 def process(max_s=500.0, **fields):
-    """Return the process of a report on a few records."""
     limits = {"max_records": 1000, "max_memory_bytes": reports.MAX_MEMORY_BYTES}
     return ReportProcess({**FIELDS, "generated": ["ab"], "training": ["ac"], **limits, **fields}, max_s)
 
@@ -150,7 +149,6 @@ def test_a_process_ends_with_the_gateway():
 
 
 def children(pid):
-    """Return the processes that a process has started."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 

@@ -9,7 +9,6 @@ from service.settings import Settings, SettingsError, load_settings, unknown_set
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    """Remove all settings from the environment."""
     for name in [*Settings.model_fields, "env_file"]:
         monkeypatch.delenv(f"SOSTENUTO_{name.upper()}", raising=False)
     monkeypatch.delenv("PORT", raising=False)

@@ -10,8 +10,6 @@ from sostenuto._report.files import read_records
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a file; return its path."""
-
     def write(name, content):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())

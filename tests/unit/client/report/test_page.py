@@ -22,7 +22,6 @@ def report():
 
 @pytest.fixture(scope="module")
 def page(report):
-    """Its page."""
     return report.to_html()
 
 
@@ -53,7 +52,6 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def outline(page):
-    """The parsed page."""
     found = Outline()
     found.feed(page)
     assert found.open == []

@@ -58,7 +58,6 @@ def test_documents_are_separated_by_the_documents_setting(tmp_path, documents, e
 
 
 def pipe(monkeypatch, content):
-    """Provide these bytes as standard input."""
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 

@@ -19,7 +19,6 @@ def full(length=LENGTH):
 
 
 def sigmoid(values):
-    """Compute the sigmoid in float64."""
     return 1 / (1 + np.exp(-values.astype(float)))
 
 

@@ -24,7 +24,6 @@ def model():
 
 @pytest.fixture
 def path(model, tmp_path):
-    """The model's `.keras` file."""
     model.save(tmp_path / "m.keras")
     return tmp_path / "m.keras"
 

@@ -52,7 +52,6 @@ HISTORY = make_progress((2.0, None), (1.0, None), (0.0, None))
 
 @pytest.fixture(scope="module")
 def network():
-    """The model of the published version."""
     return make_model()
 
 

@@ -35,7 +35,6 @@ def versions(repository, name="m"):
 
 
 def listed(repository):
-    """Return the models of `models.config`."""
     return [entry.name for entry in read_entries(repository)]
 
 

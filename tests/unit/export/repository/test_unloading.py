@@ -19,11 +19,9 @@ class Clock:
         self.now = 0.0
 
     def monotonic(self):
-        """Return the time."""
         return self.now
 
     def sleep(self, seconds):
-        """Advance the time."""
         self.now += seconds
 
 

@@ -59,12 +59,10 @@ def verified(path):
 
 
 def failed(told):
-    """Return the names of the checks that failed."""
     return [name for name, (verdict, _) in told.items() if verdict == FAILED]
 
 
 def halved(path):
-    """Truncate a file to half its size."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 

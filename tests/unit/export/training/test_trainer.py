@@ -333,7 +333,6 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Replace the trainer's clock."""
     clock = Clock()
     monkeypatch.setattr(training, "time", clock)
     return clock

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 
 
 def launch(*arguments, **variables):
-    """Start `python -m` in a process of its own."""
     command, environment = [sys.executable, "-m", *map(str, arguments)], {**os.environ, **variables}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=environment)
@@ -29,7 +28,6 @@ def start(folder, kind, **variables):
 
 
 def outcome(process):
-    """Wait for a run and return the result that it printed."""
     try:
         out, err = process.communicate(timeout=TIMEOUT_S)
     finally:

@@ -29,7 +29,6 @@ def make_limiter(monkeypatch):
 
 @pytest.fixture(params=["memory", "redis"])
 def limiter(request, make_limiter):
-    """A limiter with each storage."""
     if request.param == "memory":
         # A charge in the next minute would be admitted.
         request.getfixturevalue("clock")

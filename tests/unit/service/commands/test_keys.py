@@ -26,7 +26,6 @@ def setting(path, monkeypatch):
 
 
 def call(*arguments):
-    """Run a command and return its exit code."""
     return main(["keys", *arguments])
 
 

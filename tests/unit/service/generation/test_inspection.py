@@ -23,12 +23,10 @@ def looked_into(service, given, **fields):
 
 
 def hidden(found):
-    """Return the hidden states of the only layer."""
     return found["layers"][0]["values"]["hidden"]
 
 
 def logprobs(found):
-    """Return the fields of the tokens' log probabilities."""
     return {name: found[name] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
 
 

@@ -63,7 +63,6 @@ class Gunicorn:
         return sock
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Send a request on a connection of its own; return status and body."""
         connection = http.client.HTTPConnection(*self.address, timeout=LIMIT_S)
         with contextlib.closing(connection):
             connection.request("GET", path)
@@ -71,7 +70,6 @@ class Gunicorn:
             return answer.status, answer.read()
 
     def status(self) -> dict[str, Any]:
-        """Return what the application has recorded."""
         facts: dict[str, Any] = json.loads(self.get("/status")[1])
         return facts
 
@@ -106,7 +104,6 @@ def with_options(**options: str) -> pytest.MarkDecorator:
 
 
 def read_past(sock: socket.socket, mark: bytes) -> bytes:
-    """Read until `mark` has arrived."""
     data = b""
     while mark not in data:
         piece = sock.recv(1 << 16)
@@ -116,7 +113,6 @@ def read_past(sock: socket.socket, mark: bytes) -> bytes:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Read until the server closes or resets the connection."""
     data = b""
     with contextlib.suppress(ConnectionResetError):
         while piece := sock.recv(1 << 16):

@@ -53,7 +53,6 @@ class Application:
     """Records what tests check: the drains that were announced and the streams that were closed."""
 
     def __init__(self) -> None:
-        """Serve until a drain is announced."""
         self.drains: list[float] = []
         self.deadline = math.inf
         self.ended: list[str] = []
@@ -64,12 +63,10 @@ class Application:
         return path == "/guarded" and authorization != "Bearer key"
 
     def begin_drain(self, seconds_left: float) -> None:
-        """Refuse new requests, and end the streams in time."""
         self.drains.append(seconds_left)
         self.deadline = time.monotonic() + seconds_left - FAREWELL_S
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Respond by path."""
         path = environ["PATH_INFO"]
         if path == "/status":
             facts = {"pid": os.getpid(), "drains": self.drains, "ended": self.ended}

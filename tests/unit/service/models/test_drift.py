@@ -17,7 +17,6 @@ def now(monkeypatch):
 
 @pytest.fixture
 def model_registry(server, two_versions):
-    """A model registry over this server and repository."""
     config = two_versions / "models.config"
     policy = 'base_path: "/models/demo" model_version_policy { latest { num_versions: 2 } }'
     config.write_text(config.read_text().replace('base_path: "/models/demo"', policy))

@@ -26,7 +26,6 @@ class Gate:
         return self._honest(model, *call)
 
     def open(self):
-        """Let the probe continue."""
         self._opened.set()
 
 

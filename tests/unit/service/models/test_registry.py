@@ -15,7 +15,6 @@ from tests.registries import FakeServer, PolledRegistry, add, label, only
 
 @pytest.fixture
 def server():
-    """A server without models."""
     return FakeServer()
 
 

@@ -44,8 +44,6 @@ class CountingScheduler(Scheduler):
 
 
 class Text:
-    """A sequence and its events."""
-
     def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
         self.events = queue.SimpleQueue()
         self.sequence = Sequence(

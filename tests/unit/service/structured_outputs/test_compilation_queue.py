@@ -6,7 +6,6 @@ from service.structured_outputs.compiler_pool import MAX_SENDERS, CompilationQue
 
 
 def put(queue, *senders, is_slow=False):
-    """Enqueue a compilation for each sender, named by it and its number."""
     for number, sender in enumerate(senders):
         queue.join(f"{sender}{number}", None, Future(), sender).is_slow = is_slow
 

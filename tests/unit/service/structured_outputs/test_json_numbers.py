@@ -21,7 +21,6 @@ BOUNDS = st.one_of(
 
 
 def regex_of(within, *, ge=None, gt=None, le=None, lt=None):
-    """Return the regular expression of a range."""
     bounds = [
         next(((Decimal(repr(value)), is_exclusive) for value, is_exclusive in pair if value is not None), None)
         for pair in (((ge, False), (gt, True)), ((le, False), (lt, True)))

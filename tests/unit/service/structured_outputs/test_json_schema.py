@@ -224,7 +224,6 @@ def test_all_that_a_combination_allows_matches(schema, matches, others):
 
 
 def accepts(automaton, text):
-    """Return whether an automaton over bytes accepts a text."""
     state = 0
     for byte in text.encode():
         state = automaton.next[state, byte]

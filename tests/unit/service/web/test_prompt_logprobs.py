@@ -9,7 +9,6 @@ from tests.unit.service.engines import CHARACTERS
 
 
 def of_prompt(answer):
-    """Return the prompt's log probabilities in each choice of a response."""
     assert answer.status_code == 200, answer.json
     return [choice["prompt_logprobs"] for choice in answer.json["choices"]]
 

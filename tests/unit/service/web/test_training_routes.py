@@ -27,7 +27,6 @@ def gateway(request, tmp_path):
 
 @pytest.fixture
 def ask(gateway):
-    """Send a request, and return status and response."""
     client = gateway.test_client()
 
     def send(method, path, body=None, headers=None):
@@ -40,7 +39,6 @@ def ask(gateway):
 
 @pytest.fixture
 def job(ask):
-    """The body of a request for a job."""
     return {"model": "characters-3-minutes", "training_file": ask("POST", "/v1/files", *multipart(b"text"))[1]["id"]}
 
 
