@@ -73,6 +73,13 @@ class Place:
         until(lambda: self.job(job_id).status in statuses, timeout=60)
         return self.job(job_id)
 
+    def train(self, text="text", filename="book.txt", **fields):
+        """Submit a job, start a trainer, let it train, and return the job once it has ended."""
+        job_id = self.submit(text, filename, **fields)
+        self.go_on()
+        self.start()
+        return self.wait(job_id, "succeeded", "failed")
+
     def wait_for_failure(self, text):
         job_id = self.submit(text)
         self.start()

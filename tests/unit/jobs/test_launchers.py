@@ -62,13 +62,10 @@ def start_training(place, text="text"):
 
 
 def test_a_job_is_trained_in_a_cluster_and_published(place, cluster):
-    job_id = place.submit("text")
-    place.go_on()
-    place.start()
-    job = place.wait(job_id, "succeeded", "failed")
+    job = place.train()
     assert (job.status, job.version, job.trained_tokens) == ("succeeded", 1, 10)
-    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
-    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+    assert [event.data["epoch"] for event in place.epochs(job.id)] == [1, 2, 3]
+    assert list(cluster.jobs) == [f"{job.id}-1-1"]
 
 
 def test_a_restarted_trainer_adopts_what_runs(place, cluster):
@@ -144,12 +141,10 @@ def test_the_exporters_error_is_the_jobs(place, cluster):
 
 
 def test_a_run_that_is_killed_is_replaced_and_resumes(place, cluster):
-    job_id = place.submit("kills")
-    place.go_on()
-    place.start()
-    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
-    assert list(cluster.jobs) == [f"{job_id}-1-{number}" for number in (1, 2, 3, 4)]
-    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+    job = place.train("kills")
+    assert job.status == "succeeded"
+    assert list(cluster.jobs) == [f"{job.id}-1-{number}" for number in (1, 2, 3, 4)]
+    assert [event.data["epoch"] for event in place.epochs(job.id)] == [1, 2, 3]
     assert list(place.versions) == ["1"]
 
 
@@ -183,10 +178,8 @@ def test_a_cluster_that_refuses_a_training_fails_the_job(place, cluster, monkeyp
     monkeypatch.setattr(
         cluster, "answer", lambda method, *rest: refuse if method == "POST" else answer(cluster, method, *rest)
     )
-    job_id = place.submit("text")
-    place.start()
-    job = place.wait(job_id, "failed")
-    assert (job.error["code"], job.error["message"]) == (
+    error = place.train().error
+    assert (error["code"], error["message"]) == (
         "server_error",
         "the cluster refuses the training; see the trainer's log",
     )
@@ -267,9 +260,7 @@ class TestPods:
 
     def test_a_missing_template_is_the_clusters_refusal(self, place, cluster):
         cluster.templates.clear()
-        job_id = place.submit("text")
-        place.start()
-        assert place.wait(job_id, "failed").error["code"] == "server_error"
+        assert place.train().error["code"] == "server_error"
 
 
 @pytest.mark.parametrize("cluster", [RayCluster], indirect=True, ids=["ray"])

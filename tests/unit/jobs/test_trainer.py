@@ -20,16 +20,13 @@ in_each_database = pytest.mark.parametrize("place", DATABASES, indirect=True)
 
 
 def test_a_job_is_trained_and_published(place):
-    job_id = place.submit("text", settings={"seed": 5, "units": 16, "training_filter": False, "vocab_size": None})
-    place.go_on()
-    place.start()
-    job = place.wait(job_id, "succeeded", "failed")
+    job = place.train(settings={"seed": 5, "units": 16, "training_filter": False, "vocab_size": None})
     assert (job.status, job.version, job.trained_tokens) == ("succeeded", 1, 10)
     command, text, *options = place.versions["1"]["argv"]
     assert (command, text) == ("train", "text/book.txt")
     assert {"--config=characters-3-minutes", "--seed=5", "--units=16", "--no-training-filter"} < set(options)
     assert not any(option.startswith("--vocab-size") for option in options)
-    messages = [event.message for event in place.epochs(job_id)]
+    messages = [event.message for event in place.epochs(job.id)]
     assert messages == [
         f"epoch {number}: training loss 2.000, validation loss 2.100, best so far" for number in (1, 2, 3)
     ]
@@ -38,19 +35,13 @@ def test_a_job_is_trained_and_published(place):
 
 @pytest.mark.parametrize(("filename", "option"), [("a.jsonl", True), ("a.csv", True), ("a.txt", False)])
 def test_records_are_documents(place, filename, option):
-    job_id = place.submit("{}", filename)
-    place.go_on()
-    place.start()
-    place.wait(job_id, "succeeded")
+    place.train("{}", filename)
     assert ("--documents=records" in place.versions["1"]["argv"]) == option
 
 
 def test_a_validation_file_is_passed_on(place):
     file_id = place.job(place.submit("held out", "other.txt")).training_file
-    job_id = place.submit("text", validation_file=file_id, suffix="x")
-    place.go_on()
-    place.start()
-    place.wait(job_id, "succeeded")
+    place.train(validation_file=file_id, suffix="x")
     option = "--validation-corpus=validation/other.txt"
     assert [option in each["argv"] for each in place.versions.values()].count(True) == 1
 
@@ -136,14 +127,11 @@ def test_two_trainers_share_the_jobs(place):
 
 
 def test_a_killed_exporter_is_replaced_as_long_as_it_completes_epochs(place):
-    job_id = place.submit("kills")
-    place.go_on()
-    place.start()
-    job = place.wait(job_id, "succeeded", "failed")
+    job = place.train("kills")
     assert (job.status, job.attempt) == ("succeeded", 1)
     assert list(place.versions) == ["1"]
-    assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
-    warnings = [event.message for event in place.store.list_events(job_id, 0, 100) if event.level == "warn"]
+    assert [event.data["epoch"] for event in place.epochs(job.id)] == [1, 2, 3]
+    warnings = [event.message for event in place.store.list_events(job.id, 0, 100) if event.level == "warn"]
     assert warnings == ["the training was killed by SIGKILL; it continues after its last epoch"] * 3
 
 
@@ -182,10 +170,7 @@ def test_the_kernel_would_kill_a_training_first(place):
 
 def test_a_version_whose_exporter_was_killed_is_listed(place):
     (place.models / "kill-listing").touch()
-    job_id = place.submit("unlisted")
-    place.go_on()
-    place.start()
-    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+    assert place.train("unlisted").status == "succeeded"
     assert (place.models / "listed").read_text() == "book\n" * 2
     assert list(place.versions) == ["1"]
 
@@ -207,10 +192,7 @@ def test_old_files_and_leftovers_are_deleted(place):
 
 
 def test_old_jobs_are_deleted_and_their_versions_stay(place):
-    job_id = place.submit("text")
-    place.go_on()
-    place.start()
-    place.wait(job_id, "succeeded")
+    job_id = place.train().id
     Trainer(place.store, Directories(place.training, place.models), max_file_age_s=1e9, max_job_age_s=1e9)._clean()
     assert place.job(job_id) is not None
     Trainer(place.store, Directories(place.training, place.models), max_file_age_s=1e9, max_job_age_s=0.0)._clean()

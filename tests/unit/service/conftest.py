@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.paths import ROOT
+
 
 @pytest.fixture
 def server():
@@ -22,3 +24,9 @@ def two_versions(tmp_path):
     for version in (1, 2):
         add(tmp_path, "demo", version)
     return tmp_path
+
+
+@pytest.fixture
+def path_of_sdk(monkeypatch):
+    """Processes of reports import the checkout's SDK."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "client/src"))

@@ -1,10 +1,8 @@
 """Reports of the gateway: their process, its limits, and how it ends."""
 
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +13,8 @@ from service.errors import ClientGone, DeadlineExceeded, InternalError, InvalidR
 from service.reports import ReportProcess, Reports
 from service.settings import Settings
 from tests.paths import ROOT
+from tests.processes import cpu_s
+from tests.servers import children, is_running
 from tests.waiting import until
 
 FIELDS = {
@@ -28,10 +28,7 @@ FIELDS = {
 SLOW = "(a|a)*b"
 
 
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    """The process imports the checkout's SDK."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "client/src"))
+pytestmark = pytest.mark.usefixtures("path_of_sdk")
 
 
 def process(max_s=500.0, **fields):
@@ -141,29 +138,11 @@ def test_a_process_ends_with_the_gateway():
     """The kernel ends it, as a regular expression keeps the interpreter from noticing."""
     gateway = subprocess.Popen([sys.executable, "-c", GATEWAY], cwd=ROOT)
     try:
-        child = until(lambda: next((pid for pid in children(gateway.pid) if is_busy(pid)), None))
+        child = until(lambda: next((pid for pid in children(gateway.pid) if cpu_s(pid) > 2), None))
     finally:
         gateway.kill()
         gateway.wait()
-    until(lambda: has_ended(child))
-
-
-def children(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def has_ended(pid):
-    """Return whether a process is gone, or only its parent has not noticed."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return True
-
-
-def is_busy(pid):
-    """Return whether a process has used the CPU for two seconds, and so has begun its report."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) / os.sysconf("SC_CLK_TCK") > 2
+    until(lambda: not is_running(child))
 
 
 def test_only_so_many_reports_are_computed_at_once():

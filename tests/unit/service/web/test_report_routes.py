@@ -2,15 +2,10 @@
 
 import pytest
 
-from tests.paths import ROOT
-
 BODY = {"generated": ["anna", "bertha"], "training": ["anna", "berta"]}
 
 
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    """The process imports the checkout's SDK."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "client/src"))
+pytestmark = pytest.mark.usefixtures("path_of_sdk")
 
 
 def test_a_report_compares_lists(site):
