@@ -53,12 +53,6 @@ def test_labels_have_no_text_are_never_sampled_and_survive_the_file(kind, tmp_pa
     assert loaded.encode(TEXT) == plain.encode(TEXT)
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
-def test_a_tokenizer_without_labels_is_as_before(kind, tmp_path):
-    (tmp_path / "t.json").write_text(TOKENIZERS[kind].to_json())
-    assert load_tokenizer(tmp_path / "t.json").special.labels == ()
-
-
 def test_more_labels_keep_the_ids_of_the_first():
     """Those of a base, which is fine-tuned, are followed by new characters and new labels."""
     base = TOKENIZERS["character"].extended((), end_token=True, labels=label_tokens([STYLES]))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer, load_tokenizer
+from contract.tokenizer import (
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    RegexTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+    load_tokenizer,
+)
 from contract.tokenizers.base import END
 from tests.paths import ROOT
 from tests.unit.contract.scripts import ALL
@@ -91,14 +99,15 @@ def test_one_space_separates_words_from_the_prompt(follows, expected):
 
 
 @pytest.mark.parametrize("end_token", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, ["smiles"], ["fields"], [r"\|", r"[\s\S]x|ab"]], ids=str)
 def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path):
-    tokenizer = learn(kind, ALL * 2, end_token=end_token)
+    kind = partial(RegexTokenizer.train, regexes=kind) if isinstance(kind, list) else partial(learn, kind)
+    tokenizer = kind(ALL * 2, end_token=end_token)
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
     assert again == tokenizer
-    assert again.special == tokenizer.special
+    assert (again.special, again.unit) == (tokenizer.special, tokenizer.unit)
     assert again.encode(ALL) == tokenizer.encode(ALL)
     assert again.to_json() == tokenizer.to_json()
 
