@@ -35,14 +35,6 @@ def metadata(folder):
 
 
 @BOTH
-def test_the_license_is_an_spdx_expression_with_its_text(folder):
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    assert project["license"] == "Apache-2.0"
-    text = "".join((folder / name).read_text() for name in project["license-files"])
-    assert text.split()[:5] == ["Apache", "License", "Version", "2.0,", "January"]
-
-
-@BOTH
 def test_a_wheel_has_the_license(folder):
     assert (metadata(folder)["License-Expression"], metadata(folder)["License-File"]) == ("Apache-2.0", "LICENSE")
     (text,) = (content for name, content in wheel(folder).items() if name.endswith(".dist-info/licenses/LICENSE"))

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from tests.mutants import PACKAGES, ROOT, is_caught, mutants_of
+from tests.mutants import PACKAGES, ROOT, mutants_of
 
 MODULE = '''
 def clamp(value: int | None, limit: int = 3) -> int:
@@ -38,18 +38,6 @@ def test_each_mutant_is_one_change_that_a_test_can_detect(module):
     for mutant in mutants:
         ast.parse(mutant.source)
         assert mutant.source != module.read_text()
-
-
-def test_a_mutant_is_caught_if_a_test_fails(module):
-    original = module.read_text()
-    (module.parent / "test_clamp.py").write_text("from clamp import clamp\ndef test(): assert clamp(5) == 3\n")
-    caught = {
-        mutant.after: is_caught(mutant, module.parent, ["test_clamp.py"])
-        for mutant in mutants_of(module, module.parent)
-        if mutant.after in ("4", "(value >= limit)")
-    }
-    assert caught == {"4": True, "(value >= limit)": False}
-    assert module.read_text() == original
 
 
 def test_the_packages_shares_sum_to_one_and_their_tests_exist():

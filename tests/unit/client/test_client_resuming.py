@@ -261,7 +261,7 @@ def test_a_closed_stream_is_not_resumed(client, server):
 
 
 def read_in_a_thread(pieces):
-    """Read a stream to its end in a thread; return the thread and the list of text deltas, with the error if any."""
+    """Read a stream to its end in a thread; return a function that waits for it and returns deltas and the error."""
     brought = []
 
     def read():
@@ -270,9 +270,14 @@ def read_in_a_thread(pieces):
         except sostenuto.SostenutoError as error:
             brought.append(error)
 
+    def end():
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+        return brought
+
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    return thread, brought
+    return end
 
 
 @pytest.fixture
@@ -291,29 +296,19 @@ def waiting(monkeypatch):
     return begun
 
 
-def test_closing_a_stream_ends_its_wait_and_sends_nothing(server, waiting):
-    server.script = [cut(chunk("ab"))]
+@pytest.mark.parametrize(
+    ("first_wait_s", "rest"), [(0.5, []), (0.0, [refusal(503, "no", headers={"Retry-After": "50"})])]
+)
+def test_closing_a_stream_ends_its_wait_and_sends_nothing(server, waiting, monkeypatch, first_wait_s, rest):
+    """It may wait before a resumption, or before a retry of one."""
+    monkeypatch.setattr(_resuming, "FIRST_WAIT_S", first_wait_s)
+    server.script = [cut(marked("ab", 2, "s1")), *rest]
     with Client(server.url) as client:
         pieces = client.stream("Once", **REQUEST, resume=True)
-        thread, brought = read_in_a_thread(pieces)
+        end = read_in_a_thread(pieces)
         assert waiting.wait(PATIENCE_S)
         pieces.close()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-    assert (brought, pieces.text, len(server.requests)) == (["ab"], "ab", 1)
-
-
-def test_closing_a_stream_ends_the_retries_of_its_resumption(server, waiting, monkeypatch):
-    monkeypatch.setattr(_resuming, "FIRST_WAIT_S", 0.0)
-    server.script = [cut(marked("ab", 2, "s1")), refusal(503, "no", headers={"Retry-After": "50"})]
-    with Client(server.url) as client:
-        pieces = client.stream("Once", **REQUEST, resume=True)
-        thread, brought = read_in_a_thread(pieces)
-        assert waiting.wait(PATIENCE_S)
-        pieces.close()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-    assert (brought, len(server.requests)) == (["ab"], 2)
+        assert (end(), pieces.text, len(server.requests)) == (["ab"], "ab", 1 + len(rest))
 
 
 def test_closing_a_stream_abandons_a_pending_resumption(client, server):
@@ -326,27 +321,23 @@ def test_closing_a_stream_abandons_a_pending_resumption(client, server):
 
     server.script = [cut(chunk("ab")), late]
     pieces = client.stream("Once", **REQUEST, resume=True)
-    thread, brought = read_in_a_thread(pieces)
+    end = read_in_a_thread(pieces)
     assert asked.wait(PATIENCE_S)
     pieces.close()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
+    assert end() == ["ab"]
     closed.set()
     assert server.left.wait(PATIENCE_S)
-    assert brought == ["ab"]
 
 
 def test_closing_the_client_ends_a_wait_with_the_interruption(server, waiting):
     server.script = [cut(chunk("ab"))]
     client = Client(server.url)
-    thread, brought = read_in_a_thread(client.stream("Once", **REQUEST, resume=True))
+    end = read_in_a_thread(client.stream("Once", **REQUEST, resume=True))
     assert waiting.wait(PATIENCE_S)
     client.close()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
-    assert brought[0] == "ab"
-    assert isinstance(brought[1], sostenuto.StreamInterrupted)
-    assert (brought[1].text, len(server.requests)) == ("ab", 1)
+    delta, error = end()
+    assert isinstance(error, sostenuto.StreamInterrupted)
+    assert (delta, error.text, len(server.requests)) == ("ab", "ab", 1)
 
 
 def test_after_a_read_timeout_the_connection_is_closed_before_resuming(server, waits):

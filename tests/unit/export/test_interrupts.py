@@ -40,38 +40,43 @@ def test_the_previous_handlers_are_restored(number, raised, code):  # noqa: ARG0
     assert signal.getsignal(number) is before
 
 
+# What happens to a signal, NUMBER: a program, and what it prints.
+PROGRAMS = {
+    "a second one": """
+from export.interrupts import deferred_interrupts
+with deferred_interrupts():
+    signal.raise_signal(NUMBER)
+    signal.raise_signal(NUMBER)
+""",
+    "during an import": """
+from export.interrupts import exit_at_once, signal_handlers
+with signal_handlers(exit_at_once):
+    try:
+        signal.raise_signal(NUMBER)
+    except BaseException:
+        pass
+""",
+    "outside a command": """
+from export.interrupts import exit_on_signals, raise_interrupt, signal_handlers
+exit_on_signals()
+with signal_handlers(raise_interrupt):
+    try:
+        signal.raise_signal(NUMBER)
+    except KeyboardInterrupt as error:
+        print(type(error).__name__, flush=True)
+signal.raise_signal(NUMBER)
+""",
+}
+
+
+@pytest.mark.parametrize("moment", PROGRAMS)
 @SIGNALS
-def test_a_second_signal_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
-    program = "import signal\nfrom export.interrupts import deferred_interrupts\nwith deferred_interrupts():\n" + (
-        f"    signal.raise_signal({int(number)})\n" * 2 + "    print('still here')"
-    )
+def test_a_signal_ends_the_process_at_once(moment, number, raised, code):
+    program = f"import signal{PROGRAMS[moment].replace('NUMBER', str(int(number)))}print('still here')"
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (outcome.returncode, outcome.stdout) == (code, "")
+    assert (outcome.returncode, outcome.stdout) == (code, f"{raised.__name__}\n" * (moment == "outside a command"))
+    assert (outcome.stderr == "") == (moment != "a second one")
     assert "Traceback" not in outcome.stderr
-
-
-@SIGNALS
-def test_a_signal_during_an_import_ends_the_process_at_once(number, raised, code):  # noqa: ARG001
-    program = (
-        "import signal\nfrom export.interrupts import exit_at_once, signal_handlers\n"
-        "with signal_handlers(exit_at_once):\n    try:\n"
-        f"        signal.raise_signal({int(number)})\n    except BaseException:\n        pass\nprint('still here')"
-    )
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (code, "", "")
-
-
-@SIGNALS
-def test_outside_a_command_a_signal_ends_the_program_at_once(number, raised, code):
-    program = (
-        "import signal\nfrom export.interrupts import exit_on_signals, raise_interrupt, signal_handlers\n"
-        "exit_on_signals()\nwith signal_handlers(raise_interrupt):\n    try:\n"
-        f"        signal.raise_signal({int(number)})\n"
-        "    except KeyboardInterrupt as error:\n        print(type(error).__name__, flush=True)\n"
-        f"signal.raise_signal({int(number)})\nprint('still here')"
-    )
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (outcome.returncode, outcome.stdout, outcome.stderr) == (code, f"{raised.__name__}\n", "")
 
 
 def handles_sigterm(pid):

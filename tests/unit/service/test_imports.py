@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
 import service.app, service.http_server.worker, gunicorn.app.base
@@ -22,19 +24,15 @@ def test_the_gateway_imports_no_tensorflow_and_stays_small():
     assert int(done.stdout) < 120
 
 
-def test_tensorflow_can_be_imported_after_the_protos():
-    """The protos leave no placeholder for TensorFlow: the real package loads and computes in the same process."""
-    script = (
-        f"{WITHOUT_KERAS}import service.backends.messages, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_protos_of_an_imported_tensorflow_are_reused():
-    script = f"""
-{WITHOUT_KERAS}import tensorflow as tf, service.backends.messages as p
-assert type(tf.make_tensor_proto(1)) is p.tensor_pb2.TensorProto
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    "script",
+    [
+        # The protos leave no placeholder for TensorFlow: the real package loads and computes in the same process.
+        "import service.backends.messages, tensorflow as tf; assert tf.constant(2).numpy() + 2 == 4",
+        "import tensorflow as tf, service.backends.messages as p; assert type(tf.make_tensor_proto(1)) is "
+        "p.tensor_pb2.TensorProto",
+    ],
+    ids=["after", "before"],
+)
+def test_tensorflow_can_be_imported_after_the_protos_and_before_them(script):
+    subprocess.run([sys.executable, "-c", WITHOUT_KERAS + script], timeout=240, check=True)

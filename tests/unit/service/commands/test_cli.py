@@ -44,11 +44,11 @@ def models(tmp_path):
     (tmp_path / "models/models.config").write_text("model_config_list {}")
 
 
-@pytest.mark.usefixtures("models")
-def test_serve_starts_the_model_server_and_the_gateway(call):
+@pytest.mark.parametrize("stored", ["models", "tmp_path"], ids=["with a model", "for the jobs of clients"])
+def test_serve_starts_the_model_server_and_the_gateway(call, request, stored):
+    request.getfixturevalue(stored)
     done, started = call(cli.serve)
-    assert done.exit_code == 0
-    assert [name for name, _ in started] == ["both"]
+    assert (done.exit_code, [name for name, _ in started]) == (0, ["both"])
 
 
 @pytest.mark.usefixtures("models")
@@ -58,11 +58,6 @@ def test_serve_with_backends_starts_the_gateway_alone(call, monkeypatch, how):
         monkeypatch.setenv("SOSTENUTO_BACKENDS", "10.0.0.1:8500")
     _, started = call(cli.serve, *(["--backends", "10.0.0.1:8500"] if how == "option" else []))
     assert [(name, settings.backends) for name, settings in started] == [("gateway", "10.0.0.1:8500")]
-
-
-def test_without_a_model_serve_starts_for_the_jobs_of_clients(call):
-    done, started = call(cli.serve)
-    assert (done.exit_code, [name for name, _ in started]) == (0, ["both"])
 
 
 def test_options_of_serve_override_the_environment(call, monkeypatch, models):  # noqa: ARG001

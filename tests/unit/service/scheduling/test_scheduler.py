@@ -325,11 +325,22 @@ class ReadingBackend(FakeBackend):
         super().call(call, done)
 
 
-def test_a_cached_prompt_is_not_prefilled_again(start):
+STEM = tuple(3 + i % 40 for i in range(300))
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [(STEM[:60], 59), (STEM[:60], 0), ((*STEM[:60], 9, 8), 2)],
+        # States are cached during prefill; the second prompt continues from the last one within the common prefix.
+        [(STEM, 299), ((*STEM[:270], 7, 8, 9), 272 - 256)],
+    ],
+    ids=["whole", "prefix"],
+)
+def test_a_cached_prompt_is_not_prefilled_again(start, prompts):
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
-    prompt = tuple(3 + i % 40 for i in range(60))
-    for tokens, to_read in ((prompt, 59), (prompt, 0), ((*prompt, 9, 8), 2)):
+    for tokens, to_read in prompts:
         before = sum(reads(backend))
         text = scheduler.submit_one(prompt=tokens, cache_namespace="mine")
         assert text.finish() == alone(prompt=tokens)
@@ -361,18 +372,6 @@ def test_a_completion_sent_back_as_a_prompt_is_a_cache_hit(start):
     # The model has not read the last token that it sampled.
     assert reads(backend) == [2, 2]
     assert second.sequence.num_cached_tokens == len(longer) - 3
-
-
-def test_prompts_with_a_common_prefix_share_cached_states(start):
-    """States are cached during prefill; the second prompt continues from the last one within the common prefix."""
-    backend = ReadingBackend()
-    scheduler = start(backend, **CACHE)
-    stem = tuple(3 + i % 40 for i in range(300))
-    for tokens, to_read in ((stem, 299), ((*stem[:270], 7, 8, 9), 272 - 256)):
-        before = sum(reads(backend))
-        text = scheduler.submit_one(prompt=tokens, cache_namespace="mine")
-        assert text.finish() == alone(prompt=tokens)
-        assert sum(reads(backend)) - before == to_read
 
 
 def test_choices_of_a_cached_prompt_skip_prefill_and_are_cached(start):

@@ -48,42 +48,35 @@ def test_what_matches_is_within_the_range_for_every_parser(within, low, high, lo
         assert getattr(operator, upper)(value, high)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "inside", "outside"),
-    [
-        ({"ge": 0.5, "le": 9.5}, "0.5 0.50 0.51 1 9 9.5 9.50 9.49999 3.14", "0.4 0.49999 0 9.51 10 9.6 05.0 -1 1. 1e0"),
-        ({"gt": 0, "lt": 1}, "0.1 0.00001 0.99999 0.50", "0 0.0 0.000 1 1.0 -0.5 .5"),
-        ({"ge": -0.25, "le": 100}, "-0.25 -0.250 -0.2 -0.0 -0 0 99.99 100 100.0", "-0.26 -0.3 -1 100.01 101 1000"),
-        ({"lt": -2.5}, "-2.51 -3 -2.500001 -999999999999999", "-2.5 -2.50 -2 0 3 -1000000000000000"),
-        ({"gt": 12.75}, "12.76 12.750001 13 99 100 999999999999999.1234567890123", "12.75 12.750 12 1 0.1"),
-        ({"ge": 7, "le": 7}, "7 7.0 7.000", "6.9 7.01 6 8 -7"),
-        ({"ge": 1.25, "le": 1.375}, "1.25 1.3 1.37 1.375 1.3749", "1.24 1.2 1.376 1.4 1 2"),
-        ({"ge": 0}, "0 1.5e99 2.5E-07 999999999999999.5", "-1 1e100 1000000000000000 1e"),
-        ({}, "-0 -1.5e+99 0.123456789012345", "1e400 2025e0112408 1234567890123456 0.1234567890123456 00"),
-    ],
-    ids=str,
-)
-def test_numbers_match_exactly_within_their_range(bounds, inside, outside):
-    regex = regex_of(numbers_within, **bounds)
-    assert [text for text in inside.split() if not regex.fullmatch(text)] == []
-    assert [text for text in outside.split() if regex.fullmatch(text)] == []
+NUMBERS = [
+    ({"ge": 0.5, "le": 9.5}, "0.5 0.50 0.51 1 9 9.5 9.50 9.49999 3.14", "0.4 0.49999 0 9.51 10 9.6 05.0 -1 1. 1e0"),
+    ({"gt": 0, "lt": 1}, "0.1 0.00001 0.99999 0.50", "0 0.0 0.000 1 1.0 -0.5 .5"),
+    ({"ge": -0.25, "le": 100}, "-0.25 -0.250 -0.2 -0.0 -0 0 99.99 100 100.0", "-0.26 -0.3 -1 100.01 101 1000"),
+    ({"lt": -2.5}, "-2.51 -3 -2.500001 -999999999999999", "-2.5 -2.50 -2 0 3 -1000000000000000"),
+    ({"gt": 12.75}, "12.76 12.750001 13 99 100 999999999999999.1234567890123", "12.75 12.750 12 1 0.1"),
+    ({"ge": 7, "le": 7}, "7 7.0 7.000", "6.9 7.01 6 8 -7"),
+    ({"ge": 1.25, "le": 1.375}, "1.25 1.3 1.37 1.375 1.3749", "1.24 1.2 1.376 1.4 1 2"),
+    ({"ge": 0}, "0 1.5e99 2.5E-07 999999999999999.5", "-1 1e100 1000000000000000 1e"),
+    ({}, "-0 -1.5e+99 0.123456789012345", "1e400 2025e0112408 1234567890123456 0.1234567890123456 00"),
+]
+INTEGERS = [
+    # A bound of more digits allows more, up to 64 bits.
+    ({}, "0 -1 999999999999999 -999999999999999", "1000000000000000 -0 01 1.0"),
+    ({"ge": 0.5, "lt": 3}, "1 2", "0 3 -1"),
+    ({"gt": -1.5, "le": 1.5}, "-1 0 1", "-2 2"),
+    ({"le": 2**62}, f"{2**62} -999999999999999", f"{2**62 + 1} -1000000000000000"),
+    ({"ge": 10**17}, f"{10**17} {10**18 - 1}", f"{10**17 - 1} {10**18}"),
+    ({"le": 1e300}, "0 999999999999999", "1000000000000000"),
+    ({"gt": 2, "lt": 3}, "", "2 3"),
+]
 
 
 @pytest.mark.parametrize(
-    ("bounds", "inside", "outside"),
-    [
-        ({}, "0 -1 999999999999999 -999999999999999", "1000000000000000 -0 01 1.0"),
-        ({"ge": 0.5, "lt": 3}, "1 2", "0 3 -1"),
-        ({"gt": -1.5, "le": 1.5}, "-1 0 1", "-2 2"),
-        ({"le": 2**62}, f"{2**62} -999999999999999", f"{2**62 + 1} -1000000000000000"),
-        ({"ge": 10**17}, f"{10**17} {10**18 - 1}", f"{10**17 - 1} {10**18}"),
-        ({"le": 1e300}, "0 999999999999999", "1000000000000000"),
-        ({"gt": 2, "lt": 3}, "", "2 3"),
-    ],
+    ("within", "bounds", "inside", "outside"),
+    [*((numbers_within, *case) for case in NUMBERS), *((integers_within, *case) for case in INTEGERS)],
     ids=str,
 )
-def test_integers_have_digits_that_every_parser_keeps(bounds, inside, outside):
-    """A bound of more digits allows more, up to 64 bits."""
-    regex = regex_of(integers_within, **bounds)
+def test_numbers_match_exactly_within_their_range_and_keep_their_digits(within, bounds, inside, outside):
+    regex = regex_of(within, **bounds)
     assert [text for text in inside.split() if not regex.fullmatch(text)] == []
     assert [text for text in outside.split() if regex.fullmatch(text)] == []
