@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from tests.access import ask, keys
+from tests.access import keys
 from tests.processes import status
 from tests.servers import Process, children
 from tests.uploads import multipart
@@ -243,49 +243,6 @@ def test_a_tenant_reaches_nothing_of_another(site):
         assert site.ask("GET", f"/v1/files/{guess}/content")[0] in (404, 308), guess
     assert site.ask("GET", jobs)[1]["status"] == "queued"
     assert site.ask("GET", files)[0] == 200
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"settings": {"units": 8192}},
-        {"settings": {"max_minutes": 1e9}},
-        {"settings": {"max_minutes": float("inf")}},
-        {"hyperparameters": {"n_epochs": 10**9}},
-        {"suffix": "../lstm"},
-        {"suffix": "lstm\n"},
-        {"suffix": "-rf"},
-        {"model": "../../etc/passwd"},
-        {"model": "--help"},
-        {"metadata": {"a": "x" * 1000}},
-    ],
-    ids=str,
-)
-def test_no_setting_reads_a_file_or_exceeds_a_limit(shared_site, fields):
-    code, answer = shared_site.submit(shared_site.file_id, **fields)
-    assert code in (400, 404), answer
-    assert len(json.dumps(answer)) < 2000
-
-
-@pytest.fixture(scope="module")
-def shared_site(start_shared_gateway, two_models_dir, tmp_path_factory):
-    site = Site(start_shared_gateway, two_models_dir, tmp_path_factory.mktemp("site"))
-    site.file_id = site.upload(b"text " * 1000)[1]["id"]
-    return site
-
-
-def test_a_job_without_a_time_limit_gets_one(shared_site):
-    code, job = shared_site.submit(shared_site.file_id, settings={"max_minutes": None, "epochs": 10**9})
-    assert (code, job["settings"]["max_minutes"]) == (200, 60.0)
-
-
-@pytest.mark.parametrize("address", [{"host": "0.0.0.0"}, {"published_host": "192.0.2.1"}])
-def test_without_keys_nobody_trains_but_on_loopback(start_gateway, tmp_path, address):
-    gateway = start_gateway(training_dir=tmp_path, **address)
-    body, headers = multipart(b"text")
-    assert gateway.ask("POST", "/v1/files", body, headers=headers)[0] == 403
-    assert ask(gateway, body={}, address="/v1/fine_tuning/jobs")[0] == 403
-    assert list((tmp_path / "files").glob("*")) == []
 
 
 def test_uploads_that_stall_or_are_cancelled_leave_nothing(site):

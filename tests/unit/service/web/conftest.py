@@ -38,7 +38,7 @@ class Site:
         parts: The collaborators of the views.
     """
 
-    def __init__(self, limits, backend, memory_bytes, models_dir=None, **queue):
+    def __init__(self, limits, backend, memory_bytes, models_dir=None, *, log_prompts=False, **queue):
         self.service = Service(backend, **queue)
         self.service.scheduler._observer = self.service.engine._metrics = Unmoved()
         models = self.service.engine._model_registry
@@ -53,7 +53,8 @@ class Site:
         self.parts = parts
         app.register_blueprint(build_blueprint(parts))
         access = Authenticator(None, RateLimiter(), limits)
-        Middleware(access, Metrics("test"), None, AllowedHosts(), self.memory, log_prompts=False).register(app)
+        hosts = AllowedHosts()
+        Middleware(access, Metrics("test"), None, hosts, self.memory, log_prompts=log_prompts).register(app)
         self._app, self.client = app, app.test_client()
 
     def post(self, path="/v1/completions", **fields):

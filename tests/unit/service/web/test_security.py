@@ -92,3 +92,11 @@ def test_a_response_keeps_its_own_content_security_policy():
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert page.headers["Content-Security-Policy"] == "default-src 'self'"
     assert "frame-ancestors 'none'" in other.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_prompts_are_logged_only_if_the_setting_says_so(make_site, caplog, is_logged):
+    caplog.set_level("INFO", "service.access")
+    assert make_site(log_prompts=is_logged).post(prompt="abc", max_tokens=1).status_code == 200
+    (record,) = [record for record in caplog.records if record.name == "service.access"]
+    assert getattr(record, "prompt", None) == (["abc"] if is_logged else None)

@@ -93,6 +93,38 @@ def test_streams_of_events_are_limited(gateway, ask, job):
     assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")[0] == 429
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"settings": {name: value}} for name, value in (("units", 8192), ("max_minutes", 1e9))),
+        *({"settings": {"max_minutes": float("inf")}}, {"hyperparameters": {"n_epochs": 10**9}}),
+        *({"suffix": suffix} for suffix in ("../lstm", "lstm\n", "-rf")),
+        *({"model": "../../etc/passwd"}, {"model": "--help"}, {"metadata": {"a": "x" * 1000}}),
+    ],
+    ids=str,
+)
+def test_no_setting_reads_a_file_or_exceeds_a_limit(ask, job, fields):
+    """Another model is one that is served, and here none is."""
+    status, refusal = ask("POST", "/v1/fine_tuning/jobs", {**job, **fields})
+    assert status == (503 if "model" in fields else 400), refusal
+    assert len(json.dumps(refusal)) < 2000
+
+
+def test_a_job_without_a_time_limit_gets_one(ask, job):
+    endless = {**job, "settings": {"max_minutes": None, "epochs": 10**9}}
+    assert "and 60 requested" in ask("POST", "/v1/fine_tuning/jobs", endless)[1]["error"]["message"]
+
+
+@pytest.mark.parametrize("address", [{"host": "0.0.0.0"}, {"published_host": "192.0.2.1"}])
+def test_without_keys_nobody_trains_but_on_loopback(tmp_path, address):
+    app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "training", **address))
+    body, headers = multipart(b"text")
+    assert app.test_client().post("/v1/files", data=body, headers=headers).status_code == 403
+    assert app.test_client().post("/v1/fine_tuning/jobs", json={}).status_code == 403
+    assert list((tmp_path / "training/files").glob("*")) == []
+    app.close()
+
+
 def test_a_tenant_publishes_under_names_of_its_own(tmp_path):
     _, key = add_key(tmp_path / "keys.json", "acme", None, KeyLimits(), ("train",))
     app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "jobs", keys_file=tmp_path / "keys.json"))
