@@ -83,11 +83,7 @@ ATTACKS = {
     "letters of four bytes": ("/tokenize", as_json(prompt="t" * (BODY - 100), return_token_strs=True), 30),
     "values": ("/v1/inspect", as_json(input="t" * 10_000), 16),
     "all values in base64": ("/v1/inspect", as_json(input="t" * 10_000, encoding_format="base64"), 16),
-    "log probabilities": (
-        "/v1/completions",
-        as_json(prompt="t" * 100_000, echo=True, logprobs=5, max_tokens=0),
-        12,
-    ),
+    "log probabilities": ("/v1/completions", as_json(prompt="t" * 100_000, echo=True, logprobs=5, max_tokens=0), 12),
     "scores": ("/v1/score", as_json(input=["t" * 1000] * 128), 16),
     "scores of tokens": ("/v1/score", as_json(input="t" * 100_000, tokens=True), 12),
     "next words": ("/v1/next", as_json(prompt="It was", n=100, max_tokens=10_000), 16),

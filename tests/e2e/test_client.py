@@ -85,10 +85,7 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
         list(whole)
     proxy = CuttingProxy(gateway.port, [30_000, 300, 20_000, 9_000, 15_000])
     try:
-        with (
-            sostenuto.Client(proxy.url) as weak,
-            weak.stream(**fields, resume=True) as pieces,
-        ):
+        with sostenuto.Client(proxy.url) as weak, weak.stream(**fields, resume=True) as pieces:
             got = list(pieces)
     finally:
         proxy.close()
@@ -152,11 +149,9 @@ def test_inspect_is_consistent_with_score_generate_and_resume(client, model):
     drawn = client.generate(**asked, max_tokens=1, logprobs=5, temperature=0).choices[0].logprobs["top_logprobs"][0]
     best = sorted(drawn.values(), reverse=True)[:5]
     assert sorted(found.expected.values(), reverse=True) == pytest.approx(best, abs=1e-5)
-    kinds = {
-        "gru": {"hidden", "update", "reset", "candidate"},
-        "rnn": {"hidden"},
-        "window": {"top"},
-    }.get(model, {"hidden", "cell", "forget", "input", "candidate", "output"})
+    kinds = {"gru": {"hidden", "update", "reset", "candidate"}, "rnn": {"hidden"}, "window": {"top"}}.get(
+        model, {"hidden", "cell", "forget", "input", "candidate", "output"}
+    )
     for layer in found.layers:
         assert set(layer.values) == kinds
         assert all(len(rows) == len(found.tokens) for rows in layer.values.values())

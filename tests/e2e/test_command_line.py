@@ -79,12 +79,7 @@ def test_closed_standard_streams_cause_no_traceback(address, closed, code):
     prompt = "" if closed == "<&-" else "It"
     shell = f"{sys.executable} -m sostenuto generate {prompt} --model lstm --max-tokens 5 {closed}"
     ended = subprocess.run(
-        shell,
-        shell=True,
-        capture_output=True,
-        env=environment(**address),
-        timeout=PATIENCE_S,
-        check=False,
+        shell, shell=True, capture_output=True, env=environment(**address), timeout=PATIENCE_S, check=False
     )
     assert ended.returncode == code
     assert b"Traceback" not in ended.stderr

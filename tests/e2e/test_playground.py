@@ -336,10 +336,7 @@ PATTERNS = [
         {"pattern": "choice", "choice": "the best\n\nit was\\nworst\n", "regex": "(", "min_length": "7"},
         {"structured_outputs": {"choice": ["the best", "it was\nworst"]}, "min_length": 7},
     ),
-    (
-        {"pattern": "json", "json": '{"enum": [159, 185]}'},
-        {"structured_outputs": {"json": {"enum": [159, 185]}}},
-    ),
+    ({"pattern": "json", "json": '{"enum": [159, 185]}'}, {"structured_outputs": {"json": {"enum": [159, 185]}}}),
     (
         {"allowed_characters": "abcdefghij \\n", "regex": "("},
         {"structured_outputs": {"allowed_characters": "abcdefghij \n"}},

@@ -108,11 +108,7 @@ def test_a_text_becomes_a_model_that_writes(open_train, service):
 
 DESCRIBED = {
     "running text": (CORPUS, {"Lines": "80", "Script": "Latin", "Documents": "1, a running text"}, []),
-    "list": (
-        "".join(f"Name {37 * i % 200:04}\n" for i in range(200)),
-        {"Documents": "200 lines"},
-        [],
-    ),
+    "list": ("".join(f"Name {37 * i % 200:04}\n" for i in range(200)), {"Documents": "200 lines"}, []),
     "list in order": (
         "".join(f"name{i:04}\n" for i in range(200)),
         {"Documents": "200 lines"},

@@ -172,11 +172,7 @@ def test_a_job_that_may_exist_is_not_created_again(client, server, book):
 
 @pytest.mark.parametrize(
     "refused",
-    [
-        refusal(503, "draining", code="shutting_down"),
-        refusal(429, "queue", code="memory_full"),
-        refusal(408, "slow"),
-    ],
+    [refusal(503, "draining", code="shutting_down"), refusal(429, "queue", code="memory_full"), refusal(408, "slow")],
     ids=["draining", "memory", "body"],
 )
 def test_a_job_that_the_gateway_refused_is_sent_again(client, server, book, refused):

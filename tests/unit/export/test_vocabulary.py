@@ -160,14 +160,8 @@ def test_settings_come_from_a_recipe(capsys):
         (["book.txt", "--text", "no.txt"], "text no.txt: No such file"),
         (["one.txt", "--token-unit", "exact_word"], "at least 2 different words are needed, got 1"),
         (["one.txt"], "at least 2 different characters are needed, got 1"),
-        (
-            ["book.txt", "--token-unit", "subword", "--vocab-size", "100"],
-            "vocab_size must be at least 259 ",
-        ),
-        (
-            ["book.txt", "--token-unit", "exact_word", "--vocab-size", "10"],
-            "vocab_size must be at least 19 ",
-        ),
+        (["book.txt", "--token-unit", "subword", "--vocab-size", "100"], "vocab_size must be at least 259 "),
+        (["book.txt", "--token-unit", "exact_word", "--vocab-size", "10"], "vocab_size must be at least 19 "),
     ],
 )
 def test_errors_are_one_line(capsys, options, message):

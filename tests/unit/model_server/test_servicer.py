@@ -56,10 +56,7 @@ def outcome(context, error=None):
 
 @pytest.mark.parametrize(
     ("context", "code"),
-    [
-        (Context(is_active=False), StatusCode.CANCELLED),
-        (Context(time_remaining=0.0), StatusCode.DEADLINE_EXCEEDED),
-    ],
+    [(Context(is_active=False), StatusCode.CANCELLED), (Context(time_remaining=0.0), StatusCode.DEADLINE_EXCEEDED)],
     ids=["cancelled", "expired"],
 )
 def test_a_cancelled_or_expired_call_is_not_computed(context, code):

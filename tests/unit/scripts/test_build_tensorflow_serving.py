@@ -97,11 +97,7 @@ def find_sources(imported):
 
 def test_sources_are_what_main_includes_and_what_implements_it(find_sources, checkout):
     sources = find_sources(checkout, any_version=True)
-    assert sources.units == (
-        MAIN,
-        "tensorflow_serving/model_servers/server.cc",
-        "tensorflow_serving/util/oss/files.cc",
-    )
+    assert sources.units == (MAIN, "tensorflow_serving/model_servers/server.cc", "tensorflow_serving/util/oss/files.cc")
     assert sources.protos == ("tensorflow_serving/apis/talk.proto", "tensorflow_serving/apis/words.proto")
     assert sources.services == ("tensorflow_serving/apis/talk.proto",)
     assert sources.tensorflow_protos == ("tensorflow/core/framework/tensor.proto",)

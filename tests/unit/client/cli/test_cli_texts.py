@@ -21,8 +21,7 @@ def test_tokens_as_json_are_ids_and_strings(sostenuto, server):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "given"),
-    [(("5", "6"), ""), (("5,6",), ""), (("[5, 6]",), ""), ((), "5\n6\n"), (("-",), "5 6")],
+    ("arguments", "given"), [(("5", "6"), ""), (("5,6",), ""), (("[5, 6]",), ""), ((), "5\n6\n"), (("-",), "5 6")]
 )
 def test_decode_accepts_ids_in_any_notation_of_lists(sostenuto, server, arguments, given):
     server.script = [answer_json({"prompt": "ab\n"})]

@@ -30,12 +30,7 @@ def test_the_divergence_has_its_defined_value():
 
 
 @pytest.mark.parametrize(
-    ("order", "expected"),
-    [
-        (1, ["a", "é", "😀"]),
-        (2, ["⟦a", "aé", "é⟧", "⟦😀", "😀⟧"]),
-        (3, ["⟦aé", "aé⟧", "⟦😀⟧"]),
-    ],
+    ("order", "expected"), [(1, ["a", "é", "😀"]), (2, ["⟦a", "aé", "é⟧", "⟦😀", "😀⟧"]), (3, ["⟦aé", "aé⟧", "⟦😀⟧"])]
 )
 def test_ngrams_are_those_of_each_record_with_its_beginning_and_end(order, expected):
     found = ngrams(["aé", "😀"], order)

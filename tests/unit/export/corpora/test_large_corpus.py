@@ -53,10 +53,7 @@ def write_text(path, num_bytes):
 
 @pytest.mark.parametrize(
     ("megabytes", "settings"),
-    [
-        (64, {"documents": "blank-line", "direction": "backward"}),
-        (32, {"token_unit": "word", "num_words": 500}),
-    ],
+    [(64, {"documents": "blank-line", "direction": "backward"}), (32, {"token_unit": "word", "num_words": 500})],
     ids=["paragraphs from their ends", "words of a running text"],
 )
 def test_a_large_corpus_is_prepared_in_less_memory_than_half_its_size(tmp_path, megabytes, settings):

@@ -49,8 +49,7 @@ def refused(path, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "limit"),
-    [("metadata.json", archives.MAX_METADATA_BYTES), ("config.json", archives.MAX_CONFIG_BYTES)],
+    ("name", "limit"), [("metadata.json", archives.MAX_METADATA_BYTES), ("config.json", archives.MAX_CONFIG_BYTES)]
 )
 def test_metadata_or_config_that_unpacks_above_its_limit_is_refused(path, name, limit):
     """The message has member, limit and size; memory stays far below that size."""

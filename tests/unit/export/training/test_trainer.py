@@ -24,9 +24,7 @@ def cell(request):
 
 # The loop around the cells is the same for each, so only one runs in the fast tests.
 one_cell = pytest.mark.parametrize(
-    "cell",
-    ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS if cell != "lstm")],
-    indirect=True,
+    "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS if cell != "lstm")], indirect=True
 )
 
 

@@ -478,11 +478,7 @@ TOO_LONG = "must be at most 1000 tokens, got 1001"
         ),
         (request("", "", model="characters backwards"), "prompt", "which takes suffix"),
         (request([1], model="characters backwards", suffix="a"), "prompt", "prompt must be empty or absent"),
-        (
-            request("abc", suffix="d"),
-            "suffix",
-            "suffix must be empty or absent: 'characters' is a forward model",
-        ),
+        (request("abc", suffix="d"), "suffix", "suffix must be empty or absent: 'characters' is a forward model"),
         (request("", suffix=[5]), "suffix", "which takes prompt"),
         (from_the_end([VOCABULARY]), "suffix", f"suffix must have token ids below {VOCABULARY}, got {VOCABULARY}"),
         (from_the_end("a" * 1001), "suffix", f"suffix {TOO_LONG}"),

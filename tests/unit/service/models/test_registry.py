@@ -24,22 +24,31 @@ def model_registry(server, tmp_path):
     return PolledRegistry(tmp_path, only(server))
 
 
-def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, server, tmp_path):
+@pytest.fixture
+def poll(model_registry, server):
+    """Change the server, and poll it."""
+
+    def poll(**state):
+        vars(server).update(state)
+        model_registry.refresh()
+
+    return poll
+
+
+def test_the_error_for_an_unknown_model_lists_the_served_models(model_registry, poll, tmp_path):
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="'nope' is not served; models are: none yet"):
         model_registry.find("nope")
     add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: ""}})
     with pytest.raises(ModelNotFound, match="models are: demo"):
         model_registry.find("nope")
 
 
-def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry, server, tmp_path):
+def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry, poll, tmp_path):
     for name in ("demo", "secret"):
         add(tmp_path, name, 1)
-    server.models = {"demo": {1: ""}, "secret": {1: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: ""}, "secret": {1: ""}})
 
     def may_use(name):
         return name == "demo"
@@ -76,14 +85,13 @@ def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tm
     assert len([record for record in caplog.records if "demo:2" in record.getMessage()]) == 1
 
 
-def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_registry, server, tmp_path):
+def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_registry, poll, tmp_path):
     """The code is that of the graph, which decides the bits as the weights do."""
     add(tmp_path, "a", 1)
     add(tmp_path, "b", 1)
     add(tmp_path, "c", 1, weights_sha256="1" * 64)
     add(tmp_path, "d", 1, code_sha256="1" * 64)
-    server.models = {"a": {1: ""}, "b": {1: ""}, "c": {1: ""}, "d": {1: ""}}
-    model_registry.refresh()
+    poll(models={"a": {1: ""}, "b": {1: ""}, "c": {1: ""}, "d": {1: ""}})
     prints = [model_registry.find(name).fingerprint for name in "abcd"]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
@@ -99,39 +107,33 @@ def test_decode_steps_are_limited_by_max_chunk_and_by_the_card(server, tmp_path)
         assert model_registry.find("demo").batch_limits.max_steps == expected
 
 
-def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, server, tmp_path):
+def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, server, poll, tmp_path):
     add(tmp_path, "aaa", 1)
     add(tmp_path, "zzz", 1)
     server.models = {"aaa": {1: ""}, "zzz": {1: ""}}
     honest = server.predict
-    server.predict = lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest)
-    model_registry.refresh()
+    poll(predict=lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest))
     assert [model.ref.name for model, _ in model_registry.models()] == ["zzz"]
 
 
-def test_a_backend_that_returns_is_probed_again(model_registry, server, tmp_path):
+def test_a_backend_that_returns_is_probed_again(model_registry, server, poll, tmp_path):
     add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: ""}})
     first = model_registry.find("demo")
-    server.down = True
-    model_registry.refresh()
+    poll(down=True)
     server.down, calls = False, server.num_calls
     model_registry.refresh()
     assert model_registry.find("demo") is first
     again = server.num_calls - calls
     assert 0 < again < calls / 4
-    server.down = True
-    model_registry.refresh()
-    server.down, server.bits = False, 0.5
-    model_registry.refresh()
+    poll(down=True)
+    poll(down=False, bits=0.5)
     assert model_registry.find("demo").fingerprint != first.fingerprint
 
 
-def test_a_replaced_version_is_read_again(model_registry, server, tmp_path):
+def test_a_replaced_version_is_read_again(model_registry, poll, tmp_path):
     add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: ""}})
     first = model_registry.find("demo").fingerprint
     shutil.rmtree(tmp_path / "demo" / "1")
     add(tmp_path, "demo", 1, weights_sha256="1" * 64)
@@ -139,29 +141,24 @@ def test_a_replaced_version_is_read_again(model_registry, server, tmp_path):
     assert model_registry.find("demo").fingerprint != first
 
 
-def test_a_backend_that_fails_during_a_probe_keeps_its_versions(model_registry, server, tmp_path):
+def test_a_backend_that_fails_during_a_probe_keeps_its_versions(model_registry, poll, tmp_path):
     """A known version is served as before until a later probe succeeds."""
     add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: ""}})
     known = model_registry.find("demo")
-    server.down = True
-    model_registry.refresh()
-    server.down, server.down_for_calls = False, True
-    model_registry.refresh()
+    poll(down=True)
+    poll(down=False, down_for_calls=True)
     assert model_registry.find("demo") is known
-    server.down_for_calls, server.bits = False, 0.5
-    model_registry.refresh()
+    poll(down_for_calls=False, bits=0.5)
     assert model_registry.find("demo") is not known
 
 
-def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, server, tmp_path):
+def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, server, poll, tmp_path):
     model_registry.refresh()
     with pytest.raises(ModelNotFound, match="no model is served"):
         model_registry.find(None)
     add(tmp_path, "one", 1)
-    server.models = {"one": {1: ""}, "two": {1: ""}}
-    model_registry.refresh()
+    poll(models={"one": {1: ""}, "two": {1: ""}})
     assert model_registry.find(None).ref.name == "one"
     for name in ("", ":1", "@stable"):
         with pytest.raises(InvalidRequest, match=f"model must not be empty, got '{name}'; models are: one"):
@@ -203,7 +200,7 @@ def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry
         model_registry.find("demo@canary")
 
 
-def test_what_is_stored_includes_versions_that_are_not_served(model_registry, server, tmp_path):
+def test_what_is_stored_includes_versions_that_are_not_served(model_registry, server, poll, tmp_path):
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     label(tmp_path, stable=2, next=3)
@@ -215,15 +212,14 @@ def test_what_is_stored_includes_versions_that_are_not_served(model_registry, se
     stored = model_registry.stored("demo")
     assert (stored.versions, stored.served, stored.unloaded) == ((1, 2, 3), (2,), [1, 3])
     assert (stored.labels, stored.shares) == ({"stable": 2, "next": 3}, {"stable": 3, "next": 1})
-    server.models = {"demo": {}}
-    model_registry.refresh()
+    poll(models={"demo": {}})
     assert model_registry.stored("demo").served == ()
     for name, may_use in (("nope", lambda _: True), ("demo", lambda _: False)):
         with pytest.raises(ModelNotFound, match=f"model '{name}' does not exist"):
             model_registry.stored(name, may_use=may_use)
 
 
-def test_the_old_version_is_served_until_the_promoted_one_is_available(model_registry, server, tmp_path):
+def test_the_old_version_is_served_until_the_promoted_one_is_available(model_registry, server, poll, tmp_path):
     """Promoting a version that is still loading leaves no gap, nor does unloading the one that is served."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
@@ -233,18 +229,16 @@ def test_the_old_version_is_served_until_the_promoted_one_is_available(model_reg
     label(tmp_path, stable=3)
     model_registry.refresh()
     assert model_registry.find("demo").ref.number == 1
-    server.models = {"demo": {1: "", 2: "", 3: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: "", 2: "", 3: ""}})
     assert model_registry.find("demo").ref.number == 3
-    server.models = {"demo": {1: "", 2: "", 3: "unloaded"}}
-    model_registry.refresh()
+    poll(models={"demo": {1: "", 2: "", 3: "unloaded"}})
     assert model_registry.find("demo").ref.number == 2
     assert [model.ref.number for model in model_registry.versions()] == [1, 2]
     (model, route), *others = model_registry.models()
     assert (model.ref.number, route.labels, others) == (2, {"stable": 3}, [])
 
 
-def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, server, tmp_path):
+def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, server, poll, tmp_path):
     add(tmp_path, "demo", 1)
     add(tmp_path, "demo", 2)
     server.models = {"demo": {1: "", 2: ""}}
@@ -254,8 +248,7 @@ def test_merging_during_a_first_probe_causes_no_second_probe(model_registry, ser
         model_registry._merge()
         return honest(*call)
 
-    server.predict = merge_meanwhile
-    model_registry.refresh()
+    poll(predict=merge_meanwhile)
     calls = server.num_calls
     model_registry.refresh()
     assert (server.num_calls, calls > 0) == (calls, True)
@@ -372,7 +365,7 @@ def test_a_probe_with_nan_is_repeated_until_it_is_finite(tmp_path):
     assert replica.ejected_because is None
 
 
-def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server, tmp_path):
+def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server, poll, tmp_path):
     add(tmp_path, "demo", 1)
     server.models, server.bits = {"demo": {1: ""}}, np.inf
     model_registry.refresh()
@@ -383,27 +376,22 @@ def test_a_new_version_is_served_once_its_probe_is_finite(model_registry, server
     def invalid(*_):
         raise InvalidResponse("ids out of range")
 
-    server.predict, server.bits = invalid, 0.0
-    model_registry.refresh()
+    poll(predict=invalid, bits=0.0)
     with pytest.raises(ModelLoading):
         model_registry.find("demo")
-    server.predict = honest
-    model_registry.refresh()
+    poll(predict=honest)
     assert model_registry.find("demo").ref.number == 1
 
 
-def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, server, tmp_path):
+def test_a_version_whose_only_backend_computes_nan_stays_served(model_registry, poll, tmp_path):
     add(tmp_path, "demo", 1)
-    server.models = {"demo": {1: ""}}
-    model_registry.refresh()
+    poll(models={"demo": {1: ""}})
     (replica,) = model_registry._replicas.all()
     model_registry._replicas.eject(replica, "it failed a call")
-    server.bits = np.nan
-    model_registry.refresh()
+    poll(bits=np.nan)
     assert model_registry.find("demo").ref.number == 1
     assert not replica.takes(ModelVersion("demo", 1))
-    server.bits = 0.0
-    model_registry.refresh()
+    poll(bits=0.0)
     assert replica.takes(ModelVersion("demo", 1))
 
 

@@ -211,12 +211,7 @@ def test_unknown_methods_and_paths_are_not_in_the_span_name(tracing, exporter):
 
 @pytest.mark.parametrize(
     ("ratio", "headers", "traced"),
-    [
-        (1.0, {}, True),
-        (0.0, {}, False),
-        (1.0, traceparent("00"), False),
-        (0.0, traceparent("01"), True),
-    ],
+    [(1.0, {}, True), (0.0, {}, False), (1.0, traceparent("00"), False), (0.0, traceparent("01"), True)],
 )
 def test_the_sampled_flag_of_traceparent_overrides_the_ratio(exporter, ratio, headers, traced):
     tracing = Tracing(exporter, ratio=ratio, version="1")

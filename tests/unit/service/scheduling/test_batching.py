@@ -85,8 +85,7 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
 
 
 @pytest.mark.parametrize(
-    ("num_arrived", "share_of_wait", "starts"),
-    [(1, 0, False), (2, 0.9, False), (2, 1, True), (3, 0, True)],
+    ("num_arrived", "share_of_wait", "starts"), [(1, 0, False), (2, 0.9, False), (2, 1, True), (3, 0, True)]
 )
 def test_prompts_wait_for_expected_ones_but_not_for_long(queue, num_arrived, share_of_wait, starts):
     """Three sequences have ended, so three prompts are expected to share a prefill call."""

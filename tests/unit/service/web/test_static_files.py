@@ -35,10 +35,7 @@ def get(directory):
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [
-        ("{version}/components/strip.js", "public, max-age=31536000, immutable"),
-        ("components/strip.js", "no-cache"),
-    ],
+    [("{version}/components/strip.js", "public, max-age=31536000, immutable"), ("components/strip.js", "no-cache")],
 )
 def test_a_path_with_the_version_may_be_kept(get, name, kept):
     response = get(name)
