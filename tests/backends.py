@@ -47,7 +47,6 @@ class Proxy(grpc.GenericRpcHandler):
         self._server.start()
 
     def service(self, details):
-        """Handle any method, as raw bytes."""
         method = details.method
         onward = self._channel.unary_unary(method)
 

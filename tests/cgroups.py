@@ -40,7 +40,6 @@ class MemoryCgroup:
 
     @property
     def peak_bytes(self):
-        """The most memory that its processes have used."""
         return int(self._path("memory.max_usage_in_bytes", "memory.peak").read_text())
 
     @property

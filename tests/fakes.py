@@ -236,7 +236,6 @@ class FakeBackend:
         self._lock, self._in_flight = threading.Lock(), 0
 
     def release(self, count: int = 1) -> None:
-        """Let `count` held calls return."""
         assert self._gate is not None
         self._gate.release(count)
 
@@ -244,7 +243,6 @@ class FakeBackend:
         return 1
 
     def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all
-        """Return how many more calls it accepts."""
         with self._lock:
             return max(0, max_calls - self._in_flight)
 

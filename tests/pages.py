@@ -158,7 +158,6 @@ class Playground(Page):
         return self.text()
 
     def text(self, number=0):
-        """Return the text that a column shows."""
         tokens = self.page.locator(".output").nth(number).locator(".token")
         return "".join(tokens.evaluate_all("all => all.map((token) => token.textContent)"))
 
@@ -213,7 +212,6 @@ class Learn(Page):
     path = "learn"
 
     def read_by(self, model):
-        """Show the numbers of a model."""
         self.page.locator("#found:not([hidden])").wait_for()
         # One model is no choice.
         if self.page.is_visible("#model"):

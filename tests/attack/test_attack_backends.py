@@ -89,7 +89,6 @@ def positive_logprobs(answer):
 
 
 def other_type(answer):
-    """Make states integers."""
     shape = [dim.size for dim in answer.outputs["state"].tensor_shape.dim]
     answer.outputs["state"].CopyFrom(to_proto(np.zeros(shape, np.int32)))
 

@@ -130,14 +130,6 @@ def test_inspections_and_embeddings_are_given_the_labels(client, tmp_path, monke
     assert np.abs(hidden - np.array(plain.layers[0].values["hidden"])).max() > 0.01
 
 
-def test_models_list_their_labels(client, gateway):
-    listed = {model.id: model.label_columns for model in client.models()}
-    assert listed["plain"] == {}
-    assert listed["forward"]["style"] == ["early", "late"]
-    assert listed["forward"]["length"][0].startswith("..")
-    assert gateway.get("/v1/models/forward")[1]["label_columns"] == listed["forward"]
-
-
 @pytest.fixture
 def run(gateway):
     def run(*arguments):

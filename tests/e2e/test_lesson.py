@@ -107,7 +107,3 @@ def test_each_plot_has_a_link_that_opens_its_model_in_the_inspector(stored):
 def test_the_stored_outputs_contain_no_absolute_paths(stored):
     shown = [text for text in texts(stored) if PLACES.search(text) or str(Path.home()) in text]
     assert not shown
-
-
-def test_the_stored_notebook_is_small():
-    assert LESSON.stat().st_size < MAX_BYTES

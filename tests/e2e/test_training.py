@@ -43,7 +43,6 @@ class Training(Process):
         self.wait_until(lambda: "ready after" in self.output, timeout=200)
 
     def run(self, *arguments):
-        """Run a command of the program, to its end."""
         path = f"{ROOT / 'client/src'}{os.pathsep}{ROOT}"
         environment = {**os.environ, "PYTHONPATH": path, "SOSTENUTO_BASE_URL": self.url}
         command = [sys.executable, "-m", "sostenuto", *arguments]

@@ -22,7 +22,6 @@ def url(tmp_path):
 
 @pytest.fixture
 def serving(url, tmp_path):
-    """`sostenuto serve`, with the database."""
     running = Serving(tmp_path / "models", tmp_path, training_database=url)
     yield running
     running.end(timeout=120)
@@ -30,7 +29,6 @@ def serving(url, tmp_path):
 
 @pytest.fixture
 def other(serving, url, tmp_path):
-    """A second gateway."""
     settings = {"training_dir": tmp_path / "training", "training_database": url}
     running = Gateway(tmp_path / "models", serving.port, tmp_path / "gateway.log", ready=False, **settings)
     yield running

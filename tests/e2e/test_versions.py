@@ -47,7 +47,6 @@ class Repository:
 
 @pytest.fixture(scope="module", params=server_kinds())
 def kind(request):
-    """The kind of model server."""
     return request.param
 
 

@@ -20,7 +20,6 @@ class Kubectl:
         self.environment = {**os.environ, "KUBECONFIG": str(self.config)}
 
     def start(self, *arguments, input_=None, timeout=120):
-        """Run kubectl; return the completed process."""
         return subprocess.run(
             ["kubectl", *arguments],
             env=self.environment,
@@ -38,7 +37,6 @@ class Kubectl:
         return done.stdout
 
     def get(self, *arguments):
-        """Return the objects that `kubectl get` lists."""
         return json.loads(self.run("get", *arguments, "--output", "json"))["items"]
 
     def nodes(self):

@@ -101,7 +101,6 @@ def request(name, signature, inputs, *, version=None, label=None, output_filter=
 
 
 def refusal(attempt):
-    """Return the status and the message of a call that fails."""
     with pytest.raises(grpc.RpcError) as caught:
         attempt()
     return caught.value.code(), caught.value.details()

@@ -22,7 +22,6 @@ PLACES = st.lists(st.integers(0, 200), max_size=4)
 
 
 def parted(text, places):
-    """Split a text at the given positions."""
     edges = [0, *sorted(min(place, len(text)) for place in places), len(text)]
     return [text[start:stop] for start, stop in pairwise(edges)]
 

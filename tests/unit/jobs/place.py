@@ -63,7 +63,6 @@ class Place:
         return self.store.create(job, Quota(100)).id
 
     def go_on(self):
-        """Let the exporter train."""
         (self.models / "go-on").touch()
 
     def job(self, job_id):

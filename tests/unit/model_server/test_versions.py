@@ -88,7 +88,6 @@ def model(policy=VersionPolicy(latest=1)):  # noqa: B008 - frozen
 
 
 def find(a, *numbers):
-    """Report these versions as found by a scan."""
     a.update_versions({number: Path("/m") / str(number) for number in numbers})
 
 

@@ -25,7 +25,6 @@ def out(tmp_path):
 
 
 def recovered(path):
-    """Recover OUT and return the custom_ids of its lines."""
     names = []
     with Journal(path) as journal:
         journal.recover(lambda written: names.append(written.custom_id))

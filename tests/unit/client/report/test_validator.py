@@ -10,7 +10,6 @@ CHECKS = "tests.unit.client.report.checks"
 
 
 def verdicts(function, texts, timeout_s=20.0):
-    """Return form and problem of each text."""
     found = Validator(f"{CHECKS}:{function}", timeout_s).check(texts, lambda _: None)
     return [(verdict.form, verdict.problem) for verdict in found]
 

@@ -33,7 +33,6 @@ def document(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """Run the command, which must fail, and return its error."""
     assert main(["compare", *arguments]) == 1
     return capsys.readouterr().err
 

@@ -21,7 +21,6 @@ def models_dir(repository):
 
 
 def run(capsys, *arguments):
-    """Run a command, and return its exit code and all that it prints."""
     code = main([*arguments])
     captured = capsys.readouterr()
     return code, captured.out + captured.err

@@ -60,7 +60,6 @@ def fake_computation(trainer, losses=()):
 
 
 def same(some, others):
-    """Return whether two lists of arrays are bit-exact."""
     return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 

@@ -57,7 +57,6 @@ def charge(limiter, subject, *, requests=None, tokens=None, num_tokens=1):
 
 
 def num_charged(limiter, subject, at_most=50, **limits):
-    """Charge until the limiter refuses, and return how many charges passed."""
     for count in range(at_most):
         try:
             charge(limiter, subject, **limits)

@@ -37,7 +37,6 @@ class CountingScheduler(Scheduler):
         return super().submit(groups, limits, number)
 
     def submit_one(self, limits=SHAPES, **wanted):
-        """Submit a request of one sequence; return the sequence with its events."""
         text = Text(**wanted)
         self.submit([[text.sequence]], limits)
         return text

@@ -27,7 +27,6 @@ def get(make_site, tmp_path):
 
 @pytest.fixture
 def charged(monkeypatch):
-    """The tokens of each charge."""
     charged, charge = [], RateLimiter.charge
 
     def record(self, key, kind, limit, num, **more):
