@@ -129,7 +129,7 @@ class Servers:
     def start_gateway(
         self, backends: Sequence[ModelServer], *, checkout: Path | None = None, **settings: str
     ) -> Gateway:
-        """Start a gateway, of this checkout or another one.
+        """Start a gateway, of this checkout or another one; without `backends` it starts a model server itself.
 
         The prefix cache is off unless `settings` enable it: a load repeats one prompt, and the baselines prefill it
         too.
@@ -138,13 +138,14 @@ class Servers:
         variables: dict[str, Any] = {
             "SOSTENUTO_PORT": str(port),
             "SOSTENUTO_METRICS_PORT": "0",
-            "SOSTENUTO_BACKENDS": ",".join(backend.address for backend in backends),
+            **({"SOSTENUTO_BACKENDS": ",".join(backend.address for backend in backends)} if backends else {}),
             "SOSTENUTO_MODELS_DIR": str(self.models_dir),
             "SOSTENUTO_PREFIX_CACHE_BYTES": "0",
             **settings,
         }
         started = time.perf_counter()
-        process = self.stack.enter_context(child("service", "serve", checkout=checkout, **variables))
+        flags = [] if backends else ["--no-trainer"]
+        process = self.stack.enter_context(child("service", "serve", *flags, checkout=checkout, **variables))
         wait_for(port, "/healthz", process)
         gateway = Gateway(process, port, time.perf_counter() - started)
         wait_for(port, "/readyz", process)
@@ -152,14 +153,24 @@ class Servers:
 
 
 @contextlib.contextmanager
-def fixture_servers(units: int = UNITS, num_layers: int = 1, embedding: int = EMBEDDING) -> Iterator[Servers]:
+def fixture_servers(
+    units: int = UNITS, num_layers: int = 1, embedding: int = EMBEDDING, checkout: Path | None = None
+) -> Iterator[Servers]:
     """Publish the fixture model to a temporary repository; its servers end with the block."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        with child("benchmarks.fixture_model", directory, *map(str, (units, num_layers, embedding))) as publisher:
-            publisher.communicate()
-        if publisher.returncode:
-            raise SystemExit("error: the fixture model cannot be published")
+        publish_fixture_model(Path(directory), units, num_layers, embedding, checkout)
         yield Servers(Path(directory), stack)
+
+
+def publish_fixture_model(
+    directory: Path, units: int, num_layers: int, embedding: int = EMBEDDING, checkout: Path | None = None
+) -> None:
+    """Publish the fixture model to a repository, by this checkout or another one."""
+    arguments = map(str, (directory, units, num_layers, embedding))
+    with child("benchmarks.fixture_model", *arguments, checkout=checkout) as publisher:
+        publisher.communicate()
+    if publisher.returncode:
+        raise SystemExit("error: the fixture model cannot be published")
 
 
 def cpu_s(pid: int) -> float:

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fixture_model import EMBEDDING, NAME, TEMPERATURE, UNITS
+from benchmarks.fixture_model import NAME, TEMPERATURE, UNITS
 from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
-from benchmarks.servers import child
+from benchmarks.servers import publish_fixture_model
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import DECODE, in_precision
 from service.models.precision import read_cpuinfo
@@ -114,10 +114,12 @@ def main() -> None:
     started = time.time()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory() as directory:
-        ours = _publish(Path(directory) / "ours", options.units, options.layers)
+        ours, theirs = Path(directory) / "ours", Path(directory) / "theirs"
+        publish_fixture_model(ours, options.units, options.layers)
         if options.checkout:
-            theirs = _publish(Path(directory) / "theirs", options.units, options.layers, options.checkout)
-        comparisons, profiles = measure(ours, theirs if options.checkout else None, options.rounds)
+            publish_fixture_model(theirs, options.units, options.layers, checkout=options.checkout)
+        version = Path(NAME) / "1"
+        comparisons, profiles = measure(ours / version, theirs / version if options.checkout else None, options.rounds)
     setup = f"decode, {NUM_STEPS} steps a call, LSTM of {options.units} units, {options.layers} layers, one thread"
     print_heading(f"{_cpu()};\n{setup}", options.rounds)
     baseline = options.checkout or "tf.saved_model.load"
@@ -127,17 +129,6 @@ def main() -> None:
     _print_profiles(profiles)
     results = [asdict(each) for each in comparisons]
     write_results("step-", started, cpu=_cpu(), setup=setup, results=results, profiles=profiles)
-
-
-def _publish(repository: Path, units: int, layers: int, checkout: Path | None = None) -> Path:
-    """Publish the fixture model, by this checkout or another one; return the directory of its version."""
-    repository.mkdir()
-    arguments = map(str, (repository, units, layers, EMBEDDING))
-    with child("benchmarks.fixture_model", *arguments, checkout=checkout) as publisher:
-        publisher.communicate()
-    if publisher.returncode:
-        raise SystemExit("error: the fixture model cannot be published")
-    return repository / NAME / "1"
 
 
 def measure(ours: Path, theirs: Path | None, rounds: int) -> tuple[list[Comparison], dict[str, Profile]]:
