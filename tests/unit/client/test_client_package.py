@@ -58,7 +58,7 @@ def test_a_report_depends_on_its_extra_alone(source):
     assert {name.partition(".")[0] for name in imported(source)} <= {"sostenuto", *extra}
 
 
-@pytest.mark.parametrize("name", ["display", "markup", "plots", "column_panels", "page"])
+@pytest.mark.parametrize("name", ["display", "markup", "plots", "page"])
 def test_a_servers_report_is_shown_without_the_extra(name):
     assert {each.partition(".")[0] for each in imported(PACKAGE / "_report" / f"{name}.py")} <= {"sostenuto"}
 

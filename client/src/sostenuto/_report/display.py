@@ -7,6 +7,7 @@ from typing import Any
 
 Cell = Callable[[dict[str, Any]], "str | None"]
 GAP, NONE = 2, "–"
+NUM_VALUES = 12  # of a column of categories that a report lists
 
 
 def summary(report: dict[str, Any]) -> str:
