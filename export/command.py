@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from contract.errors import ContractError
-from contract.stderr import suppress_stderr
+from contract.processes import suppress_stderr
 from export.config import MODELS
 from export.errors import ExportError
 from export.interrupts import exit_at_once, exit_code, raise_interrupt, signal_handlers

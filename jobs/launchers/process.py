@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from contract.child_processes import terminate_with_parent
+from contract.processes import terminate_with_parent
 from export.child_process import environment
 from jobs.launchers.launcher import ERRORS, OUTPUT, STOP_S, Exit, Training
 

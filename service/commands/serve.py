@@ -20,9 +20,9 @@ from types import FrameType
 
 import click
 
-from contract.child_processes import terminate_with_parent
 from contract.files import write_atomically
 from contract.models_config import listed_names
+from contract.processes import terminate_with_parent
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
