@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 from benchmarks.fixture_model import EMBEDDING, NAME, NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_fixture_load, with_cpu_times
@@ -15,12 +16,17 @@ from benchmarks.report import Comparison, each_round, print_heading, print_table
 from benchmarks.servers import Gateway, ModelServer, Servers, fixture_servers
 
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.1}
-OPTIONS = {"penalties": PENALTIES, "logprobs 5": {"logprobs": 5}, "both": {**PENALTIES, "logprobs": 5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "penalties": PENALTIES,
+    "logprobs 5": {"logprobs": 5},
+    "both": {**PENALTIES, "logprobs": 5},
+}
 MIN_BATCH_SIZE = 8
 # Names an executable of TensorFlow Serving, to measure it beside model_server.
 TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
 # A load with the CPU times of its parts, and the tokens per second of its baseline.
 Pair = tuple[tuple[Load, dict[str, float]], float]
+Measure = Callable[[], tuple[Load, dict[str, float]]]
 
 
 @dataclass
@@ -81,6 +87,9 @@ def start_comparisons(
         # The better of one and two threads, as a user would choose.
         return load(concurrency), max(measure(batch_size=size, seconds=seconds) for measure in models)
 
+    def over_another(measured: Measure, baseline: Measure) -> Pair:
+        return measured(), baseline()[0].tokens_per_s
+
     for concurrency, aim in ((1, None), (8, 0.7), (64, 0.85)):
         name = f"(a) {concurrency} concurrent, over the same calls in one process"
         yield ServingComparison(name, aim), partial(over_calls, concurrency, models)
@@ -90,14 +99,14 @@ def start_comparisons(
     yield ServingComparison(name, 1), lambda: (load(1), max(measure(seconds=seconds) for measure in torches))
     for name, fields in OPTIONS.items():
         plain = ServingComparison(f"(c) 64 concurrent with {name}, over 64 without", 0.6)
-        yield plain, lambda fields=fields: (load(64, **fields), load(64)[0].tokens_per_s)
+        yield plain, partial(over_another, partial(load, 64, **fields), partial(load, 64))
     if TENSORFLOW_MODEL_SERVER in os.environ:
         other_backend = servers.start_tensorflow_serving(os.environ[TENSORFLOW_MODEL_SERVER])
         other = load_runner(servers.start_gateway([other_backend]), other_backend)
         other(8)
         for number in (1, 8, 64):
             comparison = ServingComparison(f"(d) {number} concurrent on TensorFlow Serving, over model_server")
-            yield comparison, lambda number=number: (other(number), load(number)[0].tokens_per_s)
+            yield comparison, partial(over_another, partial(other, number), partial(load, number))
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def parse_rounds(module: str, description: str | None) -> int:
     """Parse the command line of a benchmark, whose only option is the number of rounds."""
     parser = argparse.ArgumentParser(f"python -m {module}", description=description)
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
-    return parser.parse_args().rounds
+    return int(parser.parse_args().rounds)
 
 
 def each_round(rounds: int, label: str = "") -> Iterator[int]:

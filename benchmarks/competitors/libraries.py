@@ -143,7 +143,7 @@ def onnx_model() -> bytes:
     ]
     graph = helper.make_graph(nodes, "lstm", inputs, outputs, weights)
     opset = helper.make_opsetid("", 17)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString())
 
 
 KINDS: dict[str, Callable[[Settings], Completer]] = {

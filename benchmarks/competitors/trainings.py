@@ -70,7 +70,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
         optimizer.step()
         states[0] = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
         loss.item()
-        return targets.numel()
+        return int(targets.numel())
 
     return lambda seconds: repeat_for(seconds, step)
 
