@@ -44,7 +44,6 @@ class ServingComparison(Comparison):
     cpu_us: list[dict[str, float]] = field(default_factory=list)
 
     def add_load(self, measured: tuple[Load, dict[str, float]], baseline: float) -> None:
-        """Add the results of one round."""
         load, cpu_us = measured
         self.add(load.tokens_per_s, baseline)
         self.first_p50_ms.append(load.first_ms(0.5))
@@ -52,7 +51,6 @@ class ServingComparison(Comparison):
         self.cpu_us.append(cpu_us)
 
     def cpu(self) -> str:
-        """Format the medians of the CPU times."""
         return " / ".join(f"{statistics.median(each[part] for each in self.cpu_us):.1f}" for part in self.cpu_us[0])
 
 
@@ -110,7 +108,6 @@ def start_comparisons(
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     rounds, seconds = (3, 1.0) if parser.parse_args().quick else (9, 2.0)

@@ -55,7 +55,6 @@ def torch_loop(threads: int) -> Callable[..., float]:
 
 
 def main() -> None:
-    """Serve measurements of one baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["model", "torch"])
     parser.add_argument("--version", type=Path)

@@ -39,7 +39,6 @@ class Speed:
 
 
 def write_requests(path: Path, num_lines: int, max_tokens: int) -> None:
-    """Write a file of requests that differ by seed."""
     with path.open("w") as file:
         for number in range(num_lines):
             body = {**BODY, "max_tokens": max_tokens, "seed": number}
@@ -114,7 +113,6 @@ def measure(rounds: int) -> dict[tuple[int, str], tuple[Comparison, Comparison]]
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds = parse_rounds("benchmarks.batch", __doc__)
     started = time.time()
     results = measure(rounds)

@@ -77,7 +77,6 @@ class Outcome:
     seconds: float
 
     def row(self) -> tuple[str, ...]:
-        """Return a row of the table."""
         of = f"{self.best_epoch} of {len(self.losses)}" if self.losses else "–"
         old = "–" if self.old_loss is None else f"{self.old_loss:.3f}"
         return self.text, f"{self.characters:,}", self.run, f"{self.loss:.3f}", old, of, f"{self.seconds:.0f}"
@@ -134,7 +133,6 @@ class Bench:
         self._old_text = read_corpus(str(old)).split(0.1, 0)[1]
 
     def run(self, text: Text, size: int, name: str, **settings: Any) -> Outcome:
-        """Train on the beginning of a text, and score."""
         from export.corpora.corpus import Corpus  # noqa: PLC0415
         from export.training.initial_weights import initial_weights  # noqa: PLC0415
         from export.vocabulary import train_tokenizer  # noqa: PLC0415
@@ -226,7 +224,6 @@ def runs(kinds: Sequence[str], rates: Sequence[float], old: Path) -> Iterator[tu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, score, print the table and write the results as JSON."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.fine_tuning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

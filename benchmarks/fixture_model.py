@@ -13,7 +13,6 @@ PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
 
 
 def prompt_of(length: int) -> str:
-    """Return a prompt of a number of characters."""
     return (CHARACTERS * (1 + length // len(CHARACTERS)))[:length]
 
 

@@ -122,7 +122,6 @@ def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds = parse_rounds("benchmarks.inspector", __doc__)
     started = time.time()
     results = measure(rounds)

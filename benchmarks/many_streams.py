@@ -41,7 +41,6 @@ class Measurement:
 
     @classmethod
     def of(cls, load: Load) -> "Measurement":
-        """Summarize a load."""
         firsts, gaps = map(load.first_ms, (0.5, 0.99)), map(load.gap_ms, (0.5, 0.99))
         return cls(len(load.first_s) / load.seconds, load.tokens_per_s, *firsts, *gaps)
 
@@ -81,7 +80,6 @@ def start_gateways(servers: Servers, all_streams: list[int]) -> Callable[[int], 
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.many_streams", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="default: 256 1000")

@@ -20,7 +20,6 @@ NUM_WORDS = 10
 
 
 def main() -> None:
-    """Measure, print a table and write the results."""
     parser = argparse.ArgumentParser("python -m benchmarks.next_words", description=__doc__)
     parser.add_argument("text", type=Path, help="a text that the model was not trained on")
     parser.add_argument("--model", required=True)

@@ -17,7 +17,6 @@ from benchmarks.servers import fixture_servers
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--units", type=int, nargs="+", default=[256, 512, 1024], help="widths of the LSTM")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
@@ -30,8 +29,6 @@ def main() -> None:
 
 
 def _compare(units: int, rounds: int) -> list[Comparison]:
-    """Return the throughput of both pairs at each concurrency."""
-
     def load(port: int) -> Callable[[int], Load]:
         def run(concurrency: int) -> Load:
             # A wide layer takes several times as long.

@@ -33,7 +33,6 @@ class Comparison:
     baseline: list[float] = field(default_factory=list)
 
     def add(self, ours: float, baseline: float) -> None:
-        """Add the results of one round."""
         self.ours.append(ours)
         self.baseline.append(baseline)
 
@@ -77,7 +76,6 @@ def print_heading(setup: str, rounds: int) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table."""
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |")

@@ -96,7 +96,6 @@ def capacity_row(per_core: Sequence[Measurement]) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print tables and write the results as JSON."""
     rounds = parse_rounds("benchmarks.scaling", __doc__)
     if (num_cores := len(os.sched_getaffinity(0))) != 2:
         raise SystemExit(f"error: exactly two cores are needed (taskset), got {num_cores}")

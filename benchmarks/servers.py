@@ -63,7 +63,6 @@ class ModelServer:
 
     @property
     def address(self) -> str:
-        """`host:port`."""
         return f"127.0.0.1:{self.port}"
 
 
@@ -81,7 +80,6 @@ class Gateway:
 
     @property
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
         pid = self.process.pid
         return [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -107,7 +105,6 @@ class Servers:
         return backend, self.start_gateway([backend], **settings)
 
     def start_model_server(self, *flags: str) -> ModelServer:
-        """Start a model server."""
         port = free_port()
         command = ["model_server", f"--port={port}", f"--model_config_file={self.models_dir / MODELS_CONFIG}", *flags]
         process = self.stack.enter_context(child(*command))
@@ -180,13 +177,11 @@ def cpu_s(pid: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def free_port() -> int:
-    """Return a port that no program listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 

@@ -43,7 +43,6 @@ class Session:
     """The signatures of a version in a session of `model_server`."""
 
     def __init__(self, version: Path) -> None:
-        """Load a version."""
         from model_server import saved_model, servable  # noqa: PLC0415 - it imports TensorFlow
 
         session, self._definitions = saved_model.load(version)
@@ -53,7 +52,6 @@ class Session:
         }
 
     def __call__(self, name: str, inputs: Inputs) -> None:
-        """Call a signature."""
         self._signatures[name](inputs)
 
     def profile(self, name: str, inputs: Inputs) -> Profile:
@@ -87,20 +85,17 @@ class Loaded:
     """The signatures of a version by `tf.saved_model.load`."""
 
     def __init__(self, version: Path) -> None:
-        """Load a version."""
         import tensorflow as tf  # noqa: PLC0415
 
         self._constant, self._signatures = tf.constant, tf.saved_model.load(str(version)).signatures
 
     def __call__(self, name: str, inputs: Inputs) -> None:
-        """Call a signature."""
         outputs = self._signatures[name](**{key: self._constant(value) for key, value in inputs.items()})
         for value in outputs.values():
             value.numpy()
 
 
 def main() -> None:
-    """Measure, print tables and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.step", description=__doc__)
     parser.add_argument("--units", type=int, default=UNITS, help=f"width of the LSTM (default: {UNITS})")
     parser.add_argument("--layers", type=int, default=1, help="number of layers (default: 1)")

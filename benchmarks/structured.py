@@ -108,7 +108,6 @@ SCHEMAS: tuple[Any, ...] = (
 
 
 def main() -> None:
-    """Measure the chosen parts, print their tables and write the results as JSON."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.structured", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -128,7 +127,6 @@ def main() -> None:
 
 
 def _speed(servers: Servers, port: int, rounds: int) -> list[dict[str, Any]]:
-    """Compare tokens/s with the pattern of log lines and without."""
     constrained = partial(run_fixture_load, port, structured_outputs={"regex": LOG_LINES})
     comparisons = compare_throughput("Sostenuto", constrained, partial(run_fixture_load, port), rounds, 0.85)
     with _llama(servers) as llama_port:
@@ -196,7 +194,6 @@ def _matches(port: int, num_completions: int) -> dict[str, Any]:
 
 
 def _is_valid(validator: Any, text: str) -> bool:
-    """Return whether a text is JSON that a schema accepts."""
     try:
         return bool(validator.is_valid(json.loads(text)))
     except ValueError:

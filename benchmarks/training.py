@@ -32,7 +32,6 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The name in the table."""
         kinds = {"torch": {"lstm": "nn.LSTM", "gru": "nn.GRU"}[self.cell], "keras": "Keras's layer, no state carried"}
         precisions = self.ours if self.ours == self.theirs else f"{self.ours}, baseline {self.theirs}"
         return f"{self.cell}, {self.units} units, {precisions}, over {kinds[self.baseline]}"
@@ -64,7 +63,6 @@ def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five rounds of 2 s instead of nine of 4 s")
     rounds, seconds = (5, 2.0) if parser.parse_args().quick else (9, 4.0)

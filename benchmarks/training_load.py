@@ -54,12 +54,10 @@ class Job:
 
     @property
     def pids(self) -> Sequence[int]:
-        """Its processes."""
         return descendants(self._trainer)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop it for the block."""
         pids = self.pids
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -77,7 +75,6 @@ def _text() -> str:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds, started = parse_rounds("benchmarks.training_load", __doc__), time.time()
     throughput, first = Comparison(f"{NUM_STREAMS} streams, tokens/s", AIM), Comparison("first token, median, ms")
     shares = []

@@ -68,7 +68,6 @@ class GroupedOption(click.Option):
         self.group, self.shown_default = group, shown_default
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """Return what the help adds in brackets."""
         extra = super().get_help_extra(ctx)
         return extra if self.shown_default is None else {**extra, "default": self.shown_default}
 

@@ -26,7 +26,6 @@ Results = dict[tuple[int, str], list[Measurement]]
 
 
 def main() -> None:
-    """Measure, print tables and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.competitors", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="one round of short measurements; settings are chosen at 8 streams"

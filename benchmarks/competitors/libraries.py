@@ -153,7 +153,6 @@ KINDS: dict[str, Callable[[Settings], Completer]] = {
 
 
 def main() -> None:
-    """Serve measurements of one kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--threads", type=int, default=1)

@@ -67,7 +67,6 @@ class Workload:
 
     @property
     def body(self) -> dict[str, Any]:
-        """A request to Sostenuto."""
         return {**BODY, "prompt": prompt_of(self.prompt_length), "max_tokens": self.new_tokens}
 
     @property
@@ -161,7 +160,6 @@ class Library:
     """An LSTM of a library in a process of its own."""
 
     def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path) -> None:
-        """Start the process."""
         self.setting = _threads(threads)
         sizes = {"threads": threads, "prompt": workload.prompt_length, "tokens": workload.new_tokens}
         arguments = "benchmarks.competitors.libraries", kind, *(f"--{name}={value}" for name, value in sizes.items())

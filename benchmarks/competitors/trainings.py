@@ -104,7 +104,6 @@ KINDS = {"sostenuto": sostenuto, "torch": torch_layer, "keras": keras_fit}
 
 
 def main() -> None:
-    """Serve measurements of one training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--cell", default="lstm")

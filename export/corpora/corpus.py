@@ -85,7 +85,6 @@ class Corpus:
 
     @cached_property
     def num_characters(self) -> int:
-        """Characters of all documents."""
         return sum(int(np.count_nonzero(_is_character(block))) for block in self.blocks("counting"))
 
     @cached_property

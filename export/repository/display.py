@@ -85,7 +85,6 @@ class Row:
     problem: str | None = None
 
     def cells(self) -> list[str]:
-        """Return the cells of the table."""
         start = [visible(self.name), format_number(self.version, "d")]
         if self.problem is not None:
             return [*start, f"cannot be read: {visible(self.problem)}"]
@@ -151,7 +150,6 @@ def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Ro
 
 
 def _card_fields(version: Version) -> dict[str, Any]:
-    """Return the fields of a row that the card has, or the problem of a damaged version."""
     try:
         card, _ = version.read()
     except RepositoryError as error:

@@ -74,7 +74,6 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self.log.warning("SIGUSR2 ignored: to upgrade, start another gateway and end this one with SIGTERM")
 
     def handle_ttin(self) -> None:
-        """Refuse another worker."""
         self.log.warning("SIGTTIN ignored: a gateway has one worker process; start more gateways instead")
 
 

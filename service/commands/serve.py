@@ -88,7 +88,6 @@ class LifetimePipe:
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close both ends."""
         self.drop()
         with contextlib.suppress(OSError):
             os.close(self.read_fd)
@@ -137,7 +136,6 @@ class Supervisor:
         self._num_signals += 1
 
     def _check(self) -> None:
-        """Raise Ended if a signal was received or a process ended."""
         if self._num_signals:
             raise Ended("stopping: draining accepted requests (signal again to stop at once)", 0)
         # The gateway first: if it has ended, the model server may have ended because of it.

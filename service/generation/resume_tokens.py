@@ -178,7 +178,6 @@ class ResumeTokens:
         self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
 
     def seal(self, checkpoint: Checkpoint, tenant: str) -> str:
-        """Return the resume token of a checkpoint."""
         name, key = next(iter(self._keys().items()))
         content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + checkpoint.to_bytes()
         signed = f"{KIND}.{name}.{_to_base64(content)}"

@@ -80,12 +80,10 @@ class StoredModel:
 
     @property
     def served(self) -> tuple[int, ...]:
-        """The versions that are served."""
         return self.route.versions if self.route else ()
 
     @property
     def unloaded(self) -> list[int]:
-        """The versions that no model server serves."""
         return [number for number in self.versions if number not in self.served]
 
 

@@ -65,7 +65,6 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
         with contextlib.suppress(ValueError):
             self._connections.remove(request)
         super().shutdown_request(request)

@@ -99,7 +99,6 @@ class Result:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether the prefill is complete."""
         return self.num_remaining_prompt_tokens == 0
 
 
@@ -246,7 +245,6 @@ class Sequence:
         return "length" if match_ended or not self.num_left else None
 
     def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
-        """Start from the cached state of a prefix of the prompt."""
         self.num_prefilled = self.num_cached_tokens = prefix.length
         self.prefix, self.state = prefix, state
 
@@ -257,7 +255,6 @@ class Sequence:
         self.prefix = replace(first.prefix) if first.prefix else None
 
     def record_prefill(self, count: int, state: np.ndarray) -> None:
-        """Record the prefill of `count` more prompt tokens."""
         if self.prefix is not None:
             self.prefix.extend(self.prompt_ids[self.num_prefilled : self.num_prefilled + count])
         self.num_prefilled += count

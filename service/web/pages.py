@@ -94,7 +94,6 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
-        """Return a static file of the pages."""
         return _with_policy(_FILES.respond(name))
 
     @app.get("/docs")
@@ -104,12 +103,10 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
 
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:
-        """Return a static file of Swagger UI."""
         return _SWAGGER_UI.respond(name)
 
     @app.get("/openapi.json")
     def openapi() -> ResponseReturnValue:
-        """Return the OpenAPI document."""
         return openapi_document()
 
 

@@ -835,7 +835,6 @@ class Client(AbstractContextManager["Client"]):
         return Score.from_response(self._call(send, "POST", SCORES, body), text)
 
     def _completion(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Build the body of a completion request."""
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
         return self._body(with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)

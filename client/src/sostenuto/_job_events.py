@@ -93,7 +93,6 @@ class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
         self._reader.close()
 
     def __exit__(self, *exception: object) -> None:
-        """Close the iterator."""
         self.close()
 
 

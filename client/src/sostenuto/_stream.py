@@ -89,7 +89,6 @@ class Stream(Iterator[str], AbstractContextManager["Stream"]):
         self.close()
 
     def __repr__(self) -> str:
-        """Show the generation so far."""
         return f"Stream({self.generation!r})"
 
 

@@ -138,7 +138,6 @@ def choice_records(
 
 
 def write_json(row: Row) -> bytes:
-    """Return a line of JSON."""
     return orjson.dumps(dict(zip(COLUMNS, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -164,17 +163,14 @@ class _Record(NamedTuple):
 
 
 def read_json(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    """Read records of `write_json`."""
     return _by_response(_json_records(lines))
 
 
 def read_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    """Read records of `write_csv`."""
     return _by_response(_csv_records(lines))
 
 
 def read_escaped_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    """Read records of `write_escaped_csv`."""
     for content, record in read_csv(lines):
         custom_id = record.custom_id or ""
         is_escaped = custom_id.startswith("'") and _FORMULA.match(custom_id)

@@ -30,7 +30,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Read the request, and answer it."""
     os.nice(NICENESS)
     request = json.load(sys.stdin.buffer)
     _limit(request)

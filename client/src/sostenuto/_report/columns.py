@@ -40,7 +40,6 @@ def kind_of(values: Sequence[str | None]) -> str:
 
 
 def column_report(own: Records, training: Records) -> list[dict[str, Any]]:
-    """Return the distribution of each column, beside that of the training records."""
     return [
         _column(name, own.values(place), training.values(place))
         for place, name in enumerate(training.columns[:MAX_COLUMNS])

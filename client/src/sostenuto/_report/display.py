@@ -124,10 +124,8 @@ def percent(share: float | None) -> str | None:
 
 
 def bits(value: float | None) -> str | None:
-    """Return a divergence in bits."""
     return None if value is None else f"{value:.4f}"
 
 
 def decimals(value: float | None) -> str | None:
-    """Return a number with three decimals."""
     return None if value is None else f"{value:.3f}"

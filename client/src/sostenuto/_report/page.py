@@ -47,7 +47,6 @@ MEASURES = (
 
 
 def page(report: dict[str, Any]) -> str:
-    """Return the page of a report."""
     parts = (
         *(_head, _overview, _validity, _lengths, _ngrams, _novelty, _columns, _correlations),
         *(_classifier, _definitions),
