@@ -89,7 +89,6 @@ class Corpus:
 
     @cached_property
     def num_documents(self) -> int:
-        """At least 1."""
         return 1 + sum(block.count(0) for block in self.blocks("counting"))
 
     @property

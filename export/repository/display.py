@@ -350,7 +350,6 @@ def verify(models_dir: Path, reference: str | None, verify_all: bool) -> int:
 
 
 def _verify(versions: Sequence[Version]) -> list[str]:
-    """Print the outcomes of all checks, and return the labels of the versions that failed one."""
     import_tensorflow_quietly()
     from export.repository.verification import FAILED, Verification  # noqa: PLC0415 - it needs TensorFlow
 

@@ -56,13 +56,11 @@ class _Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """Build the application, in the worker."""
         from service.app import create_app  # noqa: PLC0415 - the master must start no thread
 
         return create_app(self._settings, self._metrics_socket)
 
     def run(self) -> None:
-        """Serve until a signal stops it."""
         _Arbiter(self).run()
 
 

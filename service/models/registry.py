@@ -187,7 +187,6 @@ class ModelRegistry:
         return names
 
     def versions(self) -> list[ServedModel]:
-        """Return every served version, sorted by name and number."""
         return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.number))
 
     def find(self, name: str | None, seed: int | None = None, *, may_use: MayUse = _everybody) -> ServedModel:

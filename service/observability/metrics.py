@@ -129,7 +129,6 @@ class Metrics(Collector):
         )
 
     def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
-        """Count a sequence that got its slot, with the other choices of its prompt, after it had waited."""
         series = self._sequences.of(sequence.version)
         series.queue_wait.observe(waited_s)
         series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)

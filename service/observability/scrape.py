@@ -48,7 +48,6 @@ class _Server(ThreadingHTTPServer):
         self._connections: deque[socket.socket] = deque()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; pause if that fails."""
         try:
             return super().get_request()
         except OSError:

@@ -73,7 +73,6 @@ class RequestLog:
         self._scope = ExitStack()
 
     def start_trace(self, tracing: Tracing, incoming: Request) -> None:
-        """Start the request's trace, which `close` ends."""
         context = {name: incoming.headers[name] for name in TRACE_HEADERS if name in incoming.headers}
         self.trace = self._scope.enter_context(
             tracing.request(

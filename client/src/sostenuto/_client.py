@@ -816,11 +816,9 @@ class Client(AbstractContextManager["Client"]):
         self._transport.close()
 
     def __exit__(self, *exception: object) -> None:
-        """Close the client's connections."""
         self.close()
 
     def __repr__(self) -> str:
-        """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
 
     def _samples(self, model: str, count: int, max_tokens: int, seed: int) -> Iterator[Choice]:

@@ -128,7 +128,6 @@ class Generation:
         return self.text
 
     def __repr__(self) -> str:
-        """Show the most important fields; truncate a long text."""
         shown = {
             "text": shortened(self.text),
             "finish_reason": self.finish_reason,

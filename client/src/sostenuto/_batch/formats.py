@@ -236,7 +236,6 @@ def _unquote(field: bytes, line: int) -> str:
 
 
 def _is_choice(fields: Any) -> bool:
-    """Return whether these are the fields of a choice with a text."""
     if not isinstance(fields, dict) or not isinstance(fields.get("finish_reason"), (str, type(None))):
         return False
     return isinstance(fields.get("text"), str) and isinstance(fields.get("index"), int) and fields["index"] >= 0
@@ -252,7 +251,6 @@ def _error_code(status: int, body: Any) -> str | None:
 
 
 def _num_tokens(body: Any) -> int:
-    """Return the number of completion tokens of a response; 0 if it has none."""
     usage = body.get("usage") if isinstance(body, dict) else None
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return tokens if isinstance(tokens, int) else 0

@@ -30,7 +30,6 @@ def metrics(report: dict[str, Any]) -> list[tuple[str, list[str], str]]:
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, Cell, str]]:
-    """Return the metrics: name, value, and what it is."""
     near, size = report["generated"]["nearest"]["near_distance"], f"{report['compared_records']:,}"
     checks = " and ".join(name.replace("_", " ") for name in report["checks"])
     rows: list[tuple[str, Cell, str]] = [
