@@ -31,13 +31,7 @@ Measure = Callable[[], tuple[Load, dict[str, float]]]
 
 @dataclass
 class ServingComparison(Comparison):
-    """Tokens per second over HTTP and of a baseline.
-
-    Attributes:
-        first_p50_ms: Median time to first token in ms, one per round.
-        first_p99_ms: Its 99th percentile.
-        cpu_us: CPU time per token in microseconds of gateway, model server and load generator, likewise.
-    """
+    """Tokens per second over HTTP and of a baseline; the time to first token, and the CPU time per token by part."""
 
     first_p50_ms: list[float] = field(default_factory=list)
     first_p99_ms: list[float] = field(default_factory=list)
@@ -67,11 +61,7 @@ def start_comparisons(
 ) -> Iterator[tuple[ServingComparison, Callable[[], Pair]]]:
     """Start the baselines; yield each comparison in the order of the table, and how a round of it is measured.
 
-    Args:
-        servers: Starts further servers.
-        backend: The model server.
-        gateway: The gateway in front of it.
-        seconds: For how long a baseline is measured in each round.
+    A baseline is measured for some `seconds` in each round.
     """
     start = partial(start_measurement, servers.stack, "benchmarks.baselines")
     version = f"--version={servers.models_dir / NAME / '1'}"

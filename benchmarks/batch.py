@@ -27,15 +27,10 @@ CONCURRENCIES = (16, 32, 128)
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of a competitor, without its start-up time.
-
-    Attributes:
-        lines_per_s: Throughput, which other load on the machine affects.
-        cpu_ms: CPU time of its process per line in ms, which other load affects less.
-    """
+    """Speed of a competitor, without its start-up time."""
 
     lines_per_s: float
-    cpu_ms: float
+    cpu_ms: float  # of its process per line, which other load on the machine affects less
 
 
 def write_requests(path: Path, num_lines: int, max_tokens: int) -> None:

@@ -129,13 +129,10 @@ class BackgroundLoad:
 
 
 class LongTextBenchmark:
-    """The comparisons, each within one run.
-
-    Attributes:
-        curves: For each round milliseconds per token in each range of POSITIONS.
-    """
+    """The comparisons, each within one run."""
 
     def __init__(self) -> None:
+        # For each round milliseconds per token in each range of POSITIONS.
         self.curves: list[list[float]] = []
         first, *later = (last for _, last in POSITIONS)
         short, long = CACHED_LENGTHS

@@ -5,7 +5,6 @@ times. Both gateways run in front of one model server; with `--stack` each has a
 checkout. Both run all the time and take turns, so that a change which costs time shows as a ratio.
 """
 
-import argparse
 import contextlib
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_arrivals, run_load, with_cpu_times
-from benchmarks.report import Comparison, each_round, print_heading, print_table, write_results
+from benchmarks.report import Comparison, each_round, print_heading, print_table, rounds_parser, write_results
 from benchmarks.servers import Gateway, descendants, fixture_servers
 
 STREAMS = (1, 4, 8, 16, 64)
@@ -26,11 +25,10 @@ MIN_REQUESTS, REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 24, 20, 5
 
 def main() -> None:
     """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.revision", description=__doc__)
+    parser = rounds_parser("benchmarks.revision", __doc__, rounds=5)
     parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="checkout directory of the other revision")
     parser.add_argument("--stack", action="store_true", help="compare model, model server and gateway together")
     parser.add_argument("--precision", default="auto", help="SOSTENUTO_PRECISION of this gateway (default: auto)")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
     if not (options.checkout / "service").is_dir():
         parser.error(f"{options.checkout} has no package service")

@@ -25,16 +25,10 @@ ONE_CORE, TWO_CORES, TWO_SERVERS = "one server, one core", "one server, two core
 
 @dataclass(frozen=True)
 class Measurement:
-    """One round of one model size in one arrangement at one concurrency.
-
-    Attributes:
-        tokens_per_s: Throughput.
-        server_us: CPU time of all model servers per generated token, in microseconds.
-        gateway_us: CPU time of the gateway's worker per generated token, in microseconds.
-    """
+    """One round of one model size in one arrangement at one concurrency; the CPU times are per generated token."""
 
     tokens_per_s: float
-    server_us: float
+    server_us: float  # of all model servers
     gateway_us: float
 
 

@@ -4,7 +4,6 @@ Lines of a log or of a list are scored by `/v1/score`, by completions with `echo
 score`, in alternation. Client, gateway and model server share the cores.
 """
 
-import argparse
 import http.client
 import json
 import random
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fixture_model import CHARACTERS, NAME, UNITS
-from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
+from benchmarks.report import Comparison, each_round, print_heading, print_table, rounds_parser, spread, write_results
 from benchmarks.servers import cpu_s, fixture_servers
 
 # Characters of a line, at least and at most -> lines of a measurement by /v1/score: some seconds.
@@ -81,8 +80,7 @@ def speed(run: Callable[[int, Sequence[str]], None], port: int, lines: Sequence[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.scores", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser = rounds_parser("benchmarks.scores", __doc__)
     parser.add_argument("--units", type=int, default=UNITS, help=f"units of the LSTM (default: {UNITS})")
     parser.add_argument("--precision", default="bfloat16", help="precision of the products (default: bfloat16)")
     options = parser.parse_args()

@@ -23,14 +23,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 def child(
     *arguments: str, checkout: Path | None = None, python: Path | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python module, of this checkout or another one, in a child process that ends with the block.
-
-    Args:
-        arguments: The module and its arguments.
-        checkout: Directory of the other checkout.
-        python: Another interpreter than this one's.
-        variables: Environment variables.
-    """
+    """Run a Python module, of this checkout or another one, in a child process that ends with the block."""
     with program(str(python or sys.executable), "-m", *arguments, checkout=checkout, **variables) as process:
         yield process
 
@@ -68,15 +61,11 @@ class ModelServer:
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that is ready.
-
-    Attributes:
-        start_s: Seconds from the start of the program to the first response of /healthz.
-    """
+    """A gateway that is ready."""
 
     process: subprocess.Popen[str]
     port: int
-    start_s: float
+    start_s: float  # from the start of the program to the first response of /healthz
 
     @property
     def workers(self) -> list[int]:
@@ -90,14 +79,10 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Servers:
-    """Starts servers for one model repository.
-
-    Attributes:
-        stack: Ends the servers when it is closed.
-    """
+    """Starts servers for one model repository."""
 
     models_dir: Path
-    stack: contextlib.ExitStack
+    stack: contextlib.ExitStack  # ends them when it is closed
 
     def start(self, *, portable: bool = False, **settings: Any) -> tuple[ModelServer, Gateway]:
         """Start a model server and a gateway; `settings` are environment variables of the gateway."""

@@ -4,7 +4,6 @@ One version runs in `model_server`'s session, as TensorFlow Serving runs it, and
 one process, have the servers' threads, one for a call, and are measured in alternation.
 """
 
-import argparse
 import collections
 import itertools
 import os
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fixture_model import NAME, TEMPERATURE, UNITS
-from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
+from benchmarks.report import Comparison, each_round, print_heading, print_table, rounds_parser, spread, write_results
 from benchmarks.servers import publish_fixture_model
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import DECODE, in_precision
@@ -96,10 +95,9 @@ class Loaded:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.step", description=__doc__)
+    parser = rounds_parser("benchmarks.step", __doc__, rounds=15)
     parser.add_argument("--units", type=int, default=UNITS, help=f"width of the LSTM (default: {UNITS})")
     parser.add_argument("--layers", type=int, default=1, help="number of layers (default: 1)")
-    parser.add_argument("--rounds", type=int, default=15, help="number of rounds (default: 15)")
     parser.add_argument(
         "--checkout",
         type=Path,
@@ -127,15 +125,10 @@ def main() -> None:
 
 
 def measure(ours: Path, theirs: Path | None, rounds: int) -> tuple[list[Comparison], dict[str, Profile]]:
-    """Measure decode steps in each precision and at each batch size.
+    """Measure decode steps of a version in a session, in each precision and at each batch size.
 
-    Args:
-        ours: The directory of a version, which runs in a session.
-        theirs: The version of the baseline, in a session, too; None for ours by `tf.saved_model.load`.
-        rounds: Number of rounds.
-
-    Returns:
-        Wall and CPU time of a step in microseconds, and the profiles of ours.
+    The baseline is that of `theirs`, or ours by `tf.saved_model.load`. Returns wall and CPU time of a step in
+    microseconds, and the profiles of ours.
     """
     import tensorflow as tf  # noqa: PLC0415
 

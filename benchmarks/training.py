@@ -16,18 +16,12 @@ UNITS = (256, 512, 1024)
 
 @dataclass(frozen=True)
 class Pair:
-    """A training run and its baseline.
-
-    Attributes:
-        baseline: "torch" or "keras".
-        ours: Precision of our training.
-        theirs: Precision of the baseline.
-    """
+    """A training run and its baseline."""
 
     cell: str
     units: int
-    baseline: str = "torch"
-    ours: str = "float32"
+    baseline: str = "torch"  # or "keras"
+    ours: str = "float32"  # precision
     theirs: str = "float32"
 
     @property

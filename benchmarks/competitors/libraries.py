@@ -27,15 +27,9 @@ Completer = Callable[[int], Iterator[None]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a process completes.
+    """What a process completes: the tokens of each sequence."""
 
-    Attributes:
-        threads: Threads of an operation.
-        prompt_length: Prompt tokens of each sequence.
-        new_tokens: Completion tokens of each.
-    """
-
-    threads: int = 1
+    threads: int = 1  # of an operation
     prompt_length: int = PROMPT_LENGTH
     new_tokens: int = NEW_TOKENS
 
