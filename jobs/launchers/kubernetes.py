@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jobs.launchers.cluster import ClusterRun, call
-from jobs.launchers.launcher import Exit, LauncherError, Training
+from jobs.launchers.launcher import ClusterRun, Exit, LauncherError, Training, call
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # A Job whose trainer does not end it in time ends by itself.

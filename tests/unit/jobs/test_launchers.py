@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from jobs import trainer as module
 from jobs.cli import trainer as command
-from jobs.launchers import cluster as clusters
 from jobs.launchers import kubernetes
+from jobs.launchers import launcher as clusters
 from jobs.launchers.kubernetes import Api, KubernetesLauncher
 from jobs.launchers.launcher import LauncherError, LauncherUnavailable
 from jobs.launchers.ray import RayLauncher
