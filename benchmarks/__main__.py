@@ -11,9 +11,8 @@ from typing import Any
 
 from benchmarks.fixture_model import EMBEDDING, NAME, NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_fixture_load, with_cpu_times
-from benchmarks.measurement import start_measurement
 from benchmarks.report import Comparison, each_round, print_heading, print_table, write_results
-from benchmarks.servers import Gateway, ModelServer, Servers, fixture_servers
+from benchmarks.servers import Gateway, ModelServer, Servers, fixture_servers, start_measurement
 
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.1}
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.competitors.libraries import Settings, torch_lstm
 from benchmarks.fixture_model import EMBEDDING, NEW_TOKENS, PROMPT, TEMPERATURE
-from benchmarks.measurement import repeat_for, serve_measurements
+from benchmarks.servers import repeat_for, serve_measurements
 from contract.card import load_assets
 
 DECODE_STEPS = 32

@@ -1,14 +1,19 @@
-"""Servers under test as child processes: model servers and gateways, and their use of CPU and memory."""
+"""Child processes: model servers and gateways under test, their use of CPU and memory; and measurements of baselines.
+
+A baseline has a process of its own: it shares no interpreter and no TensorFlow with others. Each request for a
+measurement is a line of JSON, its arguments; each response is one, tokens per second or an object.
+"""
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,3 +198,36 @@ def wait_for(port: int, path: str, process: subprocess.Popen[str], timeout_s: fl
                 return
         time.sleep(0.01)
     raise SystemExit(f"error: port {port} does not respond")
+
+
+def start_measurement(stack: contextlib.ExitStack, *arguments: str, python: Path | None = None) -> Callable[..., Any]:
+    """Start a module that runs `serve_measurements`; return a function that requests a measurement."""
+    process = stack.enter_context(child(*arguments, python=python))
+
+    def request(**arguments: Any) -> Any:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # reported below
+            process.stdin.write(json.dumps(arguments) + "\n")
+            process.stdin.flush()
+        result = process.stdout.readline()
+        if not result:
+            raise SystemExit(f"error: the baseline {process.args!r} exited with code {process.wait()}")
+        return json.loads(result)
+
+    return request
+
+
+def serve_measurements(measure: Callable[..., Any]) -> None:
+    """Measure once per line of standard input, until it ends."""
+    for line in sys.stdin:
+        print(json.dumps(measure(**json.loads(line))), flush=True)
+
+
+def repeat_for(seconds: float, step: Callable[[], int]) -> float:
+    """Run a step repeatedly for a time, after one warm-up step; return tokens per second."""
+    step()
+    started, tokens = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        tokens += step()
+    return tokens / (time.perf_counter() - started)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from benchmarks.competitors.trainings import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
-from benchmarks.measurement import start_measurement
 from benchmarks.report import Comparison, print_heading, print_table, write_results
+from benchmarks.servers import start_measurement
 
 UNITS = (256, 512, 1024)
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, UNITS
-from benchmarks.measurement import serve_measurements
-from benchmarks.servers import resident_mb
+from benchmarks.servers import resident_mb, serve_measurements
 
 # That of the recipe `characters-3-minutes`.
 EMBEDDING = 128

@@ -19,7 +19,6 @@ from benchmarks.competitors.libraries import EMBEDDING
 from benchmarks.competitors.nanogpt import kv_cache_bytes, write_huggingface
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, prompt_of
 from benchmarks.load import run_load, with_cpu_times
-from benchmarks.measurement import start_measurement
 from benchmarks.report import percentile
 from benchmarks.servers import (
     ModelServer,
@@ -29,6 +28,7 @@ from benchmarks.servers import (
     free_port,
     program,
     resident_mb,
+    start_measurement,
     wait_for,
 )
 

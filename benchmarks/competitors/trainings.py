@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.measurement import repeat_for, serve_measurements
+from benchmarks.servers import repeat_for, serve_measurements
 
 VOCABULARY, EMBEDDING, BATCH_SIZE, SEQUENCE_LENGTH = 100, 64, 64, 100
 
