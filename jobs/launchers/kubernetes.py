@@ -120,9 +120,10 @@ class KubernetesJob(ClusterRun):
             return Exit(0) if condition["type"] == "Complete" else self._failure(condition)
         if job["spec"].get("suspend"):
             self.waits_for = "waiting for quota"
-            if not self._has_started:
+            # Each change of a Job's spec increments this number.
+            if job["metadata"]["generation"] == 1:
                 return None
-            # Kueue has preempted it, and would let it begin anew. The next Job resumes the run.
+            # Kueue has admitted and preempted it, and would let it begin anew. The next Job resumes the run.
             self.stop()
             return self._exit
         if job["status"].get("ready"):
