@@ -216,18 +216,6 @@ def completion(shell: str | None) -> None:
 
 
 for command in (
-    generate,
-    write,
-    next_word,
-    score,
-    models,
-    tokens,
-    tokenizer,
-    inspect,
-    activations,
-    jobs,
-    batch,
-    report,
-    completion,
-):
+    generate, write, next_word, score, models, tokens, tokenizer, inspect, activations, jobs, batch, report, completion
+):  # fmt: skip
     program.add_command(command)
