@@ -12,7 +12,7 @@ from contract import signatures
 from service.errors import GatewayError
 from service.scheduling.constraints import Match
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.sampling import Adjustments, SamplingParams, UniformStream
+from service.scheduling.sampling_params import Adjustments, SamplingParams, UniformStream
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
