@@ -7,38 +7,36 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Any
 
 from benchmarks.fixture_model import EMBEDDING, NAME, NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_fixture_load, with_cpu_times
-from benchmarks.measurement import start_measurement
 from benchmarks.report import Comparison, each_round, print_heading, print_table, write_results
-from benchmarks.servers import Gateway, ModelServer, Servers, fixture_servers
+from benchmarks.servers import Gateway, ModelServer, Servers, fixture_servers, start_measurement
 
 PENALTIES = {"presence_penalty": 0.5, "frequency_penalty": 0.3, "repetition_penalty": 1.1}
-OPTIONS = {"penalties": PENALTIES, "logprobs 5": {"logprobs": 5}, "both": {**PENALTIES, "logprobs": 5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "penalties": PENALTIES,
+    "logprobs 5": {"logprobs": 5},
+    "both": {**PENALTIES, "logprobs": 5},
+}
 MIN_BATCH_SIZE = 8
 # Names an executable of TensorFlow Serving, to measure it beside model_server.
 TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
 # A load with the CPU times of its parts, and the tokens per second of its baseline.
 Pair = tuple[tuple[Load, dict[str, float]], float]
+Measure = Callable[[], tuple[Load, dict[str, float]]]
 
 
 @dataclass
 class ServingComparison(Comparison):
-    """Tokens per second over HTTP and of a baseline.
-
-    Attributes:
-        first_p50_ms: Median time to first token in ms, one per round.
-        first_p99_ms: Its 99th percentile.
-        cpu_us: CPU time per token in microseconds of gateway, model server and load generator, likewise.
-    """
+    """Tokens per second over HTTP and of a baseline; the time to first token, and the CPU time per token by part."""
 
     first_p50_ms: list[float] = field(default_factory=list)
     first_p99_ms: list[float] = field(default_factory=list)
     cpu_us: list[dict[str, float]] = field(default_factory=list)
 
     def add_load(self, measured: tuple[Load, dict[str, float]], baseline: float) -> None:
-        """Add the results of one round."""
         load, cpu_us = measured
         self.add(load.tokens_per_s, baseline)
         self.first_p50_ms.append(load.first_ms(0.5))
@@ -46,7 +44,6 @@ class ServingComparison(Comparison):
         self.cpu_us.append(cpu_us)
 
     def cpu(self) -> str:
-        """Format the medians of the CPU times."""
         return " / ".join(f"{statistics.median(each[part] for each in self.cpu_us):.1f}" for part in self.cpu_us[0])
 
 
@@ -63,11 +60,7 @@ def start_comparisons(
 ) -> Iterator[tuple[ServingComparison, Callable[[], Pair]]]:
     """Start the baselines; yield each comparison in the order of the table, and how a round of it is measured.
 
-    Args:
-        servers: Starts further servers.
-        backend: The model server.
-        gateway: The gateway in front of it.
-        seconds: For how long a baseline is measured in each round.
+    A baseline is measured for some `seconds` in each round.
     """
     start = partial(start_measurement, servers.stack, "benchmarks.baselines")
     version = f"--version={servers.models_dir / NAME / '1'}"
@@ -81,6 +74,9 @@ def start_comparisons(
         # The better of one and two threads, as a user would choose.
         return load(concurrency), max(measure(batch_size=size, seconds=seconds) for measure in models)
 
+    def over_another(measured: Measure, baseline: Measure) -> Pair:
+        return measured(), baseline()[0].tokens_per_s
+
     for concurrency, aim in ((1, None), (8, 0.7), (64, 0.85)):
         name = f"(a) {concurrency} concurrent, over the same calls in one process"
         yield ServingComparison(name, aim), partial(over_calls, concurrency, models)
@@ -90,18 +86,17 @@ def start_comparisons(
     yield ServingComparison(name, 1), lambda: (load(1), max(measure(seconds=seconds) for measure in torches))
     for name, fields in OPTIONS.items():
         plain = ServingComparison(f"(c) 64 concurrent with {name}, over 64 without", 0.6)
-        yield plain, lambda fields=fields: (load(64, **fields), load(64)[0].tokens_per_s)
+        yield plain, partial(over_another, partial(load, 64, **fields), partial(load, 64))
     if TENSORFLOW_MODEL_SERVER in os.environ:
         other_backend = servers.start_tensorflow_serving(os.environ[TENSORFLOW_MODEL_SERVER])
         other = load_runner(servers.start_gateway([other_backend]), other_backend)
         other(8)
         for number in (1, 8, 64):
             comparison = ServingComparison(f"(d) {number} concurrent on TensorFlow Serving, over model_server")
-            yield comparison, lambda number=number: (other(number), load(number)[0].tokens_per_s)
+            yield comparison, partial(over_another, partial(other, number), partial(load, number))
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     rounds, seconds = (3, 1.0) if parser.parse_args().quick else (9, 2.0)

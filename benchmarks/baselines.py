@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.competitors.libraries import Settings, torch_lstm
 from benchmarks.fixture_model import EMBEDDING, NEW_TOKENS, PROMPT, TEMPERATURE
-from benchmarks.measurement import repeat_for, serve_measurements
+from benchmarks.servers import repeat_for, serve_measurements
 from contract.card import load_assets
 
 DECODE_STEPS = 32
@@ -55,7 +55,6 @@ def torch_loop(threads: int) -> Callable[..., float]:
 
 
 def main() -> None:
-    """Serve measurements of one baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["model", "torch"])
     parser.add_argument("--version", type=Path)

@@ -27,19 +27,13 @@ CONCURRENCIES = (16, 32, 128)
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of a competitor, without its start-up time.
-
-    Attributes:
-        lines_per_s: Throughput, which other load on the machine affects.
-        cpu_ms: CPU time of its process per line in ms, which other load affects less.
-    """
+    """Speed of a competitor, without its start-up time."""
 
     lines_per_s: float
-    cpu_ms: float
+    cpu_ms: float  # of its process per line, which other load on the machine affects less
 
 
 def write_requests(path: Path, num_lines: int, max_tokens: int) -> None:
-    """Write a file of requests that differ by seed."""
     with path.open("w") as file:
         for number in range(num_lines):
             body = {**BODY, "max_tokens": max_tokens, "seed": number}
@@ -114,7 +108,6 @@ def measure(rounds: int) -> dict[tuple[int, str], tuple[Comparison, Comparison]]
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds = parse_rounds("benchmarks.batch", __doc__)
     started = time.time()
     results = measure(rounds)

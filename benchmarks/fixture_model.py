@@ -13,7 +13,6 @@ PROMPT_LENGTH, NEW_TOKENS, TEMPERATURE = 100, 200, 0.8
 
 
 def prompt_of(length: int) -> str:
-    """Return a prompt of a number of characters."""
     return (CHARACTERS * (1 + length // len(CHARACTERS)))[:length]
 
 
@@ -23,7 +22,7 @@ BODY = {"model": NAME, "prompt": PROMPT, "max_tokens": NEW_TOKENS, "temperature"
 NUM_REQUESTS = {1: 24, 8: 96, 64: 1280}
 
 
-def publish_fixture_model(models_dir: Path, units: int, num_layers: int, embedding: int) -> None:
+def main(models_dir: Path, units: int, num_layers: int, embedding: int) -> None:
     """Publish the model to a repository."""
     import keras  # noqa: PLC0415 - only this step and the processes that measure TensorFlow may import it
 
@@ -42,4 +41,4 @@ def publish_fixture_model(models_dir: Path, units: int, num_layers: int, embeddi
 
 
 if __name__ == "__main__":
-    publish_fixture_model(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

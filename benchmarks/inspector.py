@@ -58,11 +58,19 @@ def tour(browser: Browser, port: int, length: int) -> dict[str, list[float]]:
         page.wait_for_timeout(100)
         frames[name] = page.evaluate("frames_ms")
 
-    watch("read the text", lambda: (page.click("#inspect"), read.wait_for()))
+    def inspect() -> None:
+        page.click("#inspect")
+        read.wait_for()
+
+    def search() -> None:
+        page.click("#search button")
+        page.locator("#units .strip").first.wait_for()
+
+    watch("read the text", inspect)
     watch("scroll the heat map", lambda: page.evaluate(SCROLL))
     watch("select another layer", lambda: page.select_option("#layer", "2"))
     watch("select the cell state", lambda: page.select_option("#kind", "cell"))
-    watch("search for units", lambda: (page.click("#search button"), page.locator("#units .strip").first.wait_for()))
+    watch("search for units", search)
     watch("color the text by a unit", page.locator("#units .strip").nth(1).click)
     watch("move by arrow keys", functools.partial(_press, page.locator("#map"), 20))
     watch("save the heat map as PNG", lambda: _download(page, "#png"))
@@ -102,7 +110,8 @@ def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
     results: dict[str, list[Any]] = defaultdict(list)
     with fixture_servers(UNITS, LAYERS) as servers:
         _, gateway = servers.start()
-        browser = launch(servers.stack.enter_context(sync_playwright()))
+        # Tests have no types.
+        browser = launch(servers.stack.enter_context(sync_playwright()))  # type: ignore[no-untyped-call]
         for _ in each_round(rounds):
             long, short = (tour(browser, gateway.port, length) for length in (LONG, SHORT))
             for name, frames in long.items():
@@ -113,7 +122,6 @@ def measure(rounds: int) -> dict[str, list[tuple[float, float, float, float]]]:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds = parse_rounds("benchmarks.inspector", __doc__)
     started = time.time()
     results = measure(rounds)

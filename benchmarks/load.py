@@ -25,25 +25,16 @@ COMPLETION_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
 
 @dataclass(frozen=True)
 class Load:
-    """Results of a load.
+    """Results of a load."""
 
-    Attributes:
-        tokens: Completion tokens of all responses, as counted by the server.
-        seconds: From the first request to the last byte.
-        first_s: Time to first token of each request, in seconds.
-        gaps_s: Times between two chunks of a response, in seconds, of all responses.
-        cpu_s: CPU time of the load generator, in seconds.
-    """
-
-    tokens: int
-    seconds: float
-    first_s: list[float]
-    gaps_s: list[float]
-    cpu_s: float
+    tokens: int  # completion tokens of all responses, as counted by the server
+    seconds: float  # from the first request to the last byte
+    first_s: list[float]  # time to first token of each request
+    gaps_s: list[float]  # between two chunks of a response, of all responses
+    cpu_s: float  # of the load generator
 
     @property
     def tokens_per_s(self) -> float:
-        """Throughput of all requests together."""
         return self.tokens / self.seconds
 
     def first_ms(self, share: float) -> float:
@@ -132,12 +123,7 @@ def run_fixture_load(port: int, concurrency: int, **fields: object) -> Load:
 
 
 def with_cpu_times(pids: Mapping[str, Sequence[int]], run: Callable[[], Load]) -> tuple[Load, dict[str, float]]:
-    """Run a load; return it and the CPU time per token in microseconds, by part and of the load generator.
-
-    Args:
-        pids: Processes of each part of the system under load.
-        run: Runs the load.
-    """
+    """Run a load; return it and the CPU time per token in microseconds, by part and of the load generator."""
 
     def used_s() -> dict[str, float]:
         return {part: sum(map(cpu_s, processes)) for part, processes in pids.items()}

@@ -78,7 +78,6 @@ def curve(port: int, seed: int) -> list[float]:
 
 
 def first_token_ms(port: int, prompt: str, seed: int) -> float:
-    """Return the time to first token in milliseconds."""
     sent = time.perf_counter()
     with contextlib.closing(stream(port, prompt=prompt, max_tokens=1, seed=seed)) as deltas:
         return 1000 * (next(moment for moment, length in deltas if length) - sent)
@@ -130,13 +129,10 @@ class BackgroundLoad:
 
 
 class LongTextBenchmark:
-    """The comparisons, each within one run.
-
-    Attributes:
-        curves: For each round milliseconds per token in each range of POSITIONS.
-    """
+    """The comparisons, each within one run."""
 
     def __init__(self) -> None:
+        # For each round milliseconds per token in each range of POSITIONS.
         self.curves: list[list[float]] = []
         first, *later = (last for _, last in POSITIONS)
         short, long = CACHED_LENGTHS
@@ -149,7 +145,6 @@ class LongTextBenchmark:
         self.comparisons = [*self._later, self._cached, self._mean, self._tail]
 
     def run(self, rounds: int) -> None:
-        """Run every comparison in each round."""
         with fixture_servers() as servers:
             _, gateway = servers.start(SOSTENUTO_PREFIX_CACHE_BYTES=str(64 * 2**20))
             for number in each_round(rounds):
@@ -187,7 +182,6 @@ class LongTextBenchmark:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds = parse_rounds("benchmarks.long_text", __doc__)
     started, benchmark = time.time(), LongTextBenchmark()
     benchmark.run(rounds)

@@ -4,20 +4,18 @@ The capacity is the rate at which requests complete while a fixed number of stre
 at random times, at a share of that rate, however many are in flight: an open loop, as users do not wait for each other.
 """
 
-import argparse
 import ast
-import functools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_arrivals, run_load
-from benchmarks.report import each_round, print_heading, print_table, spread, write_results
+from benchmarks.report import each_round, print_heading, print_table, rounds_parser, spread, write_results
 from benchmarks.servers import Servers, fixture_servers
 
 STREAMS = (256, 1000)
@@ -41,7 +39,6 @@ class Measurement:
 
     @classmethod
     def of(cls, load: Load) -> "Measurement":
-        """Summarize a load."""
         firsts, gaps = map(load.first_ms, (0.5, 0.99)), map(load.gap_ms, (0.5, 0.99))
         return cls(len(load.first_s) / load.seconds, load.tokens_per_s, *firsts, *gaps)
 
@@ -56,7 +53,6 @@ class Target:
 
 
 def measure(target: Target, streams: int) -> Iterator[tuple[str, Measurement]]:
-    """Measure the capacity of a server, and arrivals at each share of it."""
     num_requests = REQUESTS_PER_STREAM * streams
     load = run_load(
         target.port, target.body, concurrency=streams, num_requests=num_requests, keep_alive=target.keep_alive
@@ -68,22 +64,19 @@ def measure(target: Target, streams: int) -> Iterator[tuple[str, Measurement]]:
         yield f"arrivals at {share:.0%}", Measurement.of(load)
 
 
-def start_gateways(servers: Servers, all_streams: list[int]) -> Callable[[int], Target]:
-    """Start a gateway for each number of streams, all of which run at once; return the one for a number."""
+def start_gateways(servers: Servers, all_streams: list[int]) -> dict[int, Target]:
+    """Start a gateway for each number of streams, all of which run at once."""
     backend = servers.start_model_server()
-    gateways = {
-        streams: servers.start_gateway(
-            [backend], SOSTENUTO_MAX_RUNNING=str(streams), SOSTENUTO_MAX_QUEUED=str(4 * streams)
-        )
-        for streams in all_streams
-    }
-    return lambda streams: Target(gateways[streams].port, BODY, keep_alive=True)
+
+    def start(streams: int) -> Target:
+        limits: dict[str, Any] = {"SOSTENUTO_MAX_RUNNING": str(streams), "SOSTENUTO_MAX_QUEUED": str(4 * streams)}
+        return Target(servers.start_gateway([backend], **limits).port, BODY, keep_alive=True)
+
+    return {streams: start(streams) for streams in all_streams}
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.many_streams", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser = rounds_parser("benchmarks.many_streams", __doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="default: 256 1000")
     parser.add_argument(
         "--server", nargs=3, action="append", default=[], metavar=("NAME", "PORT", "FIELDS"),
@@ -102,13 +95,13 @@ def main() -> None:
         for name, port, fields in options.server
     }
     with fixture_servers() as servers:
-        gateway = start_gateways(servers, options.streams)
-        same = {name: functools.partial(_same, target) for name, target in others.items()}
-        systems: dict[str, Callable[[int], Target]] = {"Sostenuto": gateway, **same}
+        systems = {"Sostenuto": start_gateways(servers, options.streams)}
+        # A server that runs already has one setting.
+        systems |= {name: dict.fromkeys(options.streams, target) for name, target in others.items()}
         for _ in each_round(options.rounds):
             for streams in options.streams:
-                for name, target in systems.items():
-                    for load, measurement in measure(target(streams), streams):
+                for name, targets in systems.items():
+                    for load, measurement in measure(targets[streams], streams):
                         results.setdefault((streams, name, load), []).append(measurement)
     setup = f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request"
     print_heading(f"LSTM of {UNITS} units, {setup}", options.rounds)
@@ -141,10 +134,6 @@ def plot(results: Path, image: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.savefig(image, dpi=110)
-
-
-def _same(target: Target, streams: int) -> Target:  # noqa: ARG001 - a server that runs already has one setting
-    return target
 
 
 def _row(values: list[Measurement]) -> list[str]:

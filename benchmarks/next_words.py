@@ -5,14 +5,22 @@ character is in the prefix cache, as with a keyboard. The baseline is a completi
 alternation. The model should be trained: the words after an untrained one are all as improbable.
 """
 
-import argparse
 import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Comparison, each_round, percentile, print_heading, print_table, spread, write_results
+from benchmarks.report import (
+    Comparison,
+    each_round,
+    percentile,
+    print_heading,
+    print_table,
+    rounds_parser,
+    spread,
+    write_results,
+)
 from sostenuto import Client
 
 CONTEXT, TYPED = 200, 300  # characters before the first request, and characters typed
@@ -20,12 +28,10 @@ NUM_WORDS = 10
 
 
 def main() -> None:
-    """Measure, print a table and write the results."""
-    parser = argparse.ArgumentParser("python -m benchmarks.next_words", description=__doc__)
+    parser = rounds_parser("benchmarks.next_words", __doc__)
     parser.add_argument("text", type=Path, help="a text that the model was not trained on")
     parser.add_argument("--model", required=True)
     parser.add_argument("--base-url", help="default: SOSTENUTO_BASE_URL, or http://127.0.0.1:8000")
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
     options = parser.parse_args()
     text, started = options.text.read_text(encoding="utf-8"), time.time()
     if len(text) < (needed := options.rounds * (CONTEXT + TYPED)):

@@ -35,7 +35,6 @@ class KneserNey:
             counts = Counter(gram[1:] for gram in counts)
 
     def probability(self, context: str, character: str) -> float:
-        """Return the probability of a character after a context."""
         probability = 1 / self._num_characters
         for size, counts, totals, kinds, discount in reversed(self._levels):
             history = context[len(context) - size + 1 :] if size > 1 else ""
@@ -52,7 +51,6 @@ class KneserNey:
 
 
 def main() -> None:
-    """Train and score each order, and print a table."""
     parser = argparse.ArgumentParser("python -m benchmarks.ngrams", description=__doc__)
     parser.add_argument("--corpus", type=Path, required=True, help="text file; its last tenth is held out")
     corpus = parser.parse_args().corpus.read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ Two gateways call the same version in one precision each, and two model servers 
 pair is measured in alternation.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,15 +11,13 @@ from functools import partial
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, NUM_REQUESTS, PROMPT_LENGTH
 from benchmarks.load import Load, compare_throughput, run_load
-from benchmarks.report import Comparison, print_heading, print_table, write_results
+from benchmarks.report import Comparison, print_heading, print_table, rounds_parser, write_results
 from benchmarks.servers import fixture_servers
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.precision", description=__doc__)
+    parser = rounds_parser("benchmarks.precision", __doc__, rounds=5)
     parser.add_argument("--units", type=int, nargs="+", default=[256, 512, 1024], help="widths of the LSTM")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     options = parser.parse_args()
     started = time.time()
     comparisons = [comparison for units in options.units for comparison in _compare(units, options.rounds)]
@@ -30,8 +27,6 @@ def main() -> None:
 
 
 def _compare(units: int, rounds: int) -> list[Comparison]:
-    """Return the throughput of both pairs at each concurrency."""
-
     def load(port: int) -> Callable[[int], Load]:
         def run(concurrency: int) -> Load:
             # A wide layer takes several times as long.

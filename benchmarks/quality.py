@@ -48,12 +48,14 @@ class Score:
     """Evaluation of a recipe on a held-out text.
 
     Attributes:
+        seed: Of the training run.
         nats: Loss per token, as served.
         bits_per_character: The only metric that is comparable between tokenizers.
     """
 
     corpus: str
     recipe: str
+    seed: int
     nats: float
     bits_per_character: float
     accuracy: float
@@ -66,6 +68,7 @@ class Score:
         return (
             self.corpus,
             self.recipe,
+            f"{self.seed}",
             f"{card.layers} × {card.cell} {card.units}",
             f"{report.parameters or 0:,}",
             f"{report.seconds / 60:.1f}",
@@ -79,21 +82,21 @@ class Score:
 
 
 COLUMNS = (
-    "corpus", "recipe", "model", "parameters", "minutes", "epochs", "tokens/s",
+    "corpus", "recipe", "seed", "model", "parameters", "minutes", "epochs", "tokens/s",
     "nats/token", "bits/character", "perplexity", "accuracy",
 )  # fmt: skip
 
 
-def train(recipe: str, corpus: Path, options: argparse.Namespace) -> Path:
+def train(recipe: str, corpus: Path, seed: int, options: argparse.Namespace) -> Path:
     """Train a recipe with the command line, unless already trained; return its version directory."""
-    name = f"{corpus.stem}-{recipe}"
+    name = f"{corpus.stem}-{recipe}-{seed}"
     home = DIRECTORY / "models" / name
     done = sorted(home.glob("*/saved_model.pb"))
     if done:
         print(f"{name}: trained already, in {home}", flush=True)
         return done[-1].parent
     words = [corpus, "--config", RECIPES / f"{recipe}.toml", "--name", name, "--documents", options.documents]
-    words += ["--seed", options.seed, "--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
+    words += ["--seed", seed, "--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
     words += ["--max-minutes", options.max_minutes] if options.max_minutes else []
     subprocess.run([sys.executable, "-m", "export", "train", *map(str, words)], check=True)
     return next(home.glob("*/saved_model.pb")).parent
@@ -117,7 +120,20 @@ def compressor_rows(corpus: Path, head: Corpus, tail: Corpus) -> Iterator[tuple[
         began_at = time.perf_counter()
         bits = 8 * (len(compress(first + second)) - len(compress(first))) / tail.num_characters
         minutes = (time.perf_counter() - began_at) / 60
-        yield corpus.stem, name, "", "", f"{minutes:.1f}", "", "", f"{bits * math.log(2):.4f}", f"{bits:.3f}", "", ""
+        yield (
+            corpus.stem,
+            name,
+            "",
+            "",
+            "",
+            f"{minutes:.1f}",
+            "",
+            "",
+            f"{bits * math.log(2):.4f}",
+            f"{bits:.3f}",
+            "",
+            "",
+        )
 
 
 def ngram_row(corpus: Path, card: GeneratorCard) -> tuple[str, ...]:
@@ -127,7 +143,7 @@ def ngram_row(corpus: Path, card: GeneratorCard) -> tuple[str, ...]:
     loss = report.ngram_loss or math.nan
     bits = bits_per_character(loss, report.validation_tokens, report.validation_characters)
     name = f"{report.ngram_order}-grams of a {card.unit}"
-    return corpus.stem, name, "", "", "", "", "", f"{loss:.4f}", f"{bits:.3f}", f"{math.exp(loss):.2f}", ""
+    return corpus.stem, name, "", "", "", "", "", "", f"{loss:.4f}", f"{bits:.3f}", f"{math.exp(loss):.2f}", ""
 
 
 def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +175,7 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(logprobs), np.concatenate(best)
 
 
-def score(recipe: str, corpus: Path, tail: Corpus, version: Path) -> Score:
+def score(recipe: str, corpus: Path, seed: int, tail: Corpus, version: Path) -> Score:
     """Score a held-out text with the model server; unknown tokens are not evaluated."""
     card, tokenizer = load_assets(version)
     ids = np.array([tokenizer.special.start, *encode_corpus(tail, tokenizer)], np.int32)
@@ -168,7 +184,19 @@ def score(recipe: str, corpus: Path, tail: Corpus, version: Path) -> Score:
     nats = -float(logprobs[is_known].astype(np.float64).mean())
     bits = bits_per_character(nats, int(is_known.sum()), count_characters(tokenizer, ids[1:]))
     assert bits is not None, "there is a loss"
-    return Score(corpus.stem, recipe, nats, bits, float((best == ids[1:])[is_known].mean()), card)
+    return Score(corpus.stem, recipe, seed, nats, bits, float((best == ids[1:])[is_known].mean()), card)
+
+
+def mean_row(scores: Sequence[Score]) -> tuple[str, ...]:
+    """Return the row of the mean of several seeds, with the range of their losses."""
+    first, losses = scores[0], [each.nats for each in scores]
+    nats = f"{np.mean(losses):.4f} ({min(losses):.4f}–{max(losses):.4f})"
+    bits, accuracy = (
+        np.mean(column) for column in zip(*((s.bits_per_character, s.accuracy) for s in scores), strict=True)
+    )
+    perplexity = math.exp(np.mean(losses))
+    blank = [""] * 5
+    return first.corpus, first.recipe, "mean", *blank, nats, f"{bits:.3f}", f"{perplexity:.2f}", f"{accuracy:.1%}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,7 +211,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--documents", default="none", help="as `sostenuto train` has it (default: none)")
     parser.add_argument("--max-minutes", type=float, help="time limit of each recipe, in place of its own")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="runs of each recipe, each with the next seed (default: 1)"
+    )
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"default: {' '.join(NAMES)}")
     options = parser.parse_args(arguments)
     recipes = options.recipes or NAMES
@@ -195,12 +226,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no recipe {unknown[0]} in {RECIPES}")
     started, scores, rows = time.time(), list[Score](), list[tuple[str, ...]]()
     for corpus in options.corpus:
-        head, tail = split(corpus, options.documents, options.seed)
         for recipe in recipes:
-            scores.append(score(recipe, corpus, tail, train(recipe, corpus, options)))
-            rows.append(scores[-1].row())
-            print_table(COLUMNS, rows[-1:])
-            print(flush=True)
+            own = list[Score]()
+            for seed in range(options.seed, options.seed + options.seeds):
+                # Which documents are held out depends on the seed, as well.
+                head, tail = split(corpus, options.documents, seed)
+                own.append(score(recipe, corpus, seed, tail, train(recipe, corpus, seed, options)))
+                rows.append(own[-1].row())
+                print_table(COLUMNS, rows[-1:])
+                print(flush=True)
+            scores += own
+            rows += [mean_row(own)] if len(own) > 1 else []
         rows += [ngram_row(corpus, scores[-1].card), *compressor_rows(corpus, head, tail)]
     print(f"{machine()}\n")
     print_table(COLUMNS, rows)

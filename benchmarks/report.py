@@ -19,21 +19,14 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass
 class Comparison:
-    """A metric and its baseline, measured in alternation.
-
-    Attributes:
-        aim: Target of the ratio.
-        ours: The metric, one per round.
-        baseline: Likewise.
-    """
+    """A metric and its baseline, measured in alternation: a value of each per round."""
 
     name: str
-    aim: float | None = None
+    aim: float | None = None  # of the ratio
     ours: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
 
     def add(self, ours: float, baseline: float) -> None:
-        """Add the results of one round."""
         self.ours.append(ours)
         self.baseline.append(baseline)
 
@@ -57,11 +50,16 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(math.ceil(share * len(values)) - 1, 0)]
 
 
+def rounds_parser(module: str, description: str | None, rounds: int = 3) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark's command line, with the option of the number of rounds."""
+    parser = argparse.ArgumentParser(f"python -m {module}", description=description)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"number of rounds (default: {rounds})")
+    return parser
+
+
 def parse_rounds(module: str, description: str | None) -> int:
     """Parse the command line of a benchmark, whose only option is the number of rounds."""
-    parser = argparse.ArgumentParser(f"python -m {module}", description=description)
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
-    return parser.parse_args().rounds
+    return int(rounds_parser(module, description).parse_args().rounds)
 
 
 def each_round(rounds: int, label: str = "") -> Iterator[int]:
@@ -77,7 +75,6 @@ def print_heading(setup: str, rounds: int) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a Markdown table."""
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         print(f"| {' | '.join(map(str, row))} |")
@@ -93,13 +90,7 @@ def machine() -> str:
 
 
 def write_results(name: str, started: float, **results: Any) -> None:
-    """Write results as JSON, with the machine, and print the path.
-
-    Args:
-        name: Prefix of the file's name.
-        started: Start of the measurement, Unix time in seconds.
-        results: JSON-serializable values.
-    """
+    """Write results as JSON, with the machine, to a file with this prefix and the time of the start; print the path."""
     path = RESULTS / f"{name}{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")

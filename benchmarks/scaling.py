@@ -25,16 +25,10 @@ ONE_CORE, TWO_CORES, TWO_SERVERS = "one server, one core", "one server, two core
 
 @dataclass(frozen=True)
 class Measurement:
-    """One round of one model size in one arrangement at one concurrency.
-
-    Attributes:
-        tokens_per_s: Throughput.
-        server_us: CPU time of all model servers per generated token, in microseconds.
-        gateway_us: CPU time of the gateway's worker per generated token, in microseconds.
-    """
+    """One round of one model size in one arrangement at one concurrency; the CPU times are per generated token."""
 
     tokens_per_s: float
-    server_us: float
+    server_us: float  # of all model servers
     gateway_us: float
 
 
@@ -96,7 +90,6 @@ def capacity_row(per_core: Sequence[Measurement]) -> list[str]:
 
 
 def main() -> None:
-    """Measure, print tables and write the results as JSON."""
     rounds = parse_rounds("benchmarks.scaling", __doc__)
     if (num_cores := len(os.sched_getaffinity(0))) != 2:
         raise SystemExit(f"error: exactly two cores are needed (taskset), got {num_cores}")

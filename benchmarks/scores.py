@@ -4,7 +4,6 @@ Lines of a log or of a list are scored by `/v1/score`, by completions with `echo
 score`, in alternation. Client, gateway and model server share the cores.
 """
 
-import argparse
 import http.client
 import json
 import random
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fixture_model import CHARACTERS, NAME, UNITS
-from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
+from benchmarks.report import Comparison, each_round, print_heading, print_table, rounds_parser, spread, write_results
 from benchmarks.servers import cpu_s, fixture_servers
 
 # Characters of a line, at least and at most -> lines of a measurement by /v1/score: some seconds.
@@ -38,7 +37,6 @@ def _batches(lines: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def over_http(port: int, path: str, bodies: Sequence[dict[str, Any]]) -> None:
-    """Send the requests with CONCURRENCY connections."""
     encoded = [json.dumps({"model": NAME, **body}) for body in bodies]
 
     def send(number: int) -> None:
@@ -56,18 +54,15 @@ def over_http(port: int, path: str, bodies: Sequence[dict[str, Any]]) -> None:
 
 
 def score(port: int, lines: Sequence[str]) -> None:
-    """Score lines by /v1/score."""
     over_http(port, "/v1/score", [{"input": batch} for batch in _batches(lines)])
 
 
 def echo(port: int, lines: Sequence[str]) -> None:
-    """Score lines by completions of no tokens."""
     fields = {"echo": True, "logprobs": 0, "max_tokens": 0}
     over_http(port, "/v1/completions", [{"prompt": batch, **fields} for batch in _batches(lines)])
 
 
 def from_file_to_file(port: int, lines: Sequence[str]) -> None:
-    """Score lines by the program."""
     with tempfile.TemporaryDirectory() as directory:
         source, target = Path(directory, "lines.txt"), Path(directory, "scores.csv")
         source.write_text("\n".join(lines) + "\n")
@@ -79,16 +74,13 @@ def from_file_to_file(port: int, lines: Sequence[str]) -> None:
 
 
 def speed(run: Callable[[int, Sequence[str]], None], port: int, lines: Sequence[str]) -> float:
-    """Return characters per second."""
     started = time.perf_counter()
     run(port, lines)
     return sum(map(len, lines)) / (time.perf_counter() - started)
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.scores", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    parser = rounds_parser("benchmarks.scores", __doc__)
     parser.add_argument("--units", type=int, default=UNITS, help=f"units of the LSTM (default: {UNITS})")
     parser.add_argument("--precision", default="bfloat16", help="precision of the products (default: bfloat16)")
     options = parser.parse_args()

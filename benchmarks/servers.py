@@ -1,14 +1,19 @@
-"""Servers under test as child processes: model servers and gateways, and their use of CPU and memory."""
+"""Child processes: model servers and gateways under test, their use of CPU and memory; and measurements of baselines.
+
+A baseline has a process of its own: it shares no interpreter and no TensorFlow with others. Each request for a
+measurement is a line of JSON, its arguments; each response is one, tokens per second or an object.
+"""
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +28,7 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 def child(
     *arguments: str, checkout: Path | None = None, python: Path | None = None, **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python module, of this checkout or another one, in a child process that ends with the block.
-
-    Args:
-        arguments: The module and its arguments.
-        checkout: Directory of the other checkout.
-        python: Another interpreter than this one's.
-        variables: Environment variables.
-    """
+    """Run a Python module, of this checkout or another one, in a child process that ends with the block."""
     with program(str(python or sys.executable), "-m", *arguments, checkout=checkout, **variables) as process:
         yield process
 
@@ -63,25 +61,19 @@ class ModelServer:
 
     @property
     def address(self) -> str:
-        """`host:port`."""
         return f"127.0.0.1:{self.port}"
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that is ready.
-
-    Attributes:
-        start_s: Seconds from the start of the program to the first response of /healthz.
-    """
+    """A gateway that is ready."""
 
     process: subprocess.Popen[str]
     port: int
-    start_s: float
+    start_s: float  # from the start of the program to the first response of /healthz
 
     @property
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
         pid = self.process.pid
         return [int(worker) for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -92,14 +84,10 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Servers:
-    """Starts servers for one model repository.
-
-    Attributes:
-        stack: Ends the servers when it is closed.
-    """
+    """Starts servers for one model repository."""
 
     models_dir: Path
-    stack: contextlib.ExitStack
+    stack: contextlib.ExitStack  # ends them when it is closed
 
     def start(self, *, portable: bool = False, **settings: Any) -> tuple[ModelServer, Gateway]:
         """Start a model server and a gateway; `settings` are environment variables of the gateway."""
@@ -107,7 +95,6 @@ class Servers:
         return backend, self.start_gateway([backend], **settings)
 
     def start_model_server(self, *flags: str) -> ModelServer:
-        """Start a model server."""
         port = free_port()
         command = ["model_server", f"--port={port}", f"--model_config_file={self.models_dir / MODELS_CONFIG}", *flags]
         process = self.stack.enter_context(child(*command))
@@ -129,7 +116,7 @@ class Servers:
     def start_gateway(
         self, backends: Sequence[ModelServer], *, checkout: Path | None = None, **settings: str
     ) -> Gateway:
-        """Start a gateway, of this checkout or another one.
+        """Start a gateway, of this checkout or another one; without `backends` it starts a model server itself.
 
         The prefix cache is off unless `settings` enable it: a load repeats one prompt, and the baselines prefill it
         too.
@@ -138,13 +125,14 @@ class Servers:
         variables: dict[str, Any] = {
             "SOSTENUTO_PORT": str(port),
             "SOSTENUTO_METRICS_PORT": "0",
-            "SOSTENUTO_BACKENDS": ",".join(backend.address for backend in backends),
+            **({"SOSTENUTO_BACKENDS": ",".join(backend.address for backend in backends)} if backends else {}),
             "SOSTENUTO_MODELS_DIR": str(self.models_dir),
             "SOSTENUTO_PREFIX_CACHE_BYTES": "0",
             **settings,
         }
         started = time.perf_counter()
-        process = self.stack.enter_context(child("service", "serve", checkout=checkout, **variables))
+        flags = [] if backends else ["--no-trainer"]
+        process = self.stack.enter_context(child("service", "serve", *flags, checkout=checkout, **variables))
         wait_for(port, "/healthz", process)
         gateway = Gateway(process, port, time.perf_counter() - started)
         wait_for(port, "/readyz", process)
@@ -152,14 +140,24 @@ class Servers:
 
 
 @contextlib.contextmanager
-def fixture_servers(units: int = UNITS, num_layers: int = 1, embedding: int = EMBEDDING) -> Iterator[Servers]:
+def fixture_servers(
+    units: int = UNITS, num_layers: int = 1, embedding: int = EMBEDDING, checkout: Path | None = None
+) -> Iterator[Servers]:
     """Publish the fixture model to a temporary repository; its servers end with the block."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        with child("benchmarks.fixture_model", directory, *map(str, (units, num_layers, embedding))) as publisher:
-            publisher.communicate()
-        if publisher.returncode:
-            raise SystemExit("error: the fixture model cannot be published")
+        publish_fixture_model(Path(directory), units, num_layers, embedding, checkout)
         yield Servers(Path(directory), stack)
+
+
+def publish_fixture_model(
+    directory: Path, units: int, num_layers: int, embedding: int = EMBEDDING, checkout: Path | None = None
+) -> None:
+    """Publish the fixture model to a repository, by this checkout or another one."""
+    arguments = map(str, (directory, units, num_layers, embedding))
+    with child("benchmarks.fixture_model", *arguments, checkout=checkout) as publisher:
+        publisher.communicate()
+    if publisher.returncode:
+        raise SystemExit("error: the fixture model cannot be published")
 
 
 def cpu_s(pid: int) -> float:
@@ -169,13 +167,11 @@ def cpu_s(pid: int) -> float:
 
 
 def resident_mb(pid: int) -> float:
-    """Return the resident memory of a process in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def free_port() -> int:
-    """Return a port that no program listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -202,3 +198,36 @@ def wait_for(port: int, path: str, process: subprocess.Popen[str], timeout_s: fl
                 return
         time.sleep(0.01)
     raise SystemExit(f"error: port {port} does not respond")
+
+
+def start_measurement(stack: contextlib.ExitStack, *arguments: str, python: Path | None = None) -> Callable[..., Any]:
+    """Start a module that runs `serve_measurements`; return a function that requests a measurement."""
+    process = stack.enter_context(child(*arguments, python=python))
+
+    def request(**arguments: Any) -> Any:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # reported below
+            process.stdin.write(json.dumps(arguments) + "\n")
+            process.stdin.flush()
+        result = process.stdout.readline()
+        if not result:
+            raise SystemExit(f"error: the baseline {process.args!r} exited with code {process.wait()}")
+        return json.loads(result)
+
+    return request
+
+
+def serve_measurements(measure: Callable[..., Any]) -> None:
+    """Measure once per line of standard input, until it ends."""
+    for line in sys.stdin:
+        print(json.dumps(measure(**json.loads(line))), flush=True)
+
+
+def repeat_for(seconds: float, step: Callable[[], int]) -> float:
+    """Run a step repeatedly for a time, after one warm-up step; return tokens per second."""
+    step()
+    started, tokens = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        tokens += step()
+    return tokens / (time.perf_counter() - started)

@@ -4,7 +4,6 @@ One version runs in `model_server`'s session, as TensorFlow Serving runs it, and
 one process, have the servers' threads, one for a call, and are measured in alternation.
 """
 
-import argparse
 import collections
 import itertools
 import os
@@ -19,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fixture_model import EMBEDDING, NAME, TEMPERATURE, UNITS
-from benchmarks.report import Comparison, each_round, print_heading, print_table, spread, write_results
-from benchmarks.servers import child
+from benchmarks.fixture_model import NAME, TEMPERATURE, UNITS
+from benchmarks.report import Comparison, each_round, print_heading, print_table, rounds_parser, spread, write_results
+from benchmarks.servers import publish_fixture_model
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import DECODE, in_precision
 from service.models.precision import read_cpuinfo
@@ -43,7 +42,6 @@ class Session:
     """The signatures of a version in a session of `model_server`."""
 
     def __init__(self, version: Path) -> None:
-        """Load a version."""
         from model_server import saved_model, servable  # noqa: PLC0415 - it imports TensorFlow
 
         session, self._definitions = saved_model.load(version)
@@ -53,7 +51,6 @@ class Session:
         }
 
     def __call__(self, name: str, inputs: Inputs) -> None:
-        """Call a signature."""
         self._signatures[name](inputs)
 
     def profile(self, name: str, inputs: Inputs) -> Profile:
@@ -87,24 +84,20 @@ class Loaded:
     """The signatures of a version by `tf.saved_model.load`."""
 
     def __init__(self, version: Path) -> None:
-        """Load a version."""
         import tensorflow as tf  # noqa: PLC0415
 
         self._constant, self._signatures = tf.constant, tf.saved_model.load(str(version)).signatures
 
     def __call__(self, name: str, inputs: Inputs) -> None:
-        """Call a signature."""
         outputs = self._signatures[name](**{key: self._constant(value) for key, value in inputs.items()})
         for value in outputs.values():
             value.numpy()
 
 
 def main() -> None:
-    """Measure, print tables and write the results as JSON."""
-    parser = argparse.ArgumentParser("python -m benchmarks.step", description=__doc__)
+    parser = rounds_parser("benchmarks.step", __doc__, rounds=15)
     parser.add_argument("--units", type=int, default=UNITS, help=f"width of the LSTM (default: {UNITS})")
     parser.add_argument("--layers", type=int, default=1, help="number of layers (default: 1)")
-    parser.add_argument("--rounds", type=int, default=15, help="number of rounds (default: 15)")
     parser.add_argument(
         "--checkout",
         type=Path,
@@ -114,10 +107,12 @@ def main() -> None:
     started = time.time()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory() as directory:
-        ours = _publish(Path(directory) / "ours", options.units, options.layers)
+        ours, theirs = Path(directory) / "ours", Path(directory) / "theirs"
+        publish_fixture_model(ours, options.units, options.layers)
         if options.checkout:
-            theirs = _publish(Path(directory) / "theirs", options.units, options.layers, options.checkout)
-        comparisons, profiles = measure(ours, theirs if options.checkout else None, options.rounds)
+            publish_fixture_model(theirs, options.units, options.layers, checkout=options.checkout)
+        version = Path(NAME) / "1"
+        comparisons, profiles = measure(ours / version, theirs / version if options.checkout else None, options.rounds)
     setup = f"decode, {NUM_STEPS} steps a call, LSTM of {options.units} units, {options.layers} layers, one thread"
     print_heading(f"{_cpu()};\n{setup}", options.rounds)
     baseline = options.checkout or "tf.saved_model.load"
@@ -129,27 +124,11 @@ def main() -> None:
     write_results("step-", started, cpu=_cpu(), setup=setup, results=results, profiles=profiles)
 
 
-def _publish(repository: Path, units: int, layers: int, checkout: Path | None = None) -> Path:
-    """Publish the fixture model, by this checkout or another one; return the directory of its version."""
-    repository.mkdir()
-    arguments = map(str, (repository, units, layers, EMBEDDING))
-    with child("benchmarks.fixture_model", *arguments, checkout=checkout) as publisher:
-        publisher.communicate()
-    if publisher.returncode:
-        raise SystemExit("error: the fixture model cannot be published")
-    return repository / NAME / "1"
-
-
 def measure(ours: Path, theirs: Path | None, rounds: int) -> tuple[list[Comparison], dict[str, Profile]]:
-    """Measure decode steps in each precision and at each batch size.
+    """Measure decode steps of a version in a session, in each precision and at each batch size.
 
-    Args:
-        ours: The directory of a version, which runs in a session.
-        theirs: The version of the baseline, in a session, too; None for ours by `tf.saved_model.load`.
-        rounds: Number of rounds.
-
-    Returns:
-        Wall and CPU time of a step in microseconds, and the profiles of ours.
+    The baseline is that of `theirs`, or ours by `tf.saved_model.load`. Returns wall and CPU time of a step in
+    microseconds, and the profiles of ours.
     """
     import tensorflow as tf  # noqa: PLC0415
 

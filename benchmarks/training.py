@@ -8,31 +8,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from benchmarks.competitors.trainings import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
-from benchmarks.measurement import start_measurement
 from benchmarks.report import Comparison, print_heading, print_table, write_results
+from benchmarks.servers import start_measurement
 
 UNITS = (256, 512, 1024)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A training run and its baseline.
-
-    Attributes:
-        baseline: "torch" or "keras".
-        ours: Precision of our training.
-        theirs: Precision of the baseline.
-    """
+    """A training run and its baseline."""
 
     cell: str
     units: int
-    baseline: str = "torch"
-    ours: str = "float32"
+    baseline: str = "torch"  # or "keras"
+    ours: str = "float32"  # precision
     theirs: str = "float32"
 
     @property
     def name(self) -> str:
-        """The name in the table."""
         kinds = {"torch": {"lstm": "nn.LSTM", "gru": "nn.GRU"}[self.cell], "keras": "Keras's layer, no state carried"}
         precisions = self.ours if self.ours == self.theirs else f"{self.ours}, baseline {self.theirs}"
         return f"{self.cell}, {self.units} units, {precisions}, over {kinds[self.baseline]}"
@@ -64,7 +57,6 @@ def measure(pair: Pair, rounds: int, seconds: float) -> Comparison:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.training", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five rounds of 2 s instead of nine of 4 s")
     rounds, seconds = (5, 2.0) if parser.parse_args().quick else (9, 4.0)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_fixture_load
@@ -37,12 +38,11 @@ class Job:
         fields = {"training_file": file["id"], "model": "characters-3-minutes", "settings": {"max_minutes": MINUTES}}
         self._id = self._ask("POST", "/v1/fine_tuning/jobs", json.dumps(fields))["id"]
 
-    def _ask(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> dict:
+    def _ask(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> Any:
         connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
-            answer: dict = json.load(connection.getresponse())
-        return answer
+            return json.load(connection.getresponse())
 
     def wait_until_it_trains(self) -> None:
         """Wait for its first updates; raise SystemExit if there are none in time."""
@@ -54,12 +54,10 @@ class Job:
 
     @property
     def pids(self) -> Sequence[int]:
-        """Its processes."""
         return descendants(self._trainer)
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop it for the block."""
         pids = self.pids
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -77,7 +75,6 @@ def _text() -> str:
 
 
 def main() -> None:
-    """Measure, print a table and write the results as JSON."""
     rounds, started = parse_rounds("benchmarks.training_load", __doc__), time.time()
     throughput, first = Comparison(f"{NUM_STREAMS} streams, tokens/s", AIM), Comparison("first token, median, ms")
     shares = []

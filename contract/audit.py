@@ -45,7 +45,6 @@ def record_command(action: str, **details: object) -> None:
 
 
 def current_user() -> str:
-    """Return the user that this process runs as."""
     try:
         return f"user:{getpass.getuser()}"
     except (KeyError, OSError):

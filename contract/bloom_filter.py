@@ -50,7 +50,6 @@ class BloomFilter:
 
     @property
     def num_bits(self) -> int:
-        """Size of the filter."""
         return 8 * len(self.bits)
 
     def add(self, hashes: np.ndarray) -> None:

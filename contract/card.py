@@ -117,7 +117,6 @@ class Ancestor(_Frozen):
 
     @property
     def reference(self) -> str:
-        """NAME:VERSION."""
         return f"{self.name}:{self.version}"
 
 
@@ -134,7 +133,6 @@ class Lineage(_Frozen):
 
     @property
     def base(self) -> str:
-        """NAME:VERSION of the base."""
         return self.ancestors[0].reference
 
 
@@ -281,7 +279,6 @@ class TrainingFilterDescription(_Frozen):
 
     @classmethod
     def of(cls, training_filter: "TrainingFilter") -> "TrainingFilterDescription":
-        """Describe a filter."""
         names = ("kind", "num_entries", "span_tokens", "stride", "false_positive_rate")
         return cls(sha256=training_filter.sha256(), **{name: getattr(training_filter, name) for name in names})
 

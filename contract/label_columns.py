@@ -37,7 +37,6 @@ class LabelColumn(BaseModel, frozen=True):
         return cls(name=name, values=values, bounds=bounds)
 
     def token(self, value: str) -> str:
-        """Return the name of a label's token."""
         return f"<{self.name}={value}>"
 
     def find(self, given: str | float) -> str | None:

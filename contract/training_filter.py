@@ -120,7 +120,6 @@ class TrainingFilter:
         return _HEADER.size + len(self.bloom.bits)
 
     def to_bytes(self) -> bytes:
-        """Return the content of the file."""
         header = _HEADER.pack(
             _MAGIC,
             _KINDS.index(self.kind),
@@ -134,7 +133,6 @@ class TrainingFilter:
         return header + self.bloom.bits.tobytes()
 
     def sha256(self) -> str:
-        """Return the hash of the file."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from contract.errors import ContractError
-from contract.stderr import suppress_stderr
+from contract.processes import suppress_stderr
 from export.config import MODELS
 from export.errors import ExportError
 from export.interrupts import exit_at_once, exit_code, raise_interrupt, signal_handlers
@@ -68,7 +68,6 @@ class GroupedOption(click.Option):
         self.group, self.shown_default = group, shown_default
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """Return what the help adds in brackets."""
         extra = super().get_help_extra(ctx)
         return extra if self.shown_default is None else {**extra, "default": self.shown_default}
 

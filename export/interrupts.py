@@ -44,7 +44,6 @@ def exit_at_once(number: int, _frame: FrameType | None) -> None:
 
 
 def raise_interrupt(number: int, _frame: FrameType | None) -> None:
-    """Raise `KeyboardInterrupt` for Ctrl-C, and `Terminated` for SIGTERM."""
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 

@@ -46,7 +46,6 @@ class ProgressLine(contextlib.AbstractContextManager):
         self._bar.close()
 
     def step(self, num_bytes: int) -> None:
-        """Advance by a number of bytes."""
         self._done += num_bytes
         self._bar.update(num_bytes)
         if self._bar.disable and time.monotonic() >= self._next_line_s:

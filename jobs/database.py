@@ -113,7 +113,6 @@ class Event(Record, kw_only=True):
 
     @property
     def id(self) -> str:
-        """Its id in the API."""
         return f"ftevent-{self.job.removeprefix('ftjob-')}-{self.number}"
 
 

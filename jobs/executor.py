@@ -48,7 +48,6 @@ class Executor(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        """Execute operations until `stop`."""
         while not self._stopping.is_set():
             try:
                 pause_s = 0.0 if self.execute_next() else POLL_S

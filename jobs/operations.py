@@ -58,7 +58,6 @@ class OperationStore:
             return operation.id
 
     def get(self, operation_id: str) -> Operation:
-        """Return an operation."""
         with self._begin() as session:
             return session.get_one(Operation, operation_id)
 

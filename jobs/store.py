@@ -40,7 +40,6 @@ class JobStore:
         self.operations = OperationStore(self._begin)
 
     def close(self) -> None:
-        """Close the connections."""
         self._engine.dispose()
 
     def add_file(self, file: StoredFile, max_bytes: int) -> None:
@@ -51,7 +50,6 @@ class JobStore:
             session.add(file)
 
     def file(self, tenant: str, file_id: str) -> StoredFile | None:
-        """Return a tenant's file."""
         with self._begin() as session:
             return session.scalar(select(StoredFile).where(StoredFile.id == file_id, StoredFile.tenant == tenant))
 
@@ -84,7 +82,6 @@ class JobStore:
             return list(session.scalars(select(StoredFile).where(StoredFile.created_at < created_at, ~is_needed)))
 
     def file_ids(self) -> list[str]:
-        """Return the ids of all files."""
         with self._begin() as session:
             return list(session.scalars(select(StoredFile.id)))
 
@@ -118,7 +115,6 @@ class JobStore:
             return _num_changed(session, delete(Job).where(Job.finished_at < finished_at))
 
     def job(self, tenant: str, job_id: str) -> Job | None:
-        """Return a tenant's job."""
         with self._begin() as session:
             return session.scalar(select(Job).where(Job.id == job_id, Job.tenant == tenant))
 

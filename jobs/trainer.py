@@ -57,7 +57,6 @@ class Directories:
 
     @property
     def uploads(self) -> Path:
-        """Directory of the uploaded files."""
         return self.training / "files"
 
     def of(self, job: Job) -> Path:

@@ -60,7 +60,6 @@ class Uploads:
         return self._directory / file_id
 
     def remove(self, file_id: str) -> None:
-        """Delete a file, if it exists."""
         self.path(file_id).unlink(missing_ok=True)
 
     def remove_unrecorded(self, recorded: Iterator[str], before: float) -> None:

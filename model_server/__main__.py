@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from contract.stderr import suppress_stderr
+from contract.processes import suppress_stderr
 from model_server.errors import ConfigError, ModelServerError
 from model_server.flags import parse
 

@@ -40,7 +40,6 @@ class TensorSpec(NamedTuple):
         return cls(info.dtype, None if shape.unknown_rank else tuple(dim.size for dim in shape.dim))
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Return whether a tensor of this shape matches."""
         return self.shape is None or (
             len(shape) == len(self.shape)
             and all(expected in (-1, actual) for expected, actual in zip(self.shape, shape, strict=True))

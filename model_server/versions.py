@@ -159,7 +159,6 @@ class Model:
         return min((version.due for version in self.versions.values() if not version.is_settled), default=float("inf"))
 
     def served(self) -> dict[int, Servable]:
-        """Return the servable of each available version."""
         return {number: version.servable for number, version in self.versions.items() if version.servable is not None}
 
     @property

@@ -97,7 +97,6 @@ class Gateway(Flask):
         )
 
     def start(self) -> None:
-        """Start the threads."""
         self.services.replicas.start()
         self.services.scheduler.start()
         self.services.model_registry.start()

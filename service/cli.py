@@ -34,7 +34,6 @@ class _ListsSettings(click.Command):
     """A command whose help ends with the settings."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the settings with their defaults."""
         from service.settings import Settings  # noqa: PLC0415 - slow to import
 
         super().format_epilog(ctx, formatter)
@@ -85,13 +84,11 @@ class _Keys(click.Group):
     """The group of the commands on API keys, which are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names of the commands."""
         from service.commands.keys import COMMANDS  # noqa: PLC0415 - slow to import
 
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return a command."""
         from service.commands.keys import COMMANDS  # noqa: PLC0415 - slow to import
 
         return COMMANDS.get(cmd_name)

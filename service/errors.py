@@ -220,7 +220,6 @@ class VersionGone(GatewayError, status=503, code="version_gone"):
 
 
 def version_gone() -> VersionGone:
-    """Return the error with its message."""
     return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
 
 

@@ -17,7 +17,6 @@ class MemoryBudget:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes held by all leases."""
         return self._num_bytes
 
     def lease(self) -> "MemoryLease":

@@ -61,7 +61,8 @@ class ReportProcess:
             self._process = process = subprocess.Popen(
                 _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, start_new_session=True
             )
-        timer = threading.Timer(self._max_s, self.cancel, [self._too_late()])
+        too_late = DeadlineExceeded(f"the report took longer than {self._max_s:g} s; send fewer records")
+        timer = threading.Timer(self._max_s, self.cancel, [too_late])
         timer.daemon = True
         timer.start()
         try:
@@ -75,9 +76,6 @@ class ReportProcess:
             raise self._cancelled
         log.info("report: %.1f s", time.monotonic() - began)
         return _answer(content)
-
-    def _too_late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"the report took longer than {self._max_s:g} s; send fewer records")
 
 
 def _answer(content: bytes) -> ReportObject:

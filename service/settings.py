@@ -323,12 +323,10 @@ class Settings(BaseSettings):
 
     @property
     def client_host(self) -> str:
-        """Address that clients connect to."""
         return (self.published_host or self.host).strip("[]")
 
     @property
     def addresses(self) -> list[str]:
-        """Addresses of the backends, without duplicates."""
         return list(dict.fromkeys(address.strip() for address in self.backends.split(",")))
 
 

@@ -26,7 +26,6 @@ Results = dict[tuple[int, str], list[Measurement]]
 
 
 def main() -> None:
-    """Measure, print tables and write the results as JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.competitors", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="one round of short measurements; settings are chosen at 8 streams"
@@ -59,12 +58,7 @@ def measure(
 ) -> Results:
     """Measure every system at each number of streams, in turn, with the best of its settings.
 
-    Args:
-        workload: The requests.
-        all_streams: Numbers of requests at a time.
-        rounds: Number of rounds.
-        seconds: Length of a measurement.
-        choose_at: Numbers of streams at which the settings are chosen; the others use the nearest one's.
+    These are chosen at the numbers of streams in `choose_at`; the others use the nearest one's.
     """
     results: Results = {}
     with prepare_systems(workload) as systems, contextlib.ExitStack() as stack:

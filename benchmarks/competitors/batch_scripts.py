@@ -43,7 +43,6 @@ async def by_tasks(lines: Iterable[dict[str, Any]], out: IO[str], concurrency: i
 
 
 def main() -> None:
-    """Complete the file of requests."""
     name, source, target, concurrency = sys.argv[1:]
     lines = map(json.loads, Path(source).read_text().splitlines())
     with Path(target).open("w") as out:

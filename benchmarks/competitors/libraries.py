@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fixture_model import CHARACTERS, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, UNITS
-from benchmarks.measurement import serve_measurements
-from benchmarks.servers import resident_mb
+from benchmarks.servers import resident_mb, serve_measurements
 
 # That of the recipe `characters-3-minutes`.
 EMBEDDING = 128
@@ -27,15 +26,9 @@ Completer = Callable[[int], Iterator[None]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a process completes.
+    """What a process completes: the tokens of each sequence."""
 
-    Attributes:
-        threads: Threads of an operation.
-        prompt_length: Prompt tokens of each sequence.
-        new_tokens: Completion tokens of each.
-    """
-
-    threads: int = 1
+    threads: int = 1  # of an operation
     prompt_length: int = PROMPT_LENGTH
     new_tokens: int = NEW_TOKENS
 
@@ -143,7 +136,7 @@ def onnx_model() -> bytes:
     ]
     graph = helper.make_graph(nodes, "lstm", inputs, outputs, weights)
     opset = helper.make_opsetid("", 17)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString()
+    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=9).SerializeToString())
 
 
 KINDS: dict[str, Callable[[Settings], Completer]] = {
@@ -153,7 +146,6 @@ KINDS: dict[str, Callable[[Settings], Completer]] = {
 
 
 def main() -> None:
-    """Serve measurements of one kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--threads", type=int, default=1)

@@ -19,7 +19,6 @@ from benchmarks.competitors.libraries import EMBEDDING
 from benchmarks.competitors.nanogpt import kv_cache_bytes, write_huggingface
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, TEMPERATURE, prompt_of
 from benchmarks.load import run_load, with_cpu_times
-from benchmarks.measurement import start_measurement
 from benchmarks.report import percentile
 from benchmarks.servers import (
     ModelServer,
@@ -29,6 +28,7 @@ from benchmarks.servers import (
     free_port,
     program,
     resident_mb,
+    start_measurement,
     wait_for,
 )
 
@@ -48,17 +48,11 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """The requests of a comparison.
-
-    Attributes:
-        prompt_length: Prompt tokens of each request.
-        new_tokens: Completion tokens of each.
-        max_streams: Largest number of requests at a time.
-    """
+    """The requests of a comparison, with their numbers of tokens."""
 
     prompt_length: int = PROMPT_LENGTH
     new_tokens: int = NEW_TOKENS
-    max_streams: int = 64
+    max_streams: int = 64  # requests at a time
 
     @property
     def context(self) -> int:
@@ -67,7 +61,6 @@ class Workload:
 
     @property
     def body(self) -> dict[str, Any]:
-        """A request to Sostenuto."""
         return {**BODY, "prompt": prompt_of(self.prompt_length), "max_tokens": self.new_tokens}
 
     @property
@@ -84,24 +77,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A system's speed and costs at one number of streams.
+    """A system's speed and costs at one number of streams; CPU times are per token."""
 
-    Attributes:
-        tokens_per_s: Throughput of all streams together.
-        first_p50_ms: Median time to first token, in milliseconds.
-        first_p99_ms: Its 99th percentile.
-        cpu_us: CPU time per token in microseconds, by part of the system.
-        load_us: CPU time per token of the load generator in microseconds; 0 without HTTP.
-        resident_mb: Resident memory of all processes of the system, after the load.
-        setting: Alternative that was measured.
-    """
-
-    tokens_per_s: float
+    tokens_per_s: float  # of all streams together
     first_p50_ms: float
     first_p99_ms: float
-    cpu_us: dict[str, float]
-    load_us: float
-    resident_mb: float
+    cpu_us: dict[str, float]  # by part of the system
+    load_us: float  # of the load generator; 0 without HTTP
+    resident_mb: float  # of all processes, after the load
     setting: str
 
     @property
@@ -125,16 +108,12 @@ def _threads(count: int) -> str:
 
 @dataclass
 class HttpServer:
-    """A server of `/v1/completions`.
-
-    Attributes:
-        pids: Its processes, by part.
-    """
+    """A server of `/v1/completions`."""
 
     setting: str
     port: int
     body: dict[str, Any]
-    pids: dict[str, list[int]]
+    pids: dict[str, list[int]]  # by part
     keep_alive: bool = True
     _rates: dict[int, float] = field(default_factory=dict)
 
@@ -161,7 +140,6 @@ class Library:
     """An LSTM of a library in a process of its own."""
 
     def __init__(self, stack: contextlib.ExitStack, kind: str, threads: int, workload: Workload, python: Path) -> None:
-        """Start the process."""
         self.setting = _threads(threads)
         sizes = {"threads": threads, "prompt": workload.prompt_length, "tokens": workload.new_tokens}
         arguments = "benchmarks.competitors.libraries", kind, *(f"--{name}={value}" for name, value in sizes.items())
@@ -210,7 +188,6 @@ def prepare_systems(workload: Workload) -> Iterator[dict[str, list[Starter]]]:
 def _start_gateway(
     servers: Servers, backend: ModelServer, precision: str, workload: Workload, _stack: contextlib.ExitStack
 ) -> HttpServer:
-    """Start a gateway, which ends with the model server."""
     gateway = servers.start_gateway([backend], SOSTENUTO_PRECISION=precision)
     pids = {"gateway": [gateway.process.pid, *gateway.workers], "model server": [backend.process.pid]}
     return HttpServer("", gateway.port, workload.body, pids)
@@ -266,7 +243,6 @@ def _start_vllm(stack: contextlib.ExitStack, directory: Path, workload: Workload
 
 
 def _kv_cache_gib(workload: Workload) -> int:
-    """Return the memory in GiB for the keys and values of all streams."""
     return math.ceil(workload.max_streams * kv_cache_bytes(workload.context) / 2**30)
 
 

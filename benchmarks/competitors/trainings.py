@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.measurement import repeat_for, serve_measurements
+from benchmarks.servers import repeat_for, serve_measurements
 
 VOCABULARY, EMBEDDING, BATCH_SIZE, SEQUENCE_LENGTH = 100, 64, 64, 100
 
@@ -70,7 +70,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
         optimizer.step()
         states[0] = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()
         loss.item()
-        return targets.numel()
+        return int(targets.numel())
 
     return lambda seconds: repeat_for(seconds, step)
 
@@ -104,7 +104,6 @@ KINDS = {"sostenuto": sostenuto, "torch": torch_layer, "keras": keras_fit}
 
 
 def main() -> None:
-    """Serve measurements of one training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--cell", default="lstm")

@@ -38,7 +38,6 @@ class SpecialIds:
 
     @property
     def ids(self) -> frozenset[int]:
-        """All of them."""
         named = (self.padding, self.unknown, self.start, self.end)
         return frozenset((*(i for i in named if i is not None), *self.labels))
 

@@ -25,7 +25,6 @@ class ByteTexts(Tokenizer):
     _bytes: tuple[bytes, ...]
 
     def join(self, token_ids: Iterable[int]) -> bytes:
-        """Return the bytes of the ids."""
         return b"".join([self._bytes[i] for i in token_ids])
 
     def decode(self, token_ids: Iterable[int]) -> str:

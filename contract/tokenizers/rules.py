@@ -32,7 +32,6 @@ class Standardization:
     strip_punctuation: bool = False
 
     def apply(self, text: str) -> str:
-        """Return the standardized text."""
         return text.translate(self._table) if self._table else text
 
     @property

@@ -54,7 +54,6 @@ def read_plays() -> Iterator[str]:
 
 
 def scenes(markdown: str) -> Iterator[str]:
-    """Yield the scenes of a play as plain text."""
     act, parts = "", list[str]()
     for block in re.split(r"\n\s*\n", markdown.strip()):
         if not block.startswith("#"):

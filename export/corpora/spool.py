@@ -60,7 +60,6 @@ class Spool:
         self._buffer = bytearray()
 
     def read(self, start: int, stop: int) -> bytes:
-        """Return the bytes from offset `start` to `stop`."""
         self._flush()
         parts: list[bytes] = []
         while start < stop and (part := os.pread(self.file.fileno(), stop - start, start)):

@@ -94,7 +94,6 @@ def prepare(model: keras.Model, context: int | None = None) -> Exportable:
 
 
 def fixed_length(model: keras.Model) -> int | None:
-    """Return the fixed input length of a model in tokens; None if it is variable."""
     shape = getattr(model, "input_shape", None)
     return shape[1] if isinstance(shape, tuple) and len(shape) == 2 else None
 

@@ -178,14 +178,12 @@ class Network:
 
     @property
     def embedding(self) -> Embedding:
-        """The first operation."""
         operation = self.steps[0].operation
         assert isinstance(operation, Embedding), "read_network begins with one"
         return operation
 
     @property
     def recurrent(self) -> list[Recurrent]:
-        """The recurrent layers, in order."""
         return [step.operation for step in self.steps if isinstance(step.operation, Recurrent)]
 
     @property

@@ -117,7 +117,6 @@ class _Graph:
         }
 
     def all_nodes(self) -> Iterator[tuple[str, Any]]:
-        """Yield every node with its location."""
         yield from self._nodes.values()
         yield from itertools.chain.from_iterable(self._functions.values())
 

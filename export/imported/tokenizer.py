@@ -105,7 +105,6 @@ def _content(path: Path) -> bytes:
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Any] | list[str]:
-    """Return a JSON object, or a list of strings."""
     try:
         document = json.loads(decode(content, str(path)))
         if isinstance(document, str):

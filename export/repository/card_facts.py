@@ -95,13 +95,11 @@ def metric_facts(report: TrainingReport) -> Facts:
 
 
 def setting_facts(report: TrainingReport) -> Facts:
-    """Yield the settings of the training."""
     for name, value in report.settings.items():
         yield name, setting_text(value)
 
 
 def setting_text(value: Any) -> str:
-    """Format the value of a setting."""
     names = {None: "none", True: "yes", False: "no"}
     return names[value] if value is None or isinstance(value, bool) else str(value)
 

@@ -126,7 +126,6 @@ class Comparison:
         return winners if len(winners) < len(values) else set()
 
     def notes(self) -> Iterator[str]:
-        """Yield the caveats of the table."""
         yield from self._notes_on_text()
         if not self.same_tokens:
             what = "units" if len({c.card.unit for c in self.candidates}) > 1 else "vocabularies"

@@ -85,7 +85,6 @@ class Row:
     problem: str | None = None
 
     def cells(self) -> list[str]:
-        """Return the cells of the table."""
         start = [visible(self.name), format_number(self.version, "d")]
         if self.problem is not None:
             return [*start, f"cannot be read: {visible(self.problem)}"]
@@ -151,7 +150,6 @@ def _rows(model: Model, config_entries: list[ConfigEntry] | None) -> Iterator[Ro
 
 
 def _card_fields(version: Version) -> dict[str, Any]:
-    """Return the fields of a row that the card has, or the problem of a damaged version."""
     try:
         card, _ = version.read()
     except RepositoryError as error:
@@ -352,7 +350,6 @@ def verify(models_dir: Path, reference: str | None, verify_all: bool) -> int:
 
 
 def _verify(versions: Sequence[Version]) -> list[str]:
-    """Print the outcomes of all checks, and return the labels of the versions that failed one."""
     import_tensorflow_quietly()
     from export.repository.verification import FAILED, Verification  # noqa: PLC0415 - it needs TensorFlow
 

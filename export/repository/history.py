@@ -46,12 +46,10 @@ class Progress(BaseModel, frozen=True, extra="ignore"):
     base_loss: float | None = None
 
     def after(self, epoch: Epoch) -> "Progress":
-        """Return the progress after one more epoch."""
         return self.model_copy(update={"history": (*self.history, epoch)})
 
     @property
     def epochs(self) -> int:
-        """Number of complete epochs."""
         return len(self.history)
 
     @property

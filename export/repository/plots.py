@@ -141,6 +141,5 @@ def _minutes(progress: Progress) -> list[float]:
 
 
 def _measured(loss: float | None, scale: float, measure: Callable[[float], float | None]) -> float:
-    """Return the measure of a loss; NaN, which leaves a gap, if there is none."""
     value = None if loss is None else measure(loss * scale)
     return math.nan if value is None else value

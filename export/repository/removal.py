@@ -254,7 +254,6 @@ class ServerWatch:
         self.query()
 
     def query(self) -> None:
-        """Query every server for every model."""
         for key in self._states:
             self._states[key] = states = self._get_states(*key)
             if states and any(state != _END for state in states.values()):

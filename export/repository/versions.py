@@ -36,7 +36,6 @@ class Version:
 
     @property
     def number(self) -> int:
-        """Number of a version in the repository."""
         return int(self.path.name)
 
     def read(self) -> tuple[GeneratorCard, Tokenizer]:
@@ -55,7 +54,6 @@ class Version:
         return os.access(self.path / SAVED_MODEL, os.R_OK)
 
     def num_bytes(self) -> int:
-        """Return the total size of the files in bytes."""
         total = 0
         for path in self.path.rglob("*"):
             # The file may be removed concurrently.

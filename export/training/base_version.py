@@ -51,12 +51,10 @@ class BaseVersion:
 
     @property
     def keras_file(self) -> Path:
-        """The file of its Keras model."""
         return self.version.path / ASSETS / KERAS_FILE
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The settings of `ARCHITECTURE`, by name."""
         card = self.card
         if card.training is not None:
             defaults = {name: TrainConfig.model_fields[name].default for name in ARCHITECTURE}

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from contract.stderr import suppress_stderr
+from contract.processes import suppress_stderr
 from export.errors import ConfigError
 from export.interrupts import signal_handlers
 from export.terminal import echo

@@ -35,7 +35,6 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         self._bar.close()
 
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
-        """Advance the bar."""
         if not self._tokens:
             # A resumed run starts in the middle; estimate the remaining time from this process's speed only.
             self._bar.initial = self._bar.n = fraction
@@ -46,11 +45,9 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         self._bar.update(fraction - self._bar.n)
 
     def evaluation(self, validation_loss: float | None, fraction: float) -> None:  # noqa: ARG002 - see `Display`
-        """Show the loss in the bar."""
         self._validation_loss = validation_loss
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:
-        """Print the epoch's losses and a sample."""
         last = progress.last
         self._validation_loss = last.validation_loss
         validation = "" if last.validation_loss is None else f", validation {last.validation_loss:.3f}"
@@ -101,11 +98,9 @@ class ProgressFile:
         )
 
     def evaluation(self, validation_loss: float | None, fraction: float) -> None:
-        """Write an evaluation within an epoch."""
         self._write(event="evaluation", fraction=fraction, validation_loss=validation_loss)
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
-        """Write the evaluation of an epoch."""
         self._write_epoch(progress, self._sample())
 
     def _write_epoch(self, progress: Progress, sample: str) -> None:
@@ -133,18 +128,15 @@ class EventWriter(contextlib.AbstractContextManager):
         self._writer.close()
 
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:  # noqa: ARG002 - see `Display`
-        """Write the loss and the learning rate of an update."""
         self._tokens += tokens
         rate = learning_rate_at(fraction, self._config.learning_rate, self._config.warmup)
         self._write({"train/loss": train_loss, "train/learning_rate": rate})
 
     def evaluation(self, validation_loss: float | None, fraction: float) -> None:  # noqa: ARG002 - see `Display`
-        """Write the loss of an evaluation within an epoch."""
         if validation_loss is not None:
             self._write({"validation/loss": validation_loss})
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
-        """Write the evaluation of an epoch."""
         last = progress.last
         metrics = {
             "validation/loss": last.validation_loss,

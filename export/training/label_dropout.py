@@ -30,7 +30,6 @@ class LabelDropout:
 
     @classmethod
     def of(cls, ids: np.ndarray, tokenizer: Tokenizer, columns: tuple[LabelColumn, ...], rate: float) -> Self:
-        """Find the labels in the ids."""
         is_label = np.zeros(len(tokenizer.tokens), bool)
         is_label[list(tokenizer.special.labels)] = True
         starts = range(0, len(ids), BLOCK_BYTES)
@@ -40,7 +39,6 @@ class LabelDropout:
         return cls(ids, positions, ids[positions], np.array(none, ids.dtype), rate)
 
     def apply(self, rng: np.random.Generator) -> None:
-        """Replace other labels than before."""
         num_documents, num_columns = self.positions.shape
         is_dropped = rng.random((num_documents, 1)) < self.rate
         if num_columns > 1:

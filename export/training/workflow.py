@@ -191,7 +191,6 @@ class _Job:
             echo(f"resume with:  {self.command('resume')}")
 
     def command(self, name: str) -> str:
-        """Return the command line that runs another command on this run."""
         words = ["sostenuto", name, str(self.folder.path)]
         return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 

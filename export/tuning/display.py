@@ -29,7 +29,6 @@ class SearchDisplay(contextlib.AbstractContextManager):
         self._bar.close()
 
     def update(self, trial: Trial, best: Trial | None) -> None:
-        """Advance the bar."""
         done = time.monotonic() - self._started
         left = max(0, round(self._seconds - done))
         self._bar.unit, shown = f"{left // 60}:{left % 60:02}", list[str]()
@@ -44,7 +43,6 @@ class SearchDisplay(contextlib.AbstractContextManager):
         self._bar.update(min(1.0, done / self._seconds) - self._bar.n)
 
     def ended(self, trial: Trial, best: Trial | None) -> None:
-        """Print the result of a trial."""
         loss = "no validation loss" if trial.loss is None else f"validation loss {trial.loss:.3f}"
         others = "" if best is None or best is trial else f" (best {best.epoch_loss:.3f}, trial {best.number})"
         outcome = f"{trial.state}: {trial.error}" if trial.error else trial.state

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from contract.child_processes import terminate_with_parent
+from contract.processes import terminate_with_parent
 from export.child_process import EXPORT, ProgressLines, environment, last_error, train_options
 from export.config import TrainConfig
 

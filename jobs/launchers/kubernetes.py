@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jobs.launchers.cluster import ClusterRun, call
-from jobs.launchers.launcher import Exit, LauncherError, Training
+from jobs.launchers.launcher import ClusterRun, Exit, LauncherError, Training, call
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # A Job whose trainer does not end it in time ends by itself.
@@ -121,9 +120,10 @@ class KubernetesJob(ClusterRun):
             return Exit(0) if condition["type"] == "Complete" else self._failure(condition)
         if job["spec"].get("suspend"):
             self.waits_for = "waiting for quota"
-            if not self._has_started:
+            # Each change of a Job's spec increments this number.
+            if job["metadata"]["generation"] == 1:
                 return None
-            # Kueue has preempted it, and would let it begin anew. The next Job resumes the run.
+            # Kueue has admitted and preempted it, and would let it begin anew. The next Job resumes the run.
             self.stop()
             return self._exit
         if job["status"].get("ready"):

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from contract.child_processes import terminate_with_parent
+from contract.processes import terminate_with_parent
 from export.child_process import environment
 from jobs.launchers.launcher import ERRORS, OUTPUT, STOP_S, Exit, Training
 
@@ -22,7 +22,6 @@ class ProcessLauncher:
         """Return None: they have ended with the trainer that started them, or do so after their current step."""
 
     def start(self, training: Training) -> "ChildProcess":
-        """Start a child process."""
         with (training.directory / ERRORS).open("wb") as errors, (training.directory / OUTPUT).open("ab") as output:
             process = subprocess.Popen(
                 training.command,
@@ -46,7 +45,6 @@ class ChildProcess:
         self._process = process
 
     def poll(self) -> Exit | None:
-        """Return how it ended."""
         code = self._process.poll()
         return None if code is None else Exit(code)
 
@@ -61,12 +59,10 @@ class ChildProcess:
                 self._process.wait()
 
     def kill(self) -> None:
-        """Kill its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def memory_bytes(self) -> int:
-        """Return its resident memory."""
         try:
             return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
         except (OSError, IndexError):

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jobs.launchers.cluster import ClusterRun, call
-from jobs.launchers.launcher import STOP_S, Exit, Training, prefix
+from jobs.launchers.launcher import STOP_S, ClusterRun, Exit, Training, call, prefix
 
 # The path of this project's packages; and between SIGTERM and SIGKILL three seconds would be too few to publish.
 _VARIABLES = {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_S:.0f}"}

@@ -86,7 +86,6 @@ class Key(_Frozen):
     models: tuple[str, ...] = ("*",)  # patterns of the models that it may use
 
     def expired(self, now: datetime) -> bool:
-        """Return whether the key has expired at that time."""
         return self.expires is not None and self.expires <= now
 
 

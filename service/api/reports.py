@@ -48,7 +48,6 @@ class ReportRequest(Body):
     """whether the response also has the report as a page"""
 
     def resolve(self, settings: Settings) -> Self:
-        """Check the fields; see `Body.resolve`."""
         require(self.training is None or self.training_file is None, "training", "be absent with training_file")
         require(self.training is not None or self.training_file is not None, "training", "be given, or training_file")
         require(self.held_out is None or self.held_out_file is None, "held_out", "be absent with held_out_file")

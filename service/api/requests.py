@@ -23,7 +23,7 @@ from service.api.compatibility import (
     accept_without_effect,
 )
 from service.errors import InvalidRequest
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_params import SamplingParams
 from service.settings import Settings
 from service.structured_outputs.patterns import Constraint, Pattern
 
@@ -143,7 +143,6 @@ class TimedBody(Body):
     """Deadline in seconds, after which the request fails; the server's maximum by default."""
 
     def resolve(self, settings: Settings) -> Self:
-        """See `Body.resolve`."""
         timeout_s, limit = self.timeout_s or settings.max_timeout_s, settings.max_timeout_s
         require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
         return self.model_copy(update={"timeout_s": timeout_s})
@@ -538,13 +537,11 @@ class EmbeddingsRequest(TimedBody):
     """Ignored."""
 
     def resolve(self, settings: Settings) -> Self:
-        """See `Body.resolve`."""
         _require_few_prompts(self.prompts, settings, "input")
         return super().resolve(settings)
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """Its inputs: at least one, each a text or token ids."""
         return _as_prompts(self.input)
 
 
@@ -572,7 +569,6 @@ class ScoreRequest(TimedBody):
     """Resume token of a score or of a completion's choice, which the first input follows; requires carry_state."""
 
     def resolve(self, settings: Settings) -> Self:
-        """See `Body.resolve`."""
         _require_few_prompts(self.prompts, settings, "input")
         require(self.carry_state or self.state is None, "state", "be absent without carry_state")
         require(not (self.carry_state and self.ratio_to), "ratio_to", "be absent with carry_state", self.ratio_to)
@@ -580,7 +576,6 @@ class ScoreRequest(TimedBody):
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """Its inputs: at least one, each a text or token ids."""
         return _as_prompts(self.input)
 
 
@@ -619,13 +614,11 @@ class InspectRequest(TimedBody):
     """A list of numbers, or base64 of little-endian float32 or float16, in row-major order."""
 
     def resolve(self, settings: Settings) -> Self:
-        """See `Body.resolve`."""
         _require_no_labels_with_state(self)
         return super().resolve(settings)
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """Its only input."""
         return (self.input,)
 
 
@@ -646,7 +639,6 @@ class NextRequest(TimedBody):
     """Ignored."""
 
     def resolve(self, settings: Settings) -> Self:
-        """See `Body.resolve`."""
         limit, given = settings.max_search_tokens, self.max_tokens
         max_tokens = min(limit, DEFAULT_NEXT_TOKENS) if given is RESOLVED else given
         require(max_tokens <= limit, "max_tokens", f"be at most {limit}", max_tokens)
@@ -654,7 +646,6 @@ class NextRequest(TimedBody):
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """Its only prompt."""
         return (self.prompt,)
 
 
@@ -681,7 +672,6 @@ class DetokenizeRequest(Body):
 
 
 def _as_prompts(value: Any) -> tuple[PromptText, ...]:
-    """Return the prompts of a field in any of its forms."""
     if value is None:
         return ("",)
     is_single = isinstance(value, str) or isinstance(value[0], int)

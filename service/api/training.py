@@ -73,7 +73,6 @@ class FineTuningRequest(Body):
     """settings of `sostenuto train`, by name with underscores: units, layers, max_minutes, …"""
 
     def resolve(self, settings: Settings) -> Self:  # noqa: ARG002 - only limits of its own
-        """Check the fields; see `Body.resolve`."""
         if self.suffix is not None:
             is_name = re.fullmatch(ID_PATTERN, self.suffix) is not None
             require(is_name, "suffix", "be letters, digits, dots, dashes and underscores", self.suffix)
@@ -100,7 +99,6 @@ class ModelChange(Body):
     replaces the one before, and {} ends it"""
 
     def resolve(self, settings: Settings) -> Self:  # noqa: ARG002 - only limits of its own
-        """Check the fields; see `Body.resolve`."""
         require(bool(self.labels) or self.shares is not None, "labels", "move a label, unless there are shares")
         for name, values in (("labels", self.labels), ("shares", self.shares or {})):
             require(len(values) <= MAX_LABELS, name, f"have at most {MAX_LABELS} entries", len(values))

@@ -147,7 +147,6 @@ class Replica:
         return self.ejected_because is None or (self.ejected_because == NOT_PROBED and bool(self.reported))
 
     def takes(self, version: ModelVersion) -> bool:
-        """Return whether it gets calls of a version."""
         probe = self.probes.get(version)
         return self.ejected_because is None and probe is not None and not probe.is_stale
 

@@ -111,7 +111,6 @@ class Replicas:
         return self.all()
 
     def expect(self, hashes: Mapping[ModelVersion, str | None]) -> None:
-        """Set the expected probe hash of each version."""
         with self._lock:
             self._hashes = dict(hashes)
             self._hangs.keep(hashes.keys())
@@ -227,7 +226,6 @@ class Replicas:
         return expected or available
 
     def _handle_outcome(self, replica: Replica, attempt: "_Attempt", outcome: Arrays | GatewayError) -> None:
-        """Finish a call, or retry it on another server."""
         call = attempt.call
         with self._lock:
             seconds = time.monotonic() - replica.in_flight.pop(call)

@@ -117,7 +117,6 @@ class _Errors(RepeatedErrors):
     """Collects the errors of the repository's configuration files instead of logging them."""
 
     def add(self, subject: str, message: str) -> None:
-        """Collect an error."""
         self.current[subject] = message
 
 

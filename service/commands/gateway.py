@@ -56,13 +56,11 @@ class _Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
-        """Build the application, in the worker."""
         from service.app import create_app  # noqa: PLC0415 - the master must start no thread
 
         return create_app(self._settings, self._metrics_socket)
 
     def run(self) -> None:
-        """Serve until a signal stops it."""
         _Arbiter(self).run()
 
 
@@ -74,7 +72,6 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         self.log.warning("SIGUSR2 ignored: to upgrade, start another gateway and end this one with SIGTERM")
 
     def handle_ttin(self) -> None:
-        """Refuse another worker."""
         self.log.warning("SIGTTIN ignored: a gateway has one worker process; start more gateways instead")
 
 

@@ -30,7 +30,6 @@ _UNITS = {"d": "days", "h": "hours"}
 
 
 def _key_file(path: Path | None) -> Path:
-    """Return the file of the option, or else of the setting."""
     path = path or load_settings().keys_file
     if path is None:
         raise SettingsError(f"no key file: use --file FILE or set {SETTING}")

@@ -20,9 +20,9 @@ from types import FrameType
 
 import click
 
-from contract.child_processes import terminate_with_parent
 from contract.files import write_atomically
 from contract.models_config import listed_names
+from contract.processes import terminate_with_parent
 from contract.signatures import MODELS_CONFIG
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
@@ -88,7 +88,6 @@ class LifetimePipe:
         return bool(poll.poll(0))
 
     def close(self) -> None:
-        """Close both ends."""
         self.drop()
         with contextlib.suppress(OSError):
             os.close(self.read_fd)
@@ -137,7 +136,6 @@ class Supervisor:
         self._num_signals += 1
 
     def _check(self) -> None:
-        """Raise Ended if a signal was received or a process ended."""
         if self._num_signals:
             raise Ended("stopping: draining accepted requests (signal again to stop at once)", 0)
         # The gateway first: if it has ended, the model server may have ended because of it.

@@ -80,7 +80,6 @@ class TextDelta:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has nothing for the client."""
         has_logprobs = self.logprobs is not None and bool(self.logprobs.tokens)
         return not (self.text or self.finish_reason or self.resume_token or has_logprobs)
 
@@ -229,7 +228,6 @@ class Choice:
         return TextDelta(index, text, self.finish_reason, logprobs, resume_token)
 
     def save(self, progress: Progress, model: ModelVersion, weights_sha256: str, seed: int) -> Checkpoint:
-        """Return a checkpoint of its current point."""
         counts, match = progress.token_counts or Counter(), progress.match
         saved_match = None
         if match is not None and progress.constraint is not None:

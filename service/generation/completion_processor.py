@@ -114,7 +114,6 @@ class CompletionProcessor:
         return text[::-1] if self._model.backward else text
 
     def choices_to_submit(self) -> Iterator[ChoiceIndex]:
-        """Yield the choices that need a sequence."""
         for number, output in enumerate(self._outputs):
             if output.needs_sequences:
                 yield from ((number, choice) for choice in range(1 if output.end else self.body.best_of))
@@ -356,18 +355,15 @@ class CompletionProcessor:
         return choice
 
     def _delta(self, choice: Choice, index: int | None = None) -> TextDelta:
-        """Return a choice's new output, with a resume token if it is due."""
         body = self.body
         is_due = body.return_state if choice.finish_reason else choice.is_due(body.stream_options.state_interval)
         number = self._number(choice) if index is None else index
         return choice.take_delta(number, self._resume_token(choice) if is_due else None)
 
     def _number(self, choice: Choice) -> int:
-        """Return the number of a choice among all that are generated."""
         return choice.index[0] * self.body.best_of + choice.index[1]
 
     def _resume_token(self, choice: Choice) -> str | None:
-        """Return a resume token for a choice's current point; None if it keeps no checkpoints."""
         if choice.progress is None:
             return None
         checkpoint = choice.save(choice.progress, self._model.ref, self._model.card.weights_sha256, self.seed)

@@ -71,7 +71,6 @@ class Expander:
         self._request.submit(self.create)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
-        """Create the sequence of a prompt, or of the batch that is to be expanded."""
         (index,) = indexes
         fields = self._request.sequence_fields(index) | {"prefill_signature": signatures.NEXT_LOGPROBS}
         match = self._matches[index[0]] if self._num_ahead else None

@@ -37,7 +37,6 @@ class EmbeddingProcessor:
         self.request, self.body = request, body
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
-        """Create the sequences of texts."""
         fields, units = self.request.sequence_fields, self.request.model.card.units
         return [
             Sequence(**fields(index), prefill_signature=signatures.EMBED, hidden_sum=np.zeros(units, np.float32))
@@ -130,7 +129,6 @@ class InspectionProcessor:
         return len(self._positions) * sum(len(self._units[each.layer]) for each in self._activations)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
-        """Create the only sequence."""
         (prompt,), positions = self.request.prompts, self._positions
         num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
         read_at = num_before + (num_tokens - 1 - positions if prompt.backward else positions)

@@ -13,7 +13,7 @@ from contract.card import Activation
 from service.api.requests import Intervention
 from service.errors import InvalidRequest
 from service.models.registry import ServedModel
-from service.scheduling.interventions import Interventions
+from service.scheduling.sequence import Interventions
 
 
 def state_parts(model: ServedModel) -> list[tuple[Activation, slice]]:

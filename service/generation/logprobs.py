@@ -47,7 +47,6 @@ class Logprobs:
         return Logprobs(self.tokens[::-1], self.token_logprobs[::-1], self.top_logprobs[::-1], offsets)
 
     def cut(self, start: int, stop: int | None) -> "Logprobs":
-        """Return the entries from `start` to `stop`."""
         part = slice(start, stop)
         return Logprobs(self.tokens[part], self.token_logprobs[part], self.top_logprobs[part], self.text_offset[part])
 
@@ -57,7 +56,6 @@ TokenScore = tuple[float, list[int], list[float]]
 
 
 def token_scores(scores: Scores, num_top: int) -> Iterator[TokenScore]:
-    """Yield the score of each token, as Python objects."""
     for start in range(0, len(scores.logprobs), _CONVERTED_AT_ONCE):
         converted = slice(start, start + _CONVERTED_AT_ONCE)
         logprobs = np.round(scores.logprobs[converted].astype(float), DIGITS).tolist()

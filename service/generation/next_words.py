@@ -104,7 +104,6 @@ class WordSpace:
         self._table, self.explored = table, 0.0
 
     def open(self, node: Node, logprobs: np.ndarray) -> tuple[np.ndarray, Node | None]:
-        """See `Space`."""
         table, row = self._table, node.progress
         continuing, ending = (table.groups[row] @ np.exp(logprobs, dtype=np.float64)).tolist()
         if not node.is_expanded:
@@ -115,7 +114,6 @@ class WordSpace:
         return table.following[row], end
 
     def extend(self, node: Node, token_id: int) -> tuple[int, bool]:
-        """See `Space`."""
         num_after = int(self._table.num_after[node.progress, token_id])
         return (num_after, True) if num_after else (int(self._table.automaton.step(node.progress, token_id)), False)
 
@@ -133,7 +131,6 @@ class NextWordsProcessor:
     """Searches for the most probable words after one prompt."""
 
     def __init__(self, body: NextRequest, request: RunningRequest, num_held_bytes: int) -> None:
-        """`num_held_bytes` are held for the prompt."""
         self.body, self.request = body, request
         self._expander = Expander(request, num_held_bytes, is_best_first=True)
         self._table = word_table(request.model.tokenizer, request.model.card.vocab_size)
@@ -146,11 +143,9 @@ class NextWordsProcessor:
         return max(0.0, 1.0 - self._space.explored)
 
     def choices_to_submit(self) -> list[ChoiceIndex]:
-        """Return the root."""
         return [(0, 0)]
 
     def submit(self) -> None:
-        """Submit the prompt."""
         (prompt,) = self.request.prompts
         is_begun = bool(prompt.text) and _is_word(prompt.text[-1], is_begun=True)
         self._root = Match(self._table.automaton, BEGUN if is_begun else BEFORE)
@@ -175,6 +170,5 @@ class NextWordsProcessor:
 
 
 def _last_word(text: str) -> str:
-    """Return the word that a text ends with."""
     reversed_word = takewhile(lambda it: _is_word(it, is_begun=True), reversed(text))
     return "".join(reversed_word)[::-1].lstrip("'’")

@@ -58,7 +58,6 @@ class EncodedPrompt:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the client sent no text and no ids."""
         return not self.text and not self.ids.size
 
     @property
@@ -266,5 +265,4 @@ def require_ids(token_ids: list[int], model: ServedModel, field: str) -> None:
 
 
 def require_at_most(num_tokens: int, limit: int, field: str, qualifier: str = "", total: str = "") -> None:
-    """Refuse more tokens than a limit."""
     require(num_tokens <= limit, field, f"be at most {limit} tokens{total}, got {qualifier}{num_tokens}")

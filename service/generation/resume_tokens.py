@@ -61,7 +61,7 @@ class Checkpoint:
     # alone; after a stop string those of a whole call, as the state is from before it.
     unread_ids: np.ndarray
     num_sampled: int  # tokens sampled so far, which is the index of the next random number
-    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`
+    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling_params`
     random_stream: int  # index of the seed's random stream
     detokenizer: Any  # what `Detokenizer.save` returned
     # Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a backward model.
@@ -178,7 +178,6 @@ class ResumeTokens:
         self._keys, self._max_age_s, self._clock = keys, max_age_s, clock
 
     def seal(self, checkpoint: Checkpoint, tenant: str) -> str:
-        """Return the resume token of a checkpoint."""
         name, key = next(iter(self._keys().items()))
         content = _HEAD.pack(int(self._clock()), _hashed(tenant)) + checkpoint.to_bytes()
         signed = f"{KIND}.{name}.{_to_base64(content)}"

@@ -202,7 +202,6 @@ class RunningRequest:
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Tokens of all prompts."""
         return sum(prompt.num_tokens for prompt in self.prompts)
 
     @property
@@ -212,7 +211,6 @@ class RunningRequest:
 
     @property
     def finish_reasons(self) -> list[str]:
-        """Finish reasons of the choices that have finished, in their order."""
         return [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
 
     def report_tokens(self, index: ChoiceIndex, count: int) -> None:

@@ -43,7 +43,6 @@ class Node:
 
     @property
     def token_ids(self) -> list[int]:
-        """Its tokens."""
         ids, node = list[int](), self
         while node.parent is not None:
             ids += [] if node.token_id is None else [node.token_id]

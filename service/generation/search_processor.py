@@ -55,7 +55,6 @@ class TextSpace:
         return row, is_complete
 
     def finish_reason(self, node: Node) -> FinishReason:
-        """Return why a complete text ends."""
         return "stop" if node.token_id == self._end_id or node.progress == signatures.FINAL_ROW else "length"
 
     def _left(self, depth: int) -> int:
@@ -82,7 +81,6 @@ class SearchProcessor:
         self.limit_reached: bool | None = None if body.top_texts is None else False
 
     def choices_to_submit(self) -> Iterator[ChoiceIndex]:
-        """Yield the roots: one for each prompt."""
         return ((number, 0) for number in range(len(self.request.prompts)))
 
     def submit(self, matches: abc.Sequence[Match | None]) -> None:
@@ -149,7 +147,6 @@ class SearchProcessor:
         return [(node, text) for text, node in found.items()]
 
     def _text(self, prompt: EncodedPrompt, node: Node) -> str:
-        """Return a node's text in reading order."""
         backward, end_id = prompt.backward, prompt.tokenizer.special.end
         detokenizer = prompt.tokenizer.detokenizer(prompt.text, backward=backward)
         delta = detokenizer.feed([token_id for token_id in node.token_ids if token_id != end_id])

@@ -139,7 +139,6 @@ class ScoreProcessor:
 
     @property
     def is_whole(self) -> bool:
-        """Whether texts are scored as whole documents."""
         return self._scorer.is_whole
 
     def results(self) -> list[dict[str, Any]]:

@@ -67,7 +67,6 @@ class ReceivedBytes(Unreader):  # type: ignore[misc]
 
     @property
     def num_bytes(self) -> int:
-        """Number of bytes that have not been read."""
         return int(self.buf.getbuffer().nbytes) + len(self.received)
 
     def chunk(self, size_hint: int | None = None) -> bytes:
@@ -79,7 +78,6 @@ class ReceivedBytes(Unreader):  # type: ignore[misc]
         return data
 
     def take_buffered(self) -> bytes:
-        """Return all bytes that have not been read, and forget them."""
         data: bytes = super().take_buffered() + bytes(self.received)
         self.received = bytearray()
         return data

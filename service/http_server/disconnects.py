@@ -32,7 +32,6 @@ class DisconnectWatcher:
     """
 
     def __init__(self) -> None:
-        """Start the thread."""
         self._watches: dict[int, _Watch] = {}
         self._epoll = select.epoll()
         threading.Thread(target=self._run, name="disconnects", daemon=True).start()

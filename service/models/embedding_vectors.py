@@ -54,7 +54,6 @@ class Vectors:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the vectors, in bytes."""
         arrays = (self.rows, self.lengths, self.ids, self.plane)
         return sum(array.nbytes for array in arrays) + _TEXT_BYTES * len(self.ids_by_text)
 

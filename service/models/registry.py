@@ -80,12 +80,10 @@ class StoredModel:
 
     @property
     def served(self) -> tuple[int, ...]:
-        """The versions that are served."""
         return self.route.versions if self.route else ()
 
     @property
     def unloaded(self) -> list[int]:
-        """The versions that no model server serves."""
         return [number for number in self.versions if number not in self.served]
 
 
@@ -189,7 +187,6 @@ class ModelRegistry:
         return names
 
     def versions(self) -> list[ServedModel]:
-        """Return every served version, sorted by name and number."""
         return sorted(self._snapshot.served.values(), key=lambda model: (model.ref.name, model.ref.number))
 
     def find(self, name: str | None, seed: int | None = None, *, may_use: MayUse = _everybody) -> ServedModel:

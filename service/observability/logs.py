@@ -47,7 +47,6 @@ class _Json(JsonFormatter):
         super().__init__([*names, "message"], rename_fields=names)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002
-        """Return the time in ISO 8601."""
         return _timestamp(record)
 
 
@@ -59,7 +58,6 @@ class _Text(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record."""
         extras = "".join(f" {key}={_quoted(value)}" for key, value in vars(record).items() if key not in _RESERVED)
         message = _printable(record.getMessage().rstrip())
         line = f"{_timestamp(record)} {record.levelname} {record.name} {message}{extras}"
@@ -148,7 +146,6 @@ class AccessLogLine:
 
 
 def log_request(line: AccessLogLine) -> None:
-    """Write a line of the access log."""
     level = logging.DEBUG if line.route in _PROBES else logging.INFO
     if not _access.isEnabledFor(level):
         return

@@ -56,7 +56,6 @@ class _Families:
         self._series: dict[tuple[ModelVersion, *tuple[str, ...]], SimpleNamespace] = {}
 
     def of(self, model: ModelVersion, *others: str) -> Any:
-        """Return a namespace with the series of each family."""
         series = self._series.get((model, *others))
         if series is None:
             labels = (model.name, str(model.number), *others)
@@ -65,11 +64,9 @@ class _Families:
         return series
 
     def models(self) -> list[ModelVersion]:
-        """Return the models that have series."""
         return [model for model, *_ in list(self._series)]
 
     def forget(self, model: ModelVersion) -> None:
-        """Remove a version's series."""
         for key in [key for key in list(self._series) if key[0] == model]:
             self._series.pop(key, None)
         for family in self._families.values():
@@ -132,33 +129,28 @@ class Metrics(Collector):
         )
 
     def sequence_started(self, sequence: Sequence, waited_s: float) -> None:
-        """Count a sequence that got its slot, with the other choices of its prompt, after it had waited."""
         series = self._sequences.of(sequence.version)
         series.queue_wait.observe(waited_s)
         series.prefix_queries.inc(sequence.num_cached_tokens + sequence.num_remaining_prompt_tokens)
         series.prefix_hits.inc(sequence.num_cached_tokens)
 
     def call_completed(self, call: Call, seconds: float) -> None:
-        """Count a call that a backend responded to."""
         series, num_used = self._calls.of(call.version, call.signature), len(call.sequences)
         series.duration.observe(seconds)
         series.sequences.observe(num_used)
         series.padding.inc(call.batch_size - num_used)
 
     def call_failed(self, call: Call, error: GatewayError, again: bool) -> None:
-        """Count a failed call; `again`: it will be retried."""
         model = call.version
         self._failures.labels(model.name, model.number, call.signature, error.code or error.type).inc()
         if again:
             self._calls.of(model, call.signature).retries.inc()
 
     def cancelled(self, sequences: Iterable[Sequence]) -> None:
-        """Count cancelled sequences."""
         for sequence in sequences:
             self._sequences.of(sequence.version).cancelled.inc()
 
     def first_token(self, model: ModelVersion, seconds: float) -> None:
-        """Observe the time to the first token of a request."""
         self._sequences.of(model).first_token.observe(seconds)
 
     def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:

@@ -48,7 +48,6 @@ class _Server(ThreadingHTTPServer):
         self._connections: deque[socket.socket] = deque()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection; pause if that fails."""
         try:
             return super().get_request()
         except OSError:
@@ -65,7 +64,6 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Close a connection."""
         with contextlib.suppress(ValueError):
             self._connections.remove(request)
         super().shutdown_request(request)

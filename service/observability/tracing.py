@@ -45,7 +45,6 @@ class Trace:
     # All `gen_ai` names have the status "development" in the conventions; those used here are unchanged since 2024.
 
     def set_request(self, model: str | None, operation: str = "text_completion") -> None:
-        """Set the attributes of the parsed request: operation, and model if it names one."""
         self.span.set_attribute("gen_ai.operation.name", operation)
         if model is not None:
             self.span.set_attribute("gen_ai.request.model", model)
@@ -53,7 +52,6 @@ class Trace:
     def set_result(
         self, *, version: int, num_prompt_tokens: int, num_completion_tokens: int, reasons: Iterable[str] = ()
     ) -> None:
-        """Set the attributes of the result: version, token counts and finish reasons."""
         self.span.set_attributes(
             {
                 "sostenuto.model.version": version,
@@ -145,7 +143,6 @@ class Tracing:
         return CallSpans(spans, tuple(carrier.items()))
 
     def end_call(self, call: CallSpans | None, error: GatewayError | None = None) -> None:
-        """End the spans of a call that succeeded or failed."""
         for span in call.spans if call else ():
             if error is None:
                 span.set_attribute("rpc.response.status_code", "OK")

@@ -37,7 +37,6 @@ class Call:
 
     @property
     def is_decode(self) -> bool:
-        """Whether this is a decode call; otherwise it is a prefill call."""
         return self.signature in (signatures.DECODE, signatures.DECODE_FULL)
 
     @property

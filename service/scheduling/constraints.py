@@ -40,7 +40,6 @@ class Automaton:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of its arrays."""
         return sum(array.nbytes for array in (self.table, self.continuations, self.successors, self.first_successor))
 
     @cached_property
@@ -103,7 +102,6 @@ class Match:
         return int(self.automaton.continuations[self.row])
 
     def copy(self) -> "Match":
-        """Return a copy that advances by itself."""
         return replace(self)
 
     def advance(self, token_ids: Iterable[int], num_left: int) -> int:

@@ -72,7 +72,6 @@ class Prefix:
         return cls(_root(namespace))
 
     def extend(self, token_ids: np.ndarray | Sequence[int]) -> None:
-        """Append tokens."""
         self.length += len(token_ids)
         tail, size = self.tail + np.asarray(token_ids, np.int32).tobytes(), BLOCK * _ITEM_BYTES
         while len(tail) >= size:

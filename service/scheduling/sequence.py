@@ -11,9 +11,8 @@ import numpy as np
 from contract import signatures
 from service.errors import GatewayError
 from service.scheduling.constraints import Match
-from service.scheduling.interventions import Interventions
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.sampling import Adjustments, SamplingParams, UniformStream
+from service.scheduling.sampling_params import Adjustments, SamplingParams, UniformStream
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
@@ -23,6 +22,8 @@ DecodeKind = tuple[str, bool]
 _DEFAULTS = SamplingParams()
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
+# Far beyond what a gate saturates at; without a limit, a cell that is scaled at each step overflows within 130 steps.
+MAX_STATE_VALUE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,27 @@ class ModelVersion:
 
     name: str
     number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Interventions:
+    """Changes of a state before each decode step: a value becomes `scale` × value + `offset`.
+
+    It is limited to ±`MAX_STATE_VALUE`.
+
+    Attributes:
+        indexes: int64 (N,): unique positions in the state.
+        scale: float32 (N,); 0 replaces the value.
+        offset: float32 (N,).
+    """
+
+    indexes: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+    def apply(self, state: np.ndarray) -> None:
+        """Change a state, float32 (S,), in place."""
+        state[self.indexes] = np.clip(state[self.indexes] * self.scale + self.offset, -MAX_STATE_VALUE, MAX_STATE_VALUE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +99,6 @@ class Result:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether the prefill is complete."""
         return self.num_remaining_prompt_tokens == 0
 
 
@@ -94,10 +115,6 @@ class Status(IntEnum):
     PREEMPTED = 2
     FINISHED = 3
     CANCELLED = 4
-
-
-def do_nothing() -> None:
-    """Do nothing: the default of `Sequence.release`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +149,7 @@ class Sequence:
     # Exclusive upper limit of the model's token ids; a backend's samples are checked against it.
     vocab_size: int = MAX_VOCAB_SIZE
     # Releases its admission, on the scheduler's thread, once it has finished.
-    release: Callable[[], object] = do_nothing
+    release: Callable[[], object] = lambda: None
     prefill_signature: str = signatures.PREFILL  # "prefill", "score", "embed", "inspect" or "next_logprobs"
     requested_activations: tuple[tuple[str, int], ...] = ()  # those that "inspect" returns, as (name, width)
     num_sampled_before: int = 0  # tokens sampled by the requests that it resumes: the index of its first random number
@@ -228,7 +245,6 @@ class Sequence:
         return "length" if match_ended or not self.num_left else None
 
     def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
-        """Start from the cached state of a prefix of the prompt."""
         self.num_prefilled = self.num_cached_tokens = prefix.length
         self.prefix, self.state = prefix, state
 
@@ -239,7 +255,6 @@ class Sequence:
         self.prefix = replace(first.prefix) if first.prefix else None
 
     def record_prefill(self, count: int, state: np.ndarray) -> None:
-        """Record the prefill of `count` more prompt tokens."""
         if self.prefix is not None:
             self.prefix.extend(self.prompt_ids[self.num_prefilled : self.num_prefilled + count])
         self.num_prefilled += count

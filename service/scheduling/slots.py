@@ -27,11 +27,9 @@ class Slots:
 
     @property
     def num_free(self) -> int:
-        """Number of free slots."""
         return self._num_slots - len(self._running)
 
     def any_waiting(self, may_run: Condition) -> bool:
-        """Return whether a sequence waits that may run."""
         return any(may_run(queue[0]) for queue in self._waiting.values())
 
     def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:

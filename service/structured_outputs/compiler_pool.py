@@ -138,7 +138,6 @@ class _Entry:
 
     @classmethod
     def of(cls, key: Key, outcome: Outcome) -> Self:
-        """Return the entry of a constraint."""
         num_bytes = _ENTRY_BYTES + len(repr(key)) + (outcome.num_bytes if isinstance(outcome, Automaton) else 0)
         return cls(
             outcome, num_bytes, time.monotonic() + INTERRUPTED_S if isinstance(outcome, GatewayError) else math.inf

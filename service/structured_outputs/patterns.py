@@ -26,7 +26,6 @@ class Pattern:
 
     @classmethod
     def choice(cls, choices: Sequence[str]) -> "Pattern":
-        """Return the pattern of one of several texts."""
         return cls("choice", orjson.dumps(list(choices)).decode())
 
     @classmethod

@@ -79,7 +79,6 @@ def _without_outer_anchors(tokens: Sequence[Token]) -> list[Token]:
 
 
 def as_group(tokens: Sequence[Token]) -> str:
-    """Return tokens as one group."""
     # Otherwise a comment at the end would contain the parenthesis.
     end = "\n" if tokens and tokens[-1].kind == "space" else ""
     return f"(?:{''.join(token.text for token in tokens)}{end})"

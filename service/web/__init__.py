@@ -9,5 +9,4 @@ from service.web import (  # noqa: F401
     model_changes,
     models,
     reports,
-    scores,
 )

@@ -1,4 +1,4 @@
-"""The endpoints of completions, and the response in OpenAI's format: one JSON object, or server-sent events."""
+"""The endpoints of completions, next words and scores; OpenAI's format: one JSON object, or server-sent events."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 import orjson
 from flask import Response, g
 
-from service.api.requests import CompletionRequest, NextRequest
+from service.api.requests import CompletionRequest, NextRequest, ScoreRequest
 from service.api.responses import (
     ChoiceObject,
     CompletionObject,
@@ -19,6 +19,7 @@ from service.api.responses import (
     LogprobsObject,
     NextWordsObject,
     PromptLogprobs,
+    ScoresObject,
 )
 from service.errors import ClientGone, GatewayError, InternalError, NotFound, Unauthorized, VersionGone
 from service.generation.choice import TextDelta
@@ -102,6 +103,27 @@ NO_CHAT = (
     "these models complete text and have no chat format: use /v1/completions with a prompt instead of "
     "/v1/chat/completions with messages"
 )
+
+
+@Endpoint(
+    "POST /v1/score", COMPLETIONS, "Score texts", (*MODEL_ERRORS, 410), request=ScoreRequest, response=ScoresObject
+)
+def score(services: Services) -> Response:
+    """Return how surprising each text is to a model: its negative log probability in nats.
+
+    `tokens` returns the surprisal of each token, `ratio_to` the log-likelihood ratio to another model, and
+    `carry_state` scores each text after those before it.
+    """
+    with ExitStack() as stack:
+        processor = start_request(services, ScoreRequest, services.engine.start_score, stack)
+        request = processor.request
+        response = {"object": "list", "data": processor.results(), "whole": processor.is_whole}
+        response |= {"model": request.model.ref.name, "version": request.model.ref.number}
+        response["system_fingerprint"] = request.fingerprint
+        if processor.body.carry_state:
+            response["state"] = processor.resume_token()
+        response["usage"] = dict.fromkeys(("prompt_tokens", "total_tokens"), processor.num_prompt_tokens)
+        return json_response(orjson.dumps(response))
 
 
 @Endpoint("POST /v1/chat/completions", COMPLETIONS, "Chat completions (unsupported)", (404,))

@@ -160,7 +160,6 @@ class Endpoint:
     view: Callable[..., Any] = field(init=False)
 
     def __call__(self, view: View) -> View:
-        """Declare a view."""
         self.view = view
         self.response = self.response or typing.get_type_hints(view)["return"]
         self.roles = self.roles or (ROLES[self.tag],)
@@ -169,22 +168,18 @@ class Endpoint:
 
     @property
     def method(self) -> str:
-        """Its HTTP method."""
         return self.rule.split(" ")[0]
 
     @property
     def path(self) -> str:
-        """Its path, with parameters in braces."""
         return self.rule.split(" ")[1]
 
     @property
     def has_body(self) -> bool:
-        """Whether a successful response has a body."""
         return self.response not in (Response, typing.NoReturn)
 
     @property
     def errors(self) -> set[int]:
-        """The statuses of its error responses."""
         # Every endpoint checks the Host header, and one with a body its origin and body.
         statuses = {*self.more_errors, 421, *(() if self.public else (401, 403))}
         statuses |= {403, 408, 413} if self.method in ("POST", "PATCH") else set()
@@ -197,7 +192,6 @@ _BLUEPRINT = "api"
 
 
 def build_blueprint(services: Services) -> Blueprint:
-    """Return a blueprint with the route of every endpoint."""
     routes = Blueprint(_BLUEPRINT, __name__)
     for endpoint in ENDPOINTS:
         rule = endpoint.path.replace("{", "<").replace("}", ">")

@@ -111,7 +111,6 @@ def delete_file(services: Services, file_id: str) -> DeletedObject:
 
 
 def find_file(training: Training, file_id: str, param: str = "file_id") -> StoredFile:
-    """Return a file of the key's tenant; raise NotFound."""
     file = training.store.file(g.context.tenant, file_id)
     if file is None:
         raise _not_found(file_id, param)

@@ -14,7 +14,6 @@ from service.api.responses import (
     ServiceVersion,
     StatusObject,
 )
-from service.backends.replica import Replica
 from service.web.endpoint import OPERATION, Endpoint, Services
 
 
@@ -30,7 +29,10 @@ def status(services: Services) -> StatusObject:
         "sequences": LoadObject(accepted=admission.num_sequences, max=settings.max_sequences),
         "tokens": LoadObject(accepted=admission.num_tokens, max=settings.max_queued_tokens),
         "memory": LoadObject(accepted=memory.num_bytes, max=memory.max_bytes),
-        "backends": [_backend_status(replica) for replica in services.replicas.all()],
+        "backends": [
+            BackendStatus(address=each.address, ejected_because=each.ejected_because, config_drift=each.drift.report())
+            for each in services.replicas.all()
+        ],
     }
 
 
@@ -49,11 +51,6 @@ def _model_statuses(services: Services) -> list[ModelStatus]:
         for model in services.model_registry.versions()
         if g.context.may_use(model.ref.name)
     ]
-
-
-def _backend_status(replica: Replica) -> BackendStatus:
-    drift = replica.drift.report()
-    return {"address": replica.address, "ejected_because": replica.ejected_because, "config_drift": drift}
 
 
 @Endpoint("GET /readyz", OPERATION, "Readiness", (503,), public=True)

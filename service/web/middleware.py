@@ -73,7 +73,6 @@ class RequestLog:
         self._scope = ExitStack()
 
     def start_trace(self, tracing: Tracing, incoming: Request) -> None:
-        """Start the request's trace, which `close` ends."""
         context = {name: incoming.headers[name] for name in TRACE_HEADERS if name in incoming.headers}
         self.trace = self._scope.enter_context(
             tracing.request(
@@ -95,11 +94,9 @@ class RequestLog:
                 self.line.suffix = list(body.suffixes)
 
     def record_error(self, error: GatewayError) -> None:
-        """Record the error that ended the request, for its log line and its trace."""
         self._error, self.line.error = error, error.code or error.type
 
     def record_result(self, running: RunningRequest) -> None:
-        """Record the outcome, and the model if the request named none."""
         line, version = self.line, running.model.ref
         line.model, line.version = line.model or version.name, version.number
         line.prompt_tokens, line.completion_tokens = running.num_prompt_tokens, running.num_completion_tokens
@@ -138,7 +135,6 @@ class Middleware:
         self._hosts, self._log_prompts = hosts, log_prompts
 
     def register(self, app: Flask) -> None:
-        """Register the hooks and the error handlers with an application."""
         app.before_request(self._before)
         app.after_request(self._after)
         app.register_error_handler(GatewayError, error_response)

@@ -34,7 +34,6 @@ _UPLOAD = {
 
 @cache
 def openapi_document() -> dict[str, Any]:
-    """Return the OpenAPI document as a JSON value."""
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
@@ -94,7 +93,6 @@ def _request_content(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    """Describe the parameters in path and query."""
     in_path = [
         {
             "name": name,

@@ -1,18 +1,68 @@
 """Pages for browsers: playground, inspector, lesson, training, models, reports, and the API reference by Swagger UI.
 
 None needs the internet. Pages are static files under a Content-Security-Policy that runs no other scripts: generated
-text and URL parameters are never executed.
+text and URL parameters are never executed. Files are compressed, and at paths that name their content, so that browsers
+keep them.
 """
 
-from functools import partial
+import gzip
+import hashlib
+import mimetypes
+from functools import cache, partial
 from pathlib import Path
 
 import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
-from flask import Flask, Response, make_response, redirect, render_template, request
+from flask import Flask, Response, abort, make_response, redirect, render_template, request
 from flask.typing import ResponseReturnValue
+from werkzeug.security import safe_join
 
 from service.web.openapi import openapi_document
-from service.web.static_files import StaticFiles
+
+_YEAR_S = 365 * 24 * 3600
+_COMPRESSED_TYPES = frozenset({"text/css", "text/javascript", "application/javascript", "image/svg+xml"})
+
+
+class StaticFiles:
+    """The files of a directory.
+
+    Attributes:
+        version: A hash of all names and contents. A path that begins with it may be kept for a year; modules import
+            each other by relative paths, and so from the same version.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        digest = hashlib.sha256()
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(directory)).encode() + b"\0" + path.read_bytes())
+        self.version = digest.hexdigest()[:16]
+
+    def respond(self, name: str) -> Response:
+        """Return a file, `name` or `version/name`; gzipped if the browser accepts that, or 304 if it has it."""
+        version, _, rest = name.partition("/")
+        is_versioned = version == self.version
+        path = safe_join(str(self._directory), rest if is_versioned else name)
+        if path is None or not Path(path).is_file():
+            abort(404)
+        mimetype = mimetypes.guess_type(path)[0] or "application/octet-stream"
+        is_compressed = mimetype in _COMPRESSED_TYPES and request.accept_encodings["gzip"] > 0
+        response = Response(_gzipped(path) if is_compressed else Path(path).read_bytes(), mimetype=mimetype)
+        if mimetype in _COMPRESSED_TYPES:
+            response.vary.add("Accept-Encoding")
+        if is_compressed:
+            response.content_encoding = "gzip"
+        # A name alone may get another content with the next release.
+        kept = f"public, max-age={_YEAR_S}, immutable" if is_versioned else "no-cache"
+        response.headers["Cache-Control"] = kept
+        response.set_etag(f"{self.version}-gzip" if is_compressed else self.version)
+        response.make_conditional(request)
+        return response
+
+
+@cache
+def _gzipped(path: str) -> bytes:
+    return gzip.compress(Path(path).read_bytes(), mtime=0)
+
 
 # By path: the name of each page and of its template.
 _TEMPLATES = {
@@ -44,7 +94,6 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
 
     @app.get("/static/<path:name>")
     def page_file(name: str) -> ResponseReturnValue:
-        """Return a static file of the pages."""
         return _with_policy(_FILES.respond(name))
 
     @app.get("/docs")
@@ -54,12 +103,10 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
 
     @app.get("/docs/<path:name>")
     def docs_file(name: str) -> ResponseReturnValue:
-        """Return a static file of Swagger UI."""
         return _SWAGGER_UI.respond(name)
 
     @app.get("/openapi.json")
     def openapi() -> ResponseReturnValue:
-        """Return the OpenAPI document."""
         return openapi_document()
 
 

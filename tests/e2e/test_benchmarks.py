@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from benchmarks.load import Connection, LoadError, run_arrivals, run_load
-from benchmarks.measurement import start_measurement
+from benchmarks.servers import start_measurement
 
 BODY = {"model": "lstm", "prompt": "It was", "max_tokens": 30, "temperature": 0.8}
 

@@ -816,11 +816,9 @@ class Client(AbstractContextManager["Client"]):
         self._transport.close()
 
     def __exit__(self, *exception: object) -> None:
-        """Close the client's connections."""
         self.close()
 
     def __repr__(self) -> str:
-        """Show the server's URL, without the API key."""
         return f"Client({self._settings.shown_url!r})"
 
     def _samples(self, model: str, count: int, max_tokens: int, seed: int) -> Iterator[Choice]:
@@ -835,7 +833,6 @@ class Client(AbstractContextManager["Client"]):
         return Score.from_response(self._call(send, "POST", SCORES, body), text)
 
     def _completion(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Build the body of a completion request."""
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
         return self._body(with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)

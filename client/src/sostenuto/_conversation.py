@@ -172,7 +172,6 @@ class Conversation:
         raise InvalidArgument(f"{path}: is of format {file_format!r}: update sostenuto")
 
     def __repr__(self) -> str:
-        """Show the end of the text, the model and the number of turns."""
         tail = shortened(self.text[::-1])[::-1]
         return f"Conversation({tail!r}, model={self.model!r}, turns={len(self.turns)})"
 

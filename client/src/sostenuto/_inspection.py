@@ -107,7 +107,6 @@ class Score:
         return math.nan if self.nats_per_character is None else self.nats_per_character / math.log(2)
 
     def __repr__(self) -> str:
-        """Show the sum and the means; truncate a long text."""
         means = f"nats_per_character={self.nats_per_character}, percentile={self.percentile}"
         return f"Score({shortened(self.text)!r}, nats={self.nats:.4g}, num_tokens={self.num_tokens}, {means})"
 
@@ -130,7 +129,6 @@ class Tokens:
         return cls(required(raw, "tokens", list), required(raw, "token_strs", list))
 
     def __len__(self) -> int:
-        """Return the number of tokens."""
         return len(self.ids)
 
 
@@ -240,7 +238,6 @@ class EmbeddingMap:
         return cls(*(required(raw, name, list) for name in ("tokens", "token_ids", "x", "y", "explained")))
 
     def __repr__(self) -> str:
-        """Show the number of tokens and the explained variance."""
         return f"EmbeddingMap({len(self.tokens)} tokens, explained={self.explained})"
 
 
@@ -270,7 +267,6 @@ class InspectedLayer:
         return [[gate * candidate for gate, candidate in zip(*pair, strict=True)] for pair in rows]
 
     def __repr__(self) -> str:
-        """Show the layer, the number of units and the kinds of values."""
         return f"InspectedLayer({self.layer}, units={len(self.units)}, values={sorted(self.values)})"
 
 
@@ -320,7 +316,6 @@ class Inspection:
         return "".join(token.text for token in self.tokens)
 
     def __repr__(self) -> str:
-        """Show the text, the model and the layers."""
         return f"Inspection({shortened(self.text)!r}, model={self.model!r}, layers={list(self.layers)})"
 
 

@@ -85,7 +85,6 @@ class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
         self._events = self._reader.events()
 
     def __next__(self) -> JobEvent:
-        """Return the next event, as soon as there is one."""
         return next(self._events)
 
     def close(self) -> None:
@@ -93,7 +92,6 @@ class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
         self._reader.close()
 
     def __exit__(self, *exception: object) -> None:
-        """Close the iterator."""
         self.close()
 
 

@@ -48,11 +48,9 @@ class LossCurve:
         return _picture([*parts, *legend])
 
     def _repr_html_(self) -> str:
-        """Return the picture for a notebook."""
         return self.svg
 
     def __repr__(self) -> str:
-        """Show the number of events."""
         return f"LossCurve({len(self.events)} events)"
 
 

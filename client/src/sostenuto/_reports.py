@@ -120,5 +120,4 @@ class Report:
         Path(path).write_text(self.to_html() if is_page else as_json, encoding="utf-8", errors="replace")
 
     def __str__(self) -> str:
-        """Return the summary."""
         return self.summary()

@@ -128,7 +128,6 @@ class Generation:
         return self.text
 
     def __repr__(self) -> str:
-        """Show the most important fields; truncate a long text."""
         shown = {
             "text": shortened(self.text),
             "finish_reason": self.finish_reason,
@@ -239,13 +238,11 @@ class Model:
         return cls(**values, raw=raw)
 
     def __repr__(self) -> str:
-        """Show the most important fields."""
         shown = ("id", "version", "cell", "units", "unit", "direction")
         known = [f"{name}={value!r}" for name in shown if (value := getattr(self, name)) is not None]
         return f"Model({', '.join(known)})"
 
     def __str__(self) -> str:
-        """Return the id."""
         return self.id
 
 

@@ -83,7 +83,6 @@ class WaitForReady:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        """Start without an error."""
         if not timeout_s > 0:
             raise InvalidArgument(f"timeout_s is {timeout_s!r}: pass seconds above 0")
         self.last_error: SostenutoError | None = None

@@ -85,11 +85,9 @@ class Stream(Iterator[str], AbstractContextManager["Stream"]):
         self._deltas.close()
 
     def __exit__(self, *exception: object) -> None:
-        """Close the stream, whether it was read to its end or not."""
         self.close()
 
     def __repr__(self) -> str:
-        """Show the generation so far."""
         return f"Stream({self.generation!r})"
 
 
@@ -152,7 +150,6 @@ class _Reader:
         body.close()
 
     def _body_deltas(self, body: Body) -> Iterator[TextDelta]:
-        """Yield the text deltas of a body, to its end."""
         for data in decode(body):
             if body.closed:
                 return

@@ -208,7 +208,6 @@ class Job:
         return self
 
     def __repr__(self) -> str:
-        """Show the most important fields."""
         shown = ("id", "status", "model", "fine_tuned_model", "version", "error")
         known = [f"{name}={value!r}" for name in shown if (value := getattr(self, name)) is not None]
         return f"Job({', '.join(known)})"

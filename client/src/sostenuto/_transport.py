@@ -238,7 +238,6 @@ def socket_options() -> list[tuple[int, int, int]]:
 
 
 def _events(response: requests.Response) -> requests.Response:
-    """Return a response that is a stream of events."""
     if response.headers.get("content-type", "").startswith("text/event-stream"):
         return response
     response.close()

@@ -26,7 +26,7 @@ class Cluster:
     """An HTTP server that starts shell commands as processes; a context manager."""
 
     def __init__(self):
-        self.processes, self.jobs, self.requests = {}, {}, []
+        self.processes, self.jobs = {}, {}
         self.is_available, self._stopped = True, set()
         cluster = self
 
@@ -36,7 +36,6 @@ class Cluster:
                 body = json.loads(self.rfile.read(length)) if length else None
                 url = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(url.query).items()}
-                cluster.requests.append((self.command, url.path))
                 status, answer = 503, {"message": "unavailable"}
                 if cluster.is_available:
                     status, answer = 401, {"message": "Unauthorized"}
@@ -118,14 +117,18 @@ class KubernetesCluster(Cluster):
         return 405, {"message": f"{method} {path}"}
 
     def admit(self, name):
-        self.jobs[name]["spec"]["suspend"] = False
+        self._suspend(name, False)
         self._start(name)
 
     def preempt(self, name):
         """Suspend a Job that runs, as Kueue does."""
-        self.jobs[name]["spec"]["suspend"] = True
+        self._suspend(name, True)
         self.ask_to_end(name)
         self.processes.pop(name).wait()
+
+    def _suspend(self, name, is_suspended):
+        self.jobs[name]["spec"]["suspend"] = is_suspended
+        self.jobs[name]["metadata"]["generation"] += 1
 
     @staticmethod
     def _found(found):
@@ -136,6 +139,7 @@ class KubernetesCluster(Cluster):
         name = job["metadata"]["name"]
         if name in self.jobs:
             return 409, {"message": "AlreadyExists"}
+        job["metadata"]["generation"] = 1
         self.jobs[name] = job
         if not job["spec"].get("suspend") and not self.unschedulable:
             self._start(name)

@@ -138,7 +138,6 @@ def choice_records(
 
 
 def write_json(row: Row) -> bytes:
-    """Return a line of JSON."""
     return orjson.dumps(dict(zip(COLUMNS, row, strict=True)), option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -164,17 +163,14 @@ class _Record(NamedTuple):
 
 
 def read_json(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    """Read records of `write_json`."""
     return _by_response(_json_records(lines))
 
 
 def read_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    """Read records of `write_csv`."""
     return _by_response(_csv_records(lines))
 
 
 def read_escaped_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    """Read records of `write_escaped_csv`."""
     for content, record in read_csv(lines):
         custom_id = record.custom_id or ""
         is_escaped = custom_id.startswith("'") and _FORMULA.match(custom_id)
@@ -240,7 +236,6 @@ def _unquote(field: bytes, line: int) -> str:
 
 
 def _is_choice(fields: Any) -> bool:
-    """Return whether these are the fields of a choice with a text."""
     if not isinstance(fields, dict) or not isinstance(fields.get("finish_reason"), (str, type(None))):
         return False
     return isinstance(fields.get("text"), str) and isinstance(fields.get("index"), int) and fields["index"] >= 0
@@ -256,7 +251,6 @@ def _error_code(status: int, body: Any) -> str | None:
 
 
 def _num_tokens(body: Any) -> int:
-    """Return the number of completion tokens of a response; 0 if it has none."""
     usage = body.get("usage") if isinstance(body, dict) else None
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return tokens if isinstance(tokens, int) else 0

@@ -180,12 +180,10 @@ class OutputFiles(AbstractContextManager["OutputFiles"]):
         (self._out if line.code is None else self._errors).append(line.content)
 
     def sync_if_due(self) -> None:
-        """Sync both files, as `Journal`."""
         self._out.sync_if_due()
         self._errors.sync_if_due()
 
     def check(self) -> None:
-        """Check both files, as `Journal`."""
         self._out.check()
         self._errors.check()
 

@@ -27,7 +27,6 @@ class CompletedLines:
         self.lines: list[int] = []
 
     def add(self, record: OutputRecord) -> None:
-        """Add a line of OUT."""
         if record.custom_id is not None:
             self.digests += _digest(record.custom_id)
         elif record.line is not None:

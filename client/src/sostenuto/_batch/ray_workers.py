@@ -133,7 +133,6 @@ class _Source(Datasource):  # type: ignore[misc]  # Ray's types are not followed
         self._pending, self._lines_of_task = pending, lines_of_task
 
     def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        """Return the one task."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(partial(_tables, self._pending, self._lines_of_task), metadata)]
 

@@ -108,7 +108,6 @@ def parse(line: Line) -> BatchRequest:
 
 
 def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:
-    """Parse a line and return its custom_id and fields."""
     if len(content) > MAX_LINE_BYTES:
         raise LineError("line_too_long", f"the line must be at most {MAX_LINE_BYTES} bytes, got more")
     try:

@@ -92,7 +92,6 @@ def _recover(files: OutputFiles, *, retry_errors: bool) -> tuple[CompletedLines,
 
 
 def _complete(pending: PendingLines, files: OutputFiles, errors: Counter[str], options: Options) -> None:
-    """Send the pending lines and write OUT; count their errors."""
     connect = partial(BatchClient, options.settings, options.give_up_after_s)
     client, display = connect(), _Display(pending, errors, files.errors_path)
     try:

@@ -49,14 +49,12 @@ class Failure(click.ClickException):
 
 
 def exit_code(error: sostenuto.SostenutoError) -> int:
-    """Return the exit code for an error of the SDK."""
     if isinstance(error, sostenuto.InvalidArgument):
         return WRONG_USAGE
     return SERVER_FAILED if isinstance(error, (sostenuto.APIError, sostenuto.JobFailed)) else NO_SERVER
 
 
 def error_line(error: Exception) -> str:
-    """Return the message for an error, on one line."""
     if isinstance(error, sostenuto.APIError):
         message = _with_advice(error)
     elif isinstance(error, sostenuto.SostenutoError):

@@ -136,7 +136,6 @@ def generate(
 
 
 def _check(several: bool, stream: bool, as_json: bool, logprobs: int | None, save_state: Path | None) -> None:
-    """Raise UsageError if options contradict each other."""
     if several and stream and not as_json:
         raise click.UsageError("--stream prints one completion: omit it, or -n, or add --json")
     if several and save_state is not None:

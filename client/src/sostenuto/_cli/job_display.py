@@ -60,7 +60,6 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     """
 
     def __init__(self, job: Job) -> None:
-        """Show the bar."""
         self.prompt = ""
         self._num_epochs = job.settings.get("epochs")
         self._validation_loss: float | None = None
@@ -78,11 +77,9 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
         self._bar.start()
 
     def __exit__(self, *exception: object) -> None:
-        """Remove the bar."""
         self._bar.stop()
 
     def show(self, event: JobEvent) -> None:
-        """Show an event."""
         if event.type == "message":
             # Without a total the bar pulses: nothing is known about how long a job is queued, paused or loaded.
             self._bar.update(self._task, description=event.message, total=None, losses="", ends_at=None)
@@ -114,7 +111,6 @@ class _TimeLeft(ProgressColumn):
     """The time left, which also counts down between two events."""
 
     def render(self, task: Task) -> Text:
-        """Return the time as minutes and seconds."""
         ends_at = task.fields["ends_at"]
         if ends_at is None:
             return Text("")

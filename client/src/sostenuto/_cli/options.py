@@ -41,7 +41,6 @@ _OWN = {
 
 
 def seconds(value: str) -> float:
-    """Parse a timeout."""
     number = float(value)
     if not 0 < number <= LONGEST_S:
         raise click.BadParameter(f"must be above 0 and at most {LONGEST_S:,.0f}, got {value}")
@@ -75,7 +74,6 @@ model_option = click.option(
 
 
 def _label(argument: str) -> tuple[str, str]:
-    """Parse `COLUMN=LABEL`."""
     name, separator, label = argument.partition("=")
     if not name or not separator:
         raise click.BadParameter(f"{argument!r} is not COLUMN=LABEL")
@@ -93,7 +91,6 @@ label_option = click.option(
 
 
 def connect() -> Client:
-    """Create the client from the options."""
     options = given_options()
     read_s = options.get("timeout", READ_S)
     timeout, max_retries = (min(CONNECT_S, read_s), read_s), options.get("retries", DEFAULT_MAX_RETRIES)
@@ -101,13 +98,11 @@ def connect() -> Client:
 
 
 def given_options() -> dict[str, Any]:
-    """Return the server options that are given, by name."""
     options: dict[str, Any] = click.get_current_context().find_root().ensure_object(dict)
     return options
 
 
 def api_key() -> str | None:
-    """Return the API key of --api-key-file, or None if it is not given."""
     path = given_options().get("api_key_file")
     if path is None:
         return None
@@ -179,7 +174,6 @@ def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
 
 
 def _field(argument: str) -> tuple[str, Any]:
-    """Parse `NAME=JSON`."""
     name, _, value = argument.partition("=")
     if not name or name in _OWN:
         raise click.BadParameter(f"{argument!r} has an option of its own" if name else f"{argument!r} is not NAME=JSON")

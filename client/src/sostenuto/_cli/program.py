@@ -88,7 +88,6 @@ class Program(click.Group):
         sys.exit(code or 0)
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """Return the names of all installed commands."""
         return sorted({*super().list_commands(context), *REPLACED, *installed()})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -129,7 +128,6 @@ class Program(click.Group):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> Any:
-        """Run the command of a context."""
         with _silent_on_broken_pipe():
             super().invoke(context)
 
@@ -218,18 +216,6 @@ def completion(shell: str | None) -> None:
 
 
 for command in (
-    generate,
-    write,
-    next_word,
-    score,
-    models,
-    tokens,
-    tokenizer,
-    inspect,
-    activations,
-    jobs,
-    batch,
-    report,
-    completion,
-):
+    generate, write, next_word, score, models, tokens, tokenizer, inspect, activations, jobs, batch, report, completion
+):  # fmt: skip
     program.add_command(command)

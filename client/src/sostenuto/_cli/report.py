@@ -107,7 +107,6 @@ def compute(generated: Path, training: Path, **options: Any) -> Report:
 
 
 def save(found: Report, path: Path) -> None:
-    """Write a report to a file."""
     with failing_to(f"write {path}"):
         found.save(path)
     say(f"wrote {path}")
@@ -117,7 +116,6 @@ class ReportProgress(AbstractContextManager["ReportProgress"]):
     """Shows the progress of a report on standard error: a bar on a terminal, elsewhere a line every 30 seconds."""
 
     def __init__(self) -> None:
-        """Show the bar."""
         self._is_terminal = sys.stderr.isatty()
         columns = (
             TextColumn("{task.description}"),
@@ -140,5 +138,4 @@ class ReportProgress(AbstractContextManager["ReportProgress"]):
             say(f"{step}: {part:.0%}, {left_s:.0f} s left")
 
     def __exit__(self, *exception: object) -> None:
-        """Remove the bar."""
         self._bar.stop()

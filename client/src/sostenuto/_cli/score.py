@@ -102,7 +102,6 @@ class Lines:
 
     @property
     def name(self) -> str:
-        """The source in messages."""
         return "standard input" if self.path is None else str(self.path)
 
     def count(self) -> int | None:

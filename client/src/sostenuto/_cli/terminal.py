@@ -185,7 +185,6 @@ def write_text(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write a JSON value as one line."""
     write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.cells import cell_len
@@ -75,7 +74,10 @@ def inspect(
         )
     all_tokens = inspection.tokens
     if as_json:
-        return write_json({"text": content, "tokens": [_token_fields(token) for token in all_tokens]})
+        names = ("text", "offset", "logprob", "probability", "alternatives")
+        return write_json(
+            {"text": content, "tokens": [{name: getattr(token, name) for name in names} for token in all_tokens]}
+        )
     screen = console()
     if screen.color_system is None or screen.no_color:
         return print_table(INSPECT_HEADINGS, [_row(token) for token in all_tokens], numbers=INSPECT_HEADINGS[1:2])
@@ -122,10 +124,6 @@ def _row(token: ScoredToken) -> list[str]:
 def _percent(logprob: float) -> str:
     percent = 100 * math.exp(logprob)
     return f"{percent:.1f}%" if percent >= 0.1 else f"{percent:.0e}%"
-
-
-def _token_fields(token: ScoredToken) -> dict[str, Any]:
-    return {name: getattr(token, name) for name in ("text", "offset", "logprob", "probability", "alternatives")}
 
 
 NEXT_EPILOG = """\

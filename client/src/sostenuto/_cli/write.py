@@ -163,7 +163,6 @@ class Session:
 
     @property
     def conversation(self) -> Conversation:
-        """The current branch."""
         return self.branches[self.current]
 
     def take(self, line: str) -> bool:

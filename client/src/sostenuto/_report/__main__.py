@@ -30,7 +30,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Read the request, and answer it."""
     os.nice(NICENESS)
     request = json.load(sys.stdin.buffer)
     _limit(request)
@@ -82,7 +81,6 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field(request: dict[str, Any], param: str) -> str:
-    """Return the field of the request that has an argument of the report."""
     return f"{param}_file" if request.get(f"{param}_file") else param
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sostenuto._report.display import NUM_VALUES
 from sostenuto._report.distributions import histogram, moments
 from sostenuto._report.ngrams import Floats, Integers, align, jensen_shannon, ngrams
 from sostenuto._report.records import Records
@@ -19,7 +20,7 @@ MIN_NUMBERS = 0.95
 # A column has categories if it has so few different training values, or each is repeated on average ten times.
 MAX_CATEGORIES, MAX_REPEATED_CATEGORIES, MIN_REPEATS = 50, 1000, 10
 MAX_COLUMNS = 30  # that are reported
-NUM_BINS, NUM_VALUES = 20, 12
+NUM_BINS = 20
 NUMBER, CATEGORY, TEXT = "number", "category", "text"
 
 
@@ -39,7 +40,6 @@ def kind_of(values: Sequence[str | None]) -> str:
 
 
 def column_report(own: Records, training: Records) -> list[dict[str, Any]]:
-    """Return the distribution of each column, beside that of the training records."""
     return [
         _column(name, own.values(place), training.values(place))
         for place, name in enumerate(training.columns[:MAX_COLUMNS])

@@ -7,6 +7,7 @@ from typing import Any
 
 Cell = Callable[[dict[str, Any]], "str | None"]
 GAP, NONE = 2, "–"
+NUM_VALUES = 12  # of a column of categories that a report lists
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -29,7 +30,6 @@ def metrics(report: dict[str, Any]) -> list[tuple[str, list[str], str]]:
 
 
 def _rows(report: dict[str, Any]) -> list[tuple[str, Cell, str]]:
-    """Return the metrics: name, value, and what it is."""
     near, size = report["generated"]["nearest"]["near_distance"], f"{report['compared_records']:,}"
     checks = " and ".join(name.replace("_", " ") for name in report["checks"])
     rows: list[tuple[str, Cell, str]] = [
@@ -123,10 +123,8 @@ def percent(share: float | None) -> str | None:
 
 
 def bits(value: float | None) -> str | None:
-    """Return a divergence in bits."""
     return None if value is None else f"{value:.4f}"
 
 
 def decimals(value: float | None) -> str | None:
-    """Return a number with three decimals."""
     return None if value is None else f"{value:.3f}"

@@ -14,7 +14,6 @@ NUM_DIFFERENCES = 10  # n-grams listed for each order
 
 
 def lengths(texts: Sequence[str]) -> Integers:
-    """Return the number of characters of each text."""
     return np.fromiter(map(len, texts), np.int64, len(texts))
 
 

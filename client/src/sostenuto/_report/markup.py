@@ -30,17 +30,14 @@ def text(value: str, limit: int = MAX_SHOWN) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """Return a section of the page."""
     return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
 
 
 def soft(content: str, *, small: bool = False) -> str:
-    """Return a paragraph of explanation."""
     return f"<p class='soft{' small' if small else ''}'>{content}</p>"
 
 
 def figure(plot: str) -> str:
-    """Return a plot as a figure."""
     return f"<figure>{plot}</figure>"
 
 
@@ -50,7 +47,6 @@ def panel(title: str, *parts: str) -> str:
 
 
 def panels(parts: Iterable[str]) -> str:
-    """Return panels side by side."""
     return f"<div class='panels'>{''.join(parts)}</div>"
 
 
@@ -66,17 +62,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], caption: str =
 
 
 def cell(content: str) -> str:
-    """Return a cell of text that is HTML."""
     return f"<td>{content}</td>"
 
 
 def number(content: str) -> str:
-    """Return a cell with a number."""
     return f"<td class='number'>{content}</td>"
 
 
 def record_cell(record: str) -> str:
-    """Return a cell with a record."""
     return f"<td class='record'>{text(record)}</td>"
 
 
@@ -107,5 +100,4 @@ def share_of(share: float) -> str:
 
 
 def decimal(value: float | None) -> str:
-    """Return a number with two decimals."""
     return NONE if value is None else f"{value:.2f}"

@@ -47,7 +47,6 @@ class Records:
         return len(self.texts)
 
     def take(self, indices: Sequence[int]) -> Records:
-        """Return the records at some indices."""
         rows = [self.rows[index] for index in indices] if self.columns else []
         return Records(self.name, [self.texts[index] for index in indices], self.columns, rows)
 

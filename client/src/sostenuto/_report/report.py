@@ -166,7 +166,6 @@ class _Basis:
 
 
 def _subject(records: Records, basis: _Basis, held_out: Records | None, progress: _Progress) -> dict[str, Any]:
-    """Return the report on one set of records."""
     options = basis.options
     share = 0.5 if options.checks.validator is not None else 1.0
     validity = check(records, options.checks, progress.step("checking", share))
@@ -189,7 +188,6 @@ def _subject(records: Records, basis: _Basis, held_out: Records | None, progress
 
 
 def _counts(records: Records, validity: Validity, basis: _Basis) -> dict[str, Any]:
-    """Return how many records are valid, unique, novel and copies."""
     valid = [form for form in validity.forms if form is not None]
     distinct = dict.fromkeys(valid)
     copies = Counter(form for form in valid if form in basis.training_forms)

@@ -33,7 +33,6 @@ class Checks:
     has_columns: bool = False
 
     def names(self) -> list[str]:
-        """Return the kinds of check, as the report has them."""
         given = {
             "columns": self.has_columns or None,
             "pattern": self.pattern,

@@ -5,8 +5,7 @@ import pytest
 import yaml
 
 from jobs.cli import trainer as command
-from jobs.launchers.cluster import GONE_S
-from jobs.launchers.launcher import STOP_S
+from jobs.launchers.launcher import GONE_S, STOP_S
 from tests.manifests import KUBERNETES, containers, of_kind, overlay, quantity, render, templates
 from tests.unit.deploy.kubernetes.test_objects import VERSIONS
 

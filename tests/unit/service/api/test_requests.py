@@ -13,7 +13,7 @@ from service.api.requests import (
     TokenizeRequest,
 )
 from service.errors import InvalidRequest
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_params import SamplingParams
 from service.settings import Settings
 
 SETTINGS = Settings(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.child_processes import terminate_with_parent
+from contract.processes import terminate_with_parent
 from service.commands import serve as module
 from service.commands.serve import Supervisor
 from service.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
 from service.scheduling.batching import BatchLimits
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_params import SamplingParams
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
@@ -18,7 +18,7 @@ from tests.waiting import until
 
 def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
     """Each token follows from the state after the token before and from its uniform."""
-    from service.scheduling.sampling import uniforms
+    from service.scheduling.sampling_params import uniforms
 
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
     state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []

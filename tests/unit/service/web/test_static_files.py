@@ -5,7 +5,7 @@ import gzip
 import pytest
 from flask import Flask
 
-from service.web.static_files import StaticFiles
+from service.web.pages import StaticFiles
 
 SCRIPT = "// a comment\n" * 100
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from contract.stderr import suppress_stderr
+from contract.processes import suppress_stderr
 
 
 def test_output_within_the_block_is_discarded_and_later_output_shown(capfd):

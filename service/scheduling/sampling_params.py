@@ -40,7 +40,6 @@ class SamplingParams:
 
     @cached_property
     def adjusts(self) -> bool:
-        """Whether logits are adjusted before sampling."""
         return self.counts_tokens or any(value for _, value in self.bias) or self.min_tokens > 0
 
 

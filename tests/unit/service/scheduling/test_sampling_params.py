@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.sampling import Adjustments, UniformStream, uniforms
+from service.scheduling.sampling_params import Adjustments, UniformStream, uniforms
 
 IDS = st.lists(st.integers(0, 9), max_size=30)
 
