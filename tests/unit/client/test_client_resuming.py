@@ -140,22 +140,23 @@ def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(client, serv
     assert server.bodies[1:] == [server.bodies[1]] * 21
 
 
-def test_a_stream_does_not_wait_for_a_server_that_never_responded(client, server):
-    server.script = [hang_up] * 20
-    with pytest.raises(sostenuto.ConnectionFailed):
-        client.stream("Once", **REQUEST, resume=True)
-    assert len(server.requests) == 3
-
-
 @pytest.mark.parametrize(
-    ("answer", "num_requests"), [(refusal(429, "full"), 3), (refusal(500, "oops"), 3), (refusal(400, "no"), 1)]
+    ("before", "answer", "num_requests"),
+    [
+        ([], hang_up, 3),
+        ([models("tiny")], refusal(429, "full"), 3),
+        ([models("tiny")], refusal(500, "oops"), 3),
+        ([models("tiny")], refusal(400, "no"), 1),
+    ],
+    ids=["never responded", "full", "error", "refused"],
 )
-def test_a_stream_that_is_refused_does_not_wait(client, server, answer, num_requests):
-    server.script = [models("tiny"), *[answer] * 20]
-    client.models()
-    with pytest.raises(sostenuto.APIError):
+def test_a_stream_does_not_wait_for_a_server_that_was_not_lost(client, server, before, answer, num_requests):
+    server.script = [*before, *[answer] * 20]
+    if before:
+        client.models()
+    with pytest.raises(sostenuto.APIError if before else sostenuto.ConnectionFailed):
         client.stream("Once", **REQUEST, resume=True)
-    assert len(server.requests) == 1 + num_requests
+    assert len(server.requests) == len(before) + num_requests
 
 
 def test_a_stream_waits_two_minutes_for_a_lost_server(client, server, waits):

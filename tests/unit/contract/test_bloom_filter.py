@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contract import splitmix64
-from contract.bloom_filter import MIN_BYTES, BloomFilter, bits_per_entry
+from contract.bloom_filter import MIN_BYTES, BloomFilter
 
 HASHES = st.lists(st.integers(0, 2**64 - 1)).map(lambda values: np.array(values, np.uint64))
 
@@ -65,9 +65,3 @@ def test_the_position_of_a_found_hash_is_returned():
     bloom.add(hashes(0, 2))
     queries = np.concatenate([hashes(10, 14), hashes(1, 2), hashes(14, 16), hashes(0, 1)])
     assert bloom.find(queries).tolist() == [4, 7]
-
-
-def test_a_lower_rate_takes_more_bits():
-    assert bits_per_entry(2**-10) == pytest.approx(14.427, abs=0.001)
-    assert bits_per_entry(1e-7) == pytest.approx(33.55, abs=0.02)
-    assert len(filled(1000, 2**-10).bits) == 1804

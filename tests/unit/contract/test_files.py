@@ -62,21 +62,15 @@ def create(path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("act", [write, create])
-def test_a_full_disk_leaves_no_file_and_an_error_with_the_path(act, tmp_path, full_disk):  # noqa: ARG001 - a fixture
+def test_a_full_disk_leaves_no_new_file_and_an_old_one_unchanged(act, tmp_path, full_disk):  # noqa: ARG001 - a fixture
     path = tmp_path / "file"
     with pytest.raises(OSError, match=re.escape(f"No space left on device: '{path}'")):
         act(path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
-def test_a_full_disk_leaves_an_existing_file_unchanged(tmp_path, full_disk):  # noqa: ARG001 - a fixture
-    path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(OSError, match="No space left"):
         write(path)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
 
 
 def test_the_file_is_synced_before_its_rename_and_the_directory_after_it(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import yaml
 
 from jobs.cli import trainer as command
 from jobs.launchers.launcher import GONE_S, STOP_S
+from sostenuto import __version__
 from tests.manifests import KUBERNETES, containers, of_kind, overlay, quantity, render, templates
 from tests.unit.deploy.kubernetes.test_objects import VERSIONS
 
@@ -70,6 +71,17 @@ def test_the_trainers_role_has_what_the_launcher_asks_for_and_no_more(objects):
     }
     (binding,) = of_kind(objects, "RoleBinding").values()
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
+
+
+def test_gateway_trainer_and_training_share_volumes_database_and_image(pods):
+    assert mounts(pods["training"])["/training"] == mounts(pods["trainer"])["/training"] == "training"
+    assert mounts(pods["gateway"])["/training"] == "training"
+    assert mounts(pods["training"])["/models"] == mounts(pods["trainer"])["/models"] == "models"
+    variable = "SOSTENUTO_TRAINING_DATABASE"
+    assert environment(pods["gateway"])[variable] == environment(pods["trainer"])[variable]
+    assert environment(pods["gateway"])["SOSTENUTO_TRAINING_DIR"] == "/training"
+    images = {containers(pods[name])[0]["image"] for name in NAMES}
+    assert images == {f"sostenuto-exporter:{__version__}"}
 
 
 def test_the_trainers_variables_are_those_of_its_options(objects, pods):

@@ -159,9 +159,6 @@ def test_the_addresses_begin_in_1900_and_are_plain_text_with_a_known_origin():
     assert provenance.works[0] == "1900-12-03 William McKinley"
     assert provenance.num_bytes == sum(len(document.encode()) for document in corpus.documents)
     assert provenance.license.startswith("public domain")
-
-
-def test_a_text_of_the_users_has_no_provenance():
     assert provenance_of("book.txt") is None
 
 

@@ -77,7 +77,6 @@ def test_a_machine_with_little_memory_is_a_problem(run, monkeypatch):
 
 @pytest.mark.parametrize(("version", "hint"), [("2.19.0", "it must be 2.21.*: pip"), (None, "pip install ")])
 def test_a_missing_package_or_another_tensorflow_is_a_problem(run, monkeypatch, version, hint):
-
     def installed(name):
         if name == "tensorflow" and version is None:
             raise importlib.metadata.PackageNotFoundError(name)
@@ -96,13 +95,9 @@ def test_a_port_in_use_is_a_problem(run, monkeypatch):
         monkeypatch.setattr("service.commands.health.TIMEOUT_S", 0.1)
         code, lines = run()
     assert code == 1
-    assert "SOSTENUTO_PORT" in wrong(lines)[f"port {other_port(lines)}"]
-
-
-def other_port(lines):
     (line,) = [line for line in lines if line.startswith("WRONG  port")]
     assert "Address already in use" in line
-    return line.split()[2]
+    assert "SOSTENUTO_PORT" in wrong(lines)[f"port {line.split()[2]}"]
 
 
 def test_the_port_of_a_gateway_that_is_ready_is_in_order(run, monkeypatch):
