@@ -74,7 +74,8 @@ INTEGERS = [
 @pytest.mark.parametrize(
     ("within", "bounds", "inside", "outside"),
     [*((numbers_within, *case) for case in NUMBERS), *((integers_within, *case) for case in INTEGERS)],
-    ids=str,
+    # A function's string has its address, which differs between processes of tests.
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_numbers_match_exactly_within_their_range_and_keep_their_digits(within, bounds, inside, outside):
     regex = regex_of(within, **bounds)
