@@ -26,7 +26,7 @@ def main(models_dir: Path, units: int, num_layers: int, embedding: int) -> None:
     """Publish the model to a repository."""
     import keras  # noqa: PLC0415 - only this step and the processes that measure TensorFlow may import it
 
-    from contract.tokenizer import CharacterTokenizer  # noqa: PLC0415
+    from contract.tokenizers import CharacterTokenizer  # noqa: PLC0415
     from export.repository.publishing import publish  # noqa: PLC0415
 
     keras.utils.set_random_seed(0)

@@ -10,7 +10,7 @@ from contract import signatures
 from contract.errors import ContractError, first_problem
 from contract.files import read_file
 from contract.label_columns import LabelColumn
-from contract.tokenizer import Tokenizer, load_tokenizer
+from contract.tokenizers import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     # It needs NumPy, which no command line should wait for.

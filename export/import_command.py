@@ -4,7 +4,7 @@ from pathlib import Path
 
 from contract.card import Direction
 from contract.errors import TokenizerError
-from contract.tokenizer import CharacterTokenizer, Standardization, Tokenizer, WhitespaceRules, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, Standardization, Tokenizer, WhitespaceRules, WordTokenizer
 from export.imported.model import read_imported
 from export.imported.tokenizer import read_tokenizer
 from export.repository.publishing import publish, require_name, require_writable

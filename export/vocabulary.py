@@ -8,7 +8,7 @@ from typing import Any
 
 from contract.files import write_atomically
 from contract.label_columns import LabelColumn, label_tokens
-from contract.tokenizer import (
+from contract.tokenizers import (
     KERAS_RULES,
     CharacterTokenizer,
     ExactWordTokenizer,

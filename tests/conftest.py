@@ -120,7 +120,7 @@ def publish_model(
     import keras
     import numpy as np
 
-    from contract.tokenizer import CharacterTokenizer
+    from contract.tokenizers import CharacterTokenizer
     from export.graphs.network import CELLS
     from export.repository.publishing import publish
 
@@ -154,7 +154,7 @@ def models_dir():
 
 
 def publish_models(folder):
-    from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
+    from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer
 
     publish_model(folder, "lstm")
     publish_model(folder, "gru", "gru", layers=2, bfloat16=True)

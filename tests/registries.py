@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from contract.card import GeneratorCard
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from service.backends.client import VersionStatus
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, ModelNotFound

@@ -22,7 +22,7 @@ def _batch() -> tuple[np.ndarray, np.ndarray]:
 
 def sostenuto(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train as `python -m export train` does, but without the weight average (EMA), which the baselines lack."""
-    from contract.tokenizer import SpecialIds  # noqa: PLC0415 - only processes that measure TensorFlow may import it
+    from contract.tokenizers import SpecialIds  # noqa: PLC0415 - only processes that measure TensorFlow may import it
     from export.config import load_config  # noqa: PLC0415
     from export.training.devices import Devices  # noqa: PLC0415
     from export.training.model import build_model  # noqa: PLC0415

@@ -1,6 +1,6 @@
 """The files that Transformers' `AutoTokenizer.from_pretrained` loads, for tools that tokenize by themselves.
 
-They encode and decode as the tokenizer does. A published `tokenizer.json` nearly does so; see `contract.tokenizer`.
+They encode and decode as the tokenizer does. A published `tokenizer.json` nearly does so; see `contract.tokenizers`.
 """
 
 import json

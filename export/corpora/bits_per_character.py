@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from contract.tokenizer import SubwordTokenizer, Tokenizer, WordTokenizer
+from contract.tokenizers import SubwordTokenizer, Tokenizer, WordTokenizer
 from export.corpora.spool import blocks
 
 _CONTINUATION_MASK, _CONTINUATION = 0xC0, 0x80

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from contract.card import Direction
-from contract.tokenizer import CharacterTokenizer, RegexTokenizer, Tokenizer
+from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Tokenizer
 from export.corpora.corpus import Corpus
 from export.corpora.spool import BLOCK_BYTES, Spool
 

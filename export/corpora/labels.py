@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from contract.label_columns import NO_LABEL, LabelColumn, as_number, label_ids
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.corpora.corpus import Corpus
 from export.errors import CorpusError
 

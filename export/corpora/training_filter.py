@@ -11,7 +11,7 @@ import numpy as np
 from contract import bloom_filter, splitmix64
 from contract.bloom_filter import BloomFilter
 from contract.card import Direction
-from contract.tokenizer import Tokenizer, WordTokenizer
+from contract.tokenizers import Tokenizer, WordTokenizer
 from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials
 from export.corpora.corpus import Chunk, Corpus
 from export.corpora.documents import SEPARATOR

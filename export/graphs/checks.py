@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import PrecisionCheck
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.errors import CheckFailed
 from export.graphs.exportable import Exportable
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from contract.card import GeneratorCard, HeldOutScores
 from contract.label_columns import opening_ids
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 
 # Texts, and tokens of all of them, some seconds of two cores; fewer texts would make percentiles of chance.
 MIN_SCORED, MAX_SCORED, MAX_TOKENS = 100, 1024, 2**15

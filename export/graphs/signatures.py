@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import Activation
-from contract.tokenizer import SpecialIds
+from contract.tokenizers import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Constraints
 from export.graphs.cells import StatefulNetwork
 from export.graphs.loop import Loop, array, keep_ended, repeat, stack_batch_major, write

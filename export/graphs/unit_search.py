@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from contract import signatures
 from contract.card import Activation, Discovery
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 
 # Sequences and tokens of each. A call with all of them would take 200 MB for the states and gates of an LSTM of 512
 # units.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from contract.errors import TokenizerError
-from contract.tokenizer import (
+from contract.tokenizers import (
     CharacterTokenizer,
     Standardization,
     Tokenizer,

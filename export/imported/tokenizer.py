@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from contract.errors import TokenizerError
-from contract.tokenizer import (
+from contract.tokenizers import (
     KERAS_FILTERS,
     CharacterTokenizer,
     ImportedTokenizer,

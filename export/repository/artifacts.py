@@ -12,7 +12,7 @@ import numpy as np
 from contract import signatures
 from contract.card import GeneratorCard
 from contract.signatures import ASSETS
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.repository.history import HISTORY_FILE, Progress, perplexity
 from export.repository.plots import history_png
 from export.repository.readme import write_readme

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contract.card import GeneratorCard, TrainingReport
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.errors import RepositoryError
 from export.repository.card_facts import reported
 from export.repository.history import Progress, perplexity, read_history

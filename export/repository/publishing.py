@@ -20,7 +20,7 @@ from contract import signatures
 from contract.audit import record_command
 from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingFilterDescription, TrainingReport
 from contract.files import sync_directory, sync_tree
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from contract.training_filter import TrainingFilter
 from export.errors import PublishError
 from export.graphs import adjustments, cells, loop, precision, sampling, specs, window

@@ -11,7 +11,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import GeneratorCard
 from contract.errors import ContractError
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from contract.training_filter import load_training_filter
 from export.errors import CheckFailed, ExportError, NotFinite, UnknownCode
 from export.graphs.checks import check_saved_model

@@ -11,7 +11,7 @@ from contract.card import ID_PATTERN, GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.files import write_atomically
 from contract.models_config import version_numbers
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.errors import NoSuchVersion, RepositoryError
 
 SAVED_MODEL = "saved_model.pb"

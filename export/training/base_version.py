@@ -8,7 +8,7 @@ from typing import Any
 from contract.card import Ancestor, GeneratorCard, Lineage
 from contract.label_columns import LabelColumn, label_tokens
 from contract.signatures import ASSETS
-from contract.tokenizer import ImportedTokenizer, Tokenizer
+from contract.tokenizers import ImportedTokenizer, Tokenizer
 from contract.tokenizers.base import Vocabulary
 from export.config import ARCHITECTURE, TrainConfig, validated
 from export.corpora.corpus import Corpus

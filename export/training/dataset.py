@@ -9,7 +9,7 @@ import numpy as np
 
 from contract.card import CorpusDescription, HeldOut, MixedText
 from contract.label_columns import LabelColumn
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus

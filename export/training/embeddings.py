@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.corpora.encodings import decode
 from export.errors import ConfigError, NotText
 from export.terminal import echo

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.config import TrainConfig
 from export.errors import UnsupportedModel
 from export.graphs.network import read_graph, read_network

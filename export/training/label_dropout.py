@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from contract.label_columns import NO_LABEL, LabelColumn, label_ids
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from export.corpora.spool import BLOCK_BYTES, blocks
 
 

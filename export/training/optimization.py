@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from contract.tokenizer import SpecialIds
+from contract.tokenizers import SpecialIds
 from export.config import TrainConfig
 from export.training.devices import Compute, Devices, multiplies_bfloat16
 from export.training.model import States, forward, zero_states

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from contract.card import CorpusDescription, Lineage
 from contract.errors import ContractError, first_problem
 from contract.files import sync_tree, try_lock, write_atomically
-from contract.tokenizer import Tokenizer, load_tokenizer
+from contract.tokenizers import Tokenizer, load_tokenizer
 from export.config import TrainConfig
 from export.errors import RunError
 from export.repository.history import Progress

@@ -10,7 +10,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Sample
 from contract.label_columns import LabelColumn, opening_ids
-from contract.tokenizer import Tokenizer, WordTokenizer
+from contract.tokenizers import Tokenizer, WordTokenizer
 from export.config import TrainConfig
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import Memorization, find_memorized_spans

@@ -13,7 +13,7 @@ import numpy as np
 from contract.card import CorpusDescription, Lineage, NoTrainingFilter, Sample, TrainingReport
 from contract.files import write_atomically
 from contract.label_columns import LabelColumn
-from contract.tokenizer import Tokenizer, WordTokenizer
+from contract.tokenizers import Tokenizer, WordTokenizer
 from contract.training_filter import TrainingFilter
 from export.config import MODELS, TrainConfig
 from export.corpora.bits_per_character import bits_per_character

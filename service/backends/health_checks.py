@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from contract import signatures
 from contract.card import GeneratorCard
 from contract.errors import ContractError
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe, run_probe, still_holds
 from service.backends.replica import Replica

@@ -12,7 +12,7 @@ from itertools import repeat
 
 import numpy as np
 
-from contract.tokenizer import Detokenizer
+from contract.tokenizers import Detokenizer
 from service.generation.logprobs import Logprobs, PendingLogprobs, token_scores
 from service.generation.resume_tokens import Checkpoint, SavedMatch
 from service.scheduling.constraints import Match

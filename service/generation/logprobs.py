@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from contract.tokenizer import Detokenizer
+from contract.tokenizers import Detokenizer
 from service.scheduling.sequence import Scores
 
 # A float32 log probability has about 7 decimal places; more would only make responses longer.

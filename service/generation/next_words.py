@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 import numpy as np
 
 from contract import signatures
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from service.api.requests import NextRequest
 from service.errors import InvalidRequest
 from service.generation.expander import Expander

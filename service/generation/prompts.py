@@ -15,7 +15,7 @@ import orjson
 
 from contract import signatures
 from contract.label_columns import LabelColumn, opening_ids
-from contract.tokenizer import Detokenizer, Tokenizer
+from contract.tokenizers import Detokenizer, Tokenizer
 from service.api.body import require, shorten
 from service.api.requests import PromptText
 from service.errors import InvalidRequest

@@ -13,7 +13,7 @@ import numpy as np
 
 from contract import signatures
 from contract.files import open_regular
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from service.caches import SingleFlightCache
 from service.errors import InvalidRequest, NotFound
 from service.models.registry import ServedModel

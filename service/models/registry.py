@@ -15,7 +15,7 @@ from pathlib import Path
 from contract import signatures
 from contract.card import GeneratorCard
 from contract.models_config import LABELS_FILE, Shares
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from service.backends.determinism_probe import Probe
 from service.backends.health_checks import Assets, HealthChecks, RepeatedErrors
 from service.backends.replica import Replica

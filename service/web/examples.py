@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service.errors import (
     BodyTimeout,

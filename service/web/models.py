@@ -10,7 +10,7 @@ from flask import Response, g
 from contract.card import GeneratorCard, TrainingReport
 from contract.errors import TokenizerError
 from contract.models_config import STABLE
-from contract.tokenizer import Tokenizer
+from contract.tokenizers import Tokenizer
 from contract.tokenizers.pretrained import tokenizer_config, tokenizer_json
 from service.api.requests import MAX_ID, DetokenizeRequest, TokenizeRequest
 from service.api.responses import (

@@ -31,7 +31,7 @@ DRAIN_S = 600
 @pytest.fixture(scope="module")
 def large_dir(tmp_path_factory):
     """A repository of one model with a large vocabulary, whose file of vectors is larger than the exporter writes."""
-    from contract.tokenizer import ExactWordTokenizer
+    from contract.tokenizers import ExactWordTokenizer
 
     folder = tmp_path_factory.mktemp("large")
     words = " ".join(

@@ -29,7 +29,7 @@ def wide_models_dir(tmp_path_factory):
     import keras
     import numpy as np
 
-    from contract.tokenizer import CharacterTokenizer
+    from contract.tokenizers import CharacterTokenizer
     from export.graphs.network import CELLS
     from export.repository.publishing import publish
 

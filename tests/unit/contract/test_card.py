@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
-from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, WordTokenizer
 
 FIELDS = {
     "name": "demo",

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
-from contract.tokenizers import huggingface
+from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer, huggingface
 from contract.tokenizers.huggingface import Chunker
 from tests.unit.contract.scripts import ALL
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.tokenizer import (
+from contract.tokenizers import (
     CharacterTokenizer,
     ExactWordTokenizer,
     ImportedTokenizer,

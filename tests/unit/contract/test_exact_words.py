@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import TokenizerError
-from contract.tokenizer import ExactWordTokenizer
+from contract.tokenizers import ExactWordTokenizer
 from tests.unit.contract.scripts import ALL, texts
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import ImportedTokenizer, load_tokenizer
+from contract.tokenizers import ImportedTokenizer, load_tokenizer
 from tests.unit.contract.imported_files import MADE
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
 

@@ -4,7 +4,7 @@ import pytest
 
 from contract.errors import TokenizerError
 from contract.label_columns import LabelColumn, label_ids, label_tokens, opening_ids
-from contract.tokenizer import (
+from contract.tokenizers import (
     CharacterTokenizer,
     ExactWordTokenizer,
     RegexTokenizer,

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import TokenizerError
-from contract.tokenizer import RegexTokenizer, load_tokenizer
-from contract.tokenizers import huggingface
+from contract.tokenizers import RegexTokenizer, huggingface, load_tokenizer
 from contract.tokenizers.regexes import PRESETS, join_regexes
 from tests.paths import ROOT
 from tests.unit.contract.test_chunking import PLACES, cut
@@ -159,7 +158,7 @@ def test_a_long_text_is_encoded_in_chunks_that_no_cell_crosses(monkeypatch):
 @presets
 def test_encoding_takes_at_most_encoding_bytes(preset):
     code = (
-        "from pathlib import Path; from contract.tokenizer import RegexTokenizer\n"
+        "from pathlib import Path; from contract.tokenizers import RegexTokenizer\n"
         f"tokenizer = RegexTokenizer.train(['abCl,\\n'], regexes=[{preset!r}]); tokenizer.encode('ab' * 99)\n"
         "peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024\n"
         "text, before = 'a,\\n' * 40_000, peak(); tokenizer.encode(text); used = peak() - before\n"

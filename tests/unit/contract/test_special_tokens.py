@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from contract.errors import TokenizerError
-from contract.tokenizer import ImportedTokenizer
+from contract.tokenizers import ImportedTokenizer
 from tests.unit.contract.imported_files import MADE
 
 

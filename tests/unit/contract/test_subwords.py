@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.errors import TokenizerError
-from contract.tokenizer import SubwordTokenizer
+from contract.tokenizers import SubwordTokenizer
 from tests.unit.contract.scripts import ALL, texts
 
 TOKENIZER = SubwordTokenizer.train([ALL] * 4, vocab_size=500)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract.signatures import FORBIDDEN_DISTANCE, NUM_TOP, UNCONSTRAINED_ROW, in_precision
-from contract.tokenizer import SpecialIds
+from contract.tokenizers import SpecialIds
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
 from tests.built import built

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from contract.card import GeneratorCard, load_assets
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.cli import program
 from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.tokenizer import load_tokenizer
+from contract.tokenizers import load_tokenizer
 from export.config import load_config
 from export.corpora.corpus import read_corpus
 from export.vocabulary import train_tokenizer

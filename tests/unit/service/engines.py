@@ -5,7 +5,7 @@ import orjson
 from contract.card import GeneratorCard, TrainingReport
 from contract.label_columns import LabelColumn, label_tokens
 from contract.signatures import REVISION
-from contract.tokenizer import CharacterTokenizer, RegexTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, RegexTokenizer, WordTokenizer
 from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
 from service.api.requests import CompletionRequest

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
 from export.corpora.bits_per_character import bits_per_character, count_characters
 
 TEXT = "Größe, 大きさ and size: it's 1859.\n\n" * 3

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, RegexTokenizer, SubwordTokenizer, WordTokenizer
-from contract.tokenizers import huggingface
+from contract.tokenizers import (
+    CharacterTokenizer,
+    ExactWordTokenizer,
+    RegexTokenizer,
+    SubwordTokenizer,
+    WordTokenizer,
+    huggingface,
+)
 from export.corpora import corpus as corpus_module
 from export.corpora import encoder
 from export.corpora.corpus import Corpus

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contract.label_columns import LabelColumn, label_ids, label_tokens
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.corpora import labels as module
 from export.corpora.corpus import read_corpus
 from export.corpora.encoder import encode_corpus

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from contract.tokenizer import KERAS_RULES
+from contract.tokenizers import KERAS_RULES
 from export.corpora import memorization
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS, Memorization, find_memorized_spans

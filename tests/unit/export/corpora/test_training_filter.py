@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
-from contract.tokenizers import huggingface
+from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer, huggingface
 from contract.training_filter import DOCUMENTS, SPANS
 from export.corpora import corpus as corpus_module
 from export.corpora import training_filter as module

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras.layers import GRU, LSTM, Activation, Bidirectional, Dense, Embedding, Input, SimpleRNN, TimeDistributed
 
-from contract.tokenizer import SpecialIds
+from contract.tokenizers import SpecialIds
 from export.config import load_config
 from export.errors import CheckFailed, UnsupportedModel
 from export.graphs.checks import check_saved_model

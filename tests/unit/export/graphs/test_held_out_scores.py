@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from contract.label_columns import LabelColumn, label_tokens
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.graphs.held_out_scores import MAX_SCORED, MIN_SCORED, score_held_out
 
 

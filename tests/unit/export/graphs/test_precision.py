@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.graphs import cells, precision
 from export.graphs.checks import check_precision
 from export.graphs.exportable import prepare

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.compat.v1 import RunMetadata, RunOptions
 
-from contract.tokenizer import SpecialIds
+from contract.tokenizers import SpecialIds
 from export.graphs import cells
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator

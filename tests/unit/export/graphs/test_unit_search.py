@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from contract.card import Activation
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.graphs.unit_search import FEATURES, find_discoveries
 
 SCENE = '[Enter ANN, with "a (very) old owl"]\n\nANN.\nThe owl, sir, is in 1 bag.\n'

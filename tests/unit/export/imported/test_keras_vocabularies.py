@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import CharacterTokenizer, WordTokenizer, load_tokenizer
+from contract.tokenizers import CharacterTokenizer, WordTokenizer, load_tokenizer
 from contract.tokenizers.pretrained import tokenizer_json
 from export.imported.keras_vocabularies import layer_tokenizer, parse_lines, vocabulary_tokenizer
 from export.imported.tokenizer import read_tokenizer

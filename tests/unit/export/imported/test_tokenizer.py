@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, pre_tokenizers
 
 from contract.errors import TokenizerError
-from contract.tokenizer import (
+from contract.tokenizers import (
     CharacterTokenizer,
     ExactWordTokenizer,
     ImportedTokenizer,

@@ -3,7 +3,7 @@
 import json
 
 from contract.card import GeneratorCard, TrainingReport
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.repository.history import Epoch, Progress
 from export.repository.models_config import add_to_models_config
 

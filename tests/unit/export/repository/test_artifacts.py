@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract.card import Sample, TrainingFilterDescription
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
 from export.repository import artifacts
 from export.repository.artifacts import visible_label, write_artifacts
 from export.repository.history import Progress

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer
+from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer
 from export.repository import display
 from export.repository.plots import Run
 from tests.commands import main

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from contract.card import load_assets
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from contract.training_filter import load_training_filter
 from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter

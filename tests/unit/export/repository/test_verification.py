@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from contract.card import TrainingFilterDescription
 from contract.signatures import SCORE
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.cli import program
 from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from contract.card import Ancestor, Lineage
-from contract.tokenizer import ImportedTokenizer
+from contract.tokenizers import ImportedTokenizer
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.errors import ConfigError, RepositoryError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from contract.tokenizer import CharacterTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, WordTokenizer
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.errors import CorpusError

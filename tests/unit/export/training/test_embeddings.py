@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from contract.tokenizer import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer
 from export.errors import ConfigError
 from export.training.embeddings import read_embedding, read_vectors
 

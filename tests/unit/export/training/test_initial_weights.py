@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.errors import UnsupportedModel

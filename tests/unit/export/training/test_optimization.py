@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from contract.tokenizer import SpecialIds
+from contract.tokenizers import SpecialIds
 from export.config import load_config
 from export.training.devices import Compute, Devices
 from export.training.model import build_model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contract.signatures import MAX_DECODE_STEPS
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
 from export.training.samples import (

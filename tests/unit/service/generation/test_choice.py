@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.tokenizer import CharacterTokenizer, SubwordTokenizer
+from contract.tokenizers import CharacterTokenizer, SubwordTokenizer
 from service.generation.choice import Choice, StopFinder
 from service.generation.logprobs import Logprobs
 from service.scheduling.sequence import Result, Scores

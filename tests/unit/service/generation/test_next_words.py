@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 import pytest
 
-from contract.tokenizer import CharacterTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.api.body import parse
 from service.api.requests import NextRequest
 from service.context import RequestContext

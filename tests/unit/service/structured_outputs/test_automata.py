@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from contract.signatures import FINAL_ROW, FORBIDDEN, ROW_BITS
-from contract.tokenizer import SubwordTokenizer, WordTokenizer
+from contract.tokenizers import SubwordTokenizer, WordTokenizer
 from service.scheduling.constraints import FIRST_ROW, Match
 from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton, compile_bytes
 from service.structured_outputs.regex_syntax import PatternError

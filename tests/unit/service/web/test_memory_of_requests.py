@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 
-from contract.tokenizer import CharacterTokenizer
+from contract.tokenizers import CharacterTokenizer
 from service.access.keys import KeyLimits
 from service.context import RequestContext
 from service.errors import ClientGone

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 from tokenizers import Tokenizer
 
-from contract.tokenizer import CharacterTokenizer, SubwordTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.access.keys import KeyLimits
 from service.memory_budget import MemoryLease
 from service.models.registry import ServedModel

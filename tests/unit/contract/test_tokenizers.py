@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from keras.src.legacy.preprocessing.text import Tokenizer as KerasTokenizer
 
 from contract.errors import TokenizerError
-from contract.tokenizer import (
+from contract.tokenizers import (
     CharacterTokenizer,
     ExactWordTokenizer,
     RegexTokenizer,
@@ -114,7 +114,7 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path
 
 def test_training_is_byte_reproducible():
     code = (
-        "import contract.tokenizer as t; from tests.unit.contract.scripts import ALL; "
+        "import contract.tokenizers as t; from tests.unit.contract.scripts import ALL; "
         f"print([getattr(t, kind).train([ALL, ALL[::-1], ALL]).to_json() for kind in {[k.__name__ for k in KINDS]}])"
     )
     digests = {
