@@ -148,7 +148,9 @@ def test_wrong_usage_is_one_line_and_sends_nothing(sostenuto, server, arguments)
 @pytest.mark.parametrize("imported", ["requests", "click", "rich"])
 def test_ctrl_c_while_modules_are_imported_exits_with_130(process, tmp_path, imported):
     started = tmp_path / "started"
-    (tmp_path / f"{imported}.py").write_text(f"import os, time\nos.mkdir({str(started)!r})\ntime.sleep({PATIENCE_S})\n")
+    # In short steps: a signal that arrives just before `sleep` does not end it.
+    waiting = f"for _ in range({round(100 * PATIENCE_S)}): time.sleep(0.01)"
+    (tmp_path / f"{imported}.py").write_text(f"import os, time\nos.mkdir({str(started)!r})\n{waiting}\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with interruptible():
         running = process(*GENERATE, PYTHONPATH=path)
