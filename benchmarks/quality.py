@@ -120,20 +120,8 @@ def compressor_rows(corpus: Path, head: Corpus, tail: Corpus) -> Iterator[tuple[
         began_at = time.perf_counter()
         bits = 8 * (len(compress(first + second)) - len(compress(first))) / tail.num_characters
         minutes = (time.perf_counter() - began_at) / 60
-        yield (
-            corpus.stem,
-            name,
-            "",
-            "",
-            "",
-            f"{minutes:.1f}",
-            "",
-            "",
-            f"{bits * math.log(2):.4f}",
-            f"{bits:.3f}",
-            "",
-            "",
-        )
+        cells = {"corpus": corpus.stem, "recipe": name, "minutes": f"{minutes:.1f}"}
+        yield _row({**cells, "nats/token": f"{bits * math.log(2):.4f}", "bits/character": f"{bits:.3f}"})
 
 
 def ngram_row(corpus: Path, card: GeneratorCard) -> tuple[str, ...]:
@@ -143,7 +131,13 @@ def ngram_row(corpus: Path, card: GeneratorCard) -> tuple[str, ...]:
     loss = report.ngram_loss or math.nan
     bits = bits_per_character(loss, report.validation_tokens, report.validation_characters)
     name = f"{report.ngram_order}-grams of a {card.unit}"
-    return corpus.stem, name, "", "", "", "", "", "", f"{loss:.4f}", f"{bits:.3f}", f"{math.exp(loss):.2f}", ""
+    cells = {"corpus": corpus.stem, "recipe": name, "nats/token": f"{loss:.4f}", "bits/character": f"{bits:.3f}"}
+    return _row({**cells, "perplexity": f"{math.exp(loss):.2f}"})
+
+
+def _row(cells: dict[str, str]) -> tuple[str, ...]:
+    """Return a row of the table, of cells by column; the others are empty."""
+    return tuple(cells.get(column, "") for column in COLUMNS)
 
 
 def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,14 +183,17 @@ def score(recipe: str, corpus: Path, seed: int, tail: Corpus, version: Path) -> 
 
 def mean_row(scores: Sequence[Score]) -> tuple[str, ...]:
     """Return the row of the mean of several seeds, with the range of their losses."""
-    first, losses = scores[0], [each.nats for each in scores]
-    nats = f"{np.mean(losses):.4f} ({min(losses):.4f}–{max(losses):.4f})"
-    bits, accuracy = (
-        np.mean(column) for column in zip(*((s.bits_per_character, s.accuracy) for s in scores), strict=True)
-    )
-    perplexity = math.exp(np.mean(losses))
-    blank = [""] * 5
-    return first.corpus, first.recipe, "mean", *blank, nats, f"{bits:.3f}", f"{perplexity:.2f}", f"{accuracy:.1%}"
+    losses = [each.nats for each in scores]
+    cells = {
+        "corpus": scores[0].corpus,
+        "recipe": scores[0].recipe,
+        "seed": "mean",
+        "nats/token": f"{np.mean(losses):.4f} ({min(losses):.4f}–{max(losses):.4f})",
+        "bits/character": f"{np.mean([each.bits_per_character for each in scores]):.3f}",
+        "perplexity": f"{math.exp(np.mean(losses)):.2f}",
+        "accuracy": f"{np.mean([each.accuracy for each in scores]):.1%}",
+    }
+    return _row(cells)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -226,18 +223,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no recipe {unknown[0]} in {RECIPES}")
     started, scores, rows = time.time(), list[Score](), list[tuple[str, ...]]()
     for corpus in options.corpus:
+        # Which documents are held out depends on the seed, as well.
+        seeds = range(options.seed, options.seed + options.seeds)
+        splits = {seed: split(corpus, options.documents, seed) for seed in seeds}
         for recipe in recipes:
             own = list[Score]()
-            for seed in range(options.seed, options.seed + options.seeds):
-                # Which documents are held out depends on the seed, as well.
-                head, tail = split(corpus, options.documents, seed)
+            for seed, (_, tail) in splits.items():
                 own.append(score(recipe, corpus, seed, tail, train(recipe, corpus, seed, options)))
                 rows.append(own[-1].row())
                 print_table(COLUMNS, rows[-1:])
                 print(flush=True)
             scores += own
             rows += [mean_row(own)] if len(own) > 1 else []
-        rows += [ngram_row(corpus, scores[-1].card), *compressor_rows(corpus, head, tail)]
+        rows += [ngram_row(corpus, scores[-1].card), *compressor_rows(corpus, *splits[seeds[-1]])]
     print(f"{machine()}\n")
     print_table(COLUMNS, rows)
     document = [{**asdict(each), "card": each.card.model_dump(mode="json")} for each in scores]
