@@ -55,18 +55,11 @@ def test_the_deprecated_model_type_still_means_tensorflow():
         ('name: "a" base_path: "/m"', "model_platform"),
         (f'name: "a" base_path: "m" {PLATFORM}', "absolute path"),
         (f'name: "a" {PLATFORM}', "absolute path"),
-        (f'base_path: "/m" {PLATFORM}', "no name"),
     ],
 )
 def test_an_invalid_model_entry_is_refused(entry, told):
     with pytest.raises(ConfigError, match=told):
         parsed(entry)
-
-
-def test_a_custom_model_config_is_refused():
-    """The model server has nothing that could interpret one."""
-    with pytest.raises(ConfigError, match="custom_model_config"):
-        from_proto(text_format.Parse("custom_model_config {}", ModelServerConfig()), ROOT)
 
 
 @pytest.mark.parametrize(("text", "config"), [("model_config_list {}", {}), ("# nothing yet", None), ("\n", None)])
@@ -85,6 +78,7 @@ def test_an_empty_model_list_differs_from_no_list(tmp_path, text, config):
         (b"models: 1", "invalid models.config (1:1"),
         (b"\xff\xfe", "invalid models.config (it is not UTF-8 text)"),
         (b"model_config_list { config {} }", "invalid models.config (a model in model_config_list has no name)"),
+        (b"custom_model_config {}", "invalid models.config (custom_model_config is not supported"),
     ],
 )
 def test_an_invalid_config_file_is_an_error_of_one_line(tmp_path, content, told):
@@ -104,24 +98,10 @@ def test_a_single_model_serves_its_latest_version_from_an_absolute_path():
 
 @pytest.fixture(scope="module")
 def identities(tmp_path_factory):
+    """The texts of a key and a certificate, by name."""
     folder = tmp_path_factory.mktemp("identities")
     made = {name: make_certificate(folder, name) for name in ("server", "stranger")}
     return {name: (files.key.read_text(), files.cert.read_text()) for name, files in made.items()}
-
-
-@pytest.fixture
-def ssl_config(tmp_path, identities):
-    """Write an SSLConfig, by default with the server's key and certificate; a field of None is omitted."""
-
-    def write(**fields):
-        key, certificate = identities["server"]
-        fields = {"server_key": key, "server_cert": certificate, **fields}
-        path = tmp_path / "ssl.config"
-        # JSON's strings and booleans are those of text protos.
-        path.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items() if value is not None))
-        return path
-
-    return write
 
 
 @pytest.mark.parametrize(
@@ -138,14 +118,18 @@ def ssl_config(tmp_path, identities):
         ({"server_crt": "x"}, "error in line 3, column 1"),
     ],
 )
-def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(ssl_config, identities, fields, told):
+def test_an_invalid_ssl_config_is_an_error_that_names_file_and_fault(tmp_path, identities, fields, told):
+    key, certificate = identities["server"]
     if fields.get("server_key") == "stranger":
         fields = {"server_key": identities["stranger"][0]}
     if fields.get("server_key") == "encrypted":
         command = ["openssl", "pkcs8", "-topk8", "-passout", "pass:secret"]
-        done = subprocess.run(command, input=identities["server"][0], check=True, capture_output=True, text=True)
+        done = subprocess.run(command, input=key, check=True, capture_output=True, text=True)
         fields = {"server_key": done.stdout}
-    path = ssl_config(**fields)
+    fields = {"server_key": key, "server_cert": certificate, **fields}
+    path = tmp_path / "ssl.config"
+    # JSON's strings and booleans are those of text protos.
+    path.write_text("\n".join(f"{name}: {json.dumps(value)}" for name, value in fields.items() if value is not None))
     with pytest.raises(ConfigError, match=re.escape(told)) as caught:
         read_credentials(path)
     assert str(caught.value).startswith(f"{path}: invalid SSL config (")

@@ -10,35 +10,10 @@ import grpc
 import pytest
 
 from tests.paths import ROOT
+from tests.servers import Process
 from tests.waiting import until
 
 TIMEOUT_S = 240.0
-
-
-class Process:
-    """A model server in a process of its own."""
-
-    def __init__(self, log, *arguments):
-        self._log = log
-        with log.open("wb") as stderr:
-            self.popen = subprocess.Popen([sys.executable, "-m", "model_server", *arguments], stderr=stderr)
-
-    @property
-    def log(self):
-        """Everything that it has written to stderr."""
-        return self._log.read_text()
-
-    @property
-    def errors(self):
-        return re.findall(r"^\S+ \S+ ERROR (.*)$", self.log, re.MULTILINE)
-
-    @property
-    def address(self):
-        until(lambda: "serving at " in self.log or self.popen.poll() is not None)
-        return re.search(r"serving at (\S+)", self.log).group(1)
-
-    def wait(self):
-        return self.popen.wait(TIMEOUT_S)
 
 
 @pytest.fixture
@@ -48,40 +23,43 @@ def run(tmp_path, models):
 
     def start(*arguments):
         usual = [f"--model_config_file={models.config_file}", "--port=0"]
-        started.append(Process(tmp_path / f"log-{len(started)}", *usual, *arguments))
+        command = [sys.executable, "-m", "model_server", *usual, *arguments]
+        started.append(Process(command, tmp_path / f"log-{len(started)}"))
         return started[-1]
 
     yield start
-    for process in started:
-        process.popen.kill()
-        process.popen.wait(TIMEOUT_S)
+    for server in started:
+        server.end(signal.SIGKILL)
 
 
-def test_sigterm_lets_the_running_call_finish_and_exits_with_status_0(models, run, connect, gates):
-    """The log names the loaded version, and says that this is a stand-in."""
+@pytest.fixture
+def calling(models, run, connect, gates):
+    """A server that computes a call until a gate opens, the gate, and the call."""
     models.publish(3)
-    server = run()
-    gate = gates("a")
-    call = connect(server.address).begin("tiny", "gate", gate.inputs)
-    assert re.search(r"loaded tiny version 3 in \d+\.\d s", server.log)
-    assert "stand-in for TensorFlow Serving" in server.log
+    server, gate = run(), gates("a")
+    server.wait_until(lambda: "serving at " in server.output, timeout=TIMEOUT_S)
+    address = re.search(r"serving at (\S+)", server.output).group(1)
+    call = connect(address).begin("tiny", "gate", gate.inputs)
     until(lambda: gate.is_reached)
-    server.popen.send_signal(signal.SIGTERM)
-    until(lambda: "stopping after SIGTERM" in server.log)
+    return server, gate, call
+
+
+def test_sigterm_lets_the_running_call_finish_and_exits_with_status_0(calling):
+    """The log names the loaded version, and says that this is a stand-in."""
+    server, gate, call = calling
+    assert re.search(r"loaded tiny version 3 in \d+\.\d s", server.output)
+    assert "stand-in for TensorFlow Serving" in server.output
+    server.send(signal.SIGTERM)
+    until(lambda: "stopping after SIGTERM" in server.output)
     gate.open()
     assert call.result(20.0).outputs["weight"].float_val[0] == 2.0
-    assert server.wait() == 0
+    assert server.process.wait(TIMEOUT_S) == 0
 
 
-def test_the_process_exits_although_a_call_outlasts_the_grace_period(models, run, connect, gates):
+def test_the_process_exits_although_a_call_outlasts_the_grace_period(calling):
     """A supervisor need not kill it."""
-    models.publish(1)
-    server = run()
-    gate = gates("a")
-    call = connect(server.address).begin("tiny", "gate", gate.inputs)
-    until(lambda: gate.is_reached)
-    server.popen.send_signal(signal.SIGTERM)
-    assert server.wait() == 0
+    server, _, call = calling
+    assert server.end(signal.SIGTERM, TIMEOUT_S) == 0
     assert call.exception(20.0).code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -90,18 +68,19 @@ def test_sigint_while_a_model_loads_exits_with_status_0(models, run, gates):
     models.publish_gated(1, gate)
     server = run()
     until(lambda: gate.is_reached)
-    server.popen.send_signal(signal.SIGINT)
-    assert server.wait() == 0
-    assert "serving at" not in server.log
+    assert server.end(signal.SIGINT, TIMEOUT_S) == 0
+    assert "serving at" not in server.output
 
 
 def test_a_port_in_use_logs_one_line_and_exits_with_status_1(run):
+    """Before the config is read."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        server = run(f"--port={port}")
-        assert server.wait() == 1
-    assert server.errors == [f"cannot listen on 127.0.0.1:{port}: Address already in use"]
-    assert "Traceback" not in server.log
+        server = run(f"--port={port}", "--model_config_file=/no/such/file")
+        assert server.process.wait(TIMEOUT_S) == 1
+    errors = re.findall(r"^\S+ \S+ ERROR (.*)$", server.output, re.MULTILINE)
+    assert errors == [f"cannot listen on 127.0.0.1:{port}: Address already in use"]
+    assert "Traceback" not in server.output
 
 
 def test_tensorflow_is_imported_without_keras():

@@ -4,6 +4,7 @@ import gc
 import shutil
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,11 +212,19 @@ def flip(file):
     file.write_bytes(bytes(255 - byte for byte in content[:4]) + content[4:])
 
 
-def edit(path, change):
-    file = path / "saved_model.pb"
-    message = SavedModel.FromString(file.read_bytes())
-    change(message.meta_graphs[0])
-    file.write_bytes(message.SerializeToString())
+def edit(change):
+    """Return a function that changes the graph in a file."""
+
+    def damage(file):
+        message = SavedModel.FromString(file.read_bytes())
+        change(message.meta_graphs[0])
+        file.write_bytes(message.SerializeToString())
+
+    return damage
+
+
+def add_tag(graph):
+    graph.meta_info_def.tags.append("gpu")
 
 
 def rename_operation(graph):
@@ -228,40 +237,25 @@ def add_input(graph):
     graph.graph_def.node[0].input.append("missing")
 
 
-DATA, INDEX = "variables/variables.data-00000-of-00001", "variables/variables.index"
+DATA, INDEX, GRAPH = "variables/variables.data-00000-of-00001", "variables/variables.index", "saved_model.pb"
 
 
 @pytest.mark.parametrize(
-    ("damage", "code", "text"),
+    ("file", "damage", "code", "text"),
     [
-        (lambda path: (path / INDEX).unlink(), StatusCode.NOT_FOUND, "variables/variables"),
-        (lambda path: (path / DATA).unlink(), StatusCode.NOT_FOUND, DATA),
-        (lambda path: flip(path / DATA), StatusCode.DATA_LOSS, "Checksum does not match"),
-        (lambda path: halve(path / INDEX), StatusCode.DATA_LOSS, "not an sstable"),
-        (lambda path: halve(path / "saved_model.pb"), StatusCode.DATA_LOSS, "Can't parse the SavedModel in"),
-        (lambda path: (path / "saved_model.pb").write_bytes(b""), StatusCode.NOT_FOUND, "supplied tags: { serve }"),
-        (
-            lambda path: edit(path, lambda graph: graph.meta_info_def.tags.append("gpu")),
-            StatusCode.NOT_FOUND,
-            "supplied tags: { serve }",
-        ),
-        (lambda path: edit(path, rename_operation), StatusCode.NOT_FOUND, "Op type not registered 'Nonsense'"),
-        (lambda path: edit(path, add_input), StatusCode.INVALID_ARGUMENT, "Unknown input node 'missing'"),
-    ],
-    ids=[
-        "no index",
-        "no data",
-        "flipped data",
-        "half an index",
-        "half a graph",
-        "empty",
-        "other tags",
-        "unknown operation",
-        "missing node",
+        (INDEX, Path.unlink, StatusCode.NOT_FOUND, "variables/variables"),
+        (DATA, Path.unlink, StatusCode.NOT_FOUND, DATA),
+        (DATA, flip, StatusCode.DATA_LOSS, "Checksum does not match"),
+        (INDEX, halve, StatusCode.DATA_LOSS, "not an sstable"),
+        (GRAPH, halve, StatusCode.DATA_LOSS, "Can't parse the SavedModel in"),
+        (GRAPH, lambda file: file.write_bytes(b""), StatusCode.NOT_FOUND, "supplied tags: { serve }"),
+        (GRAPH, edit(add_tag), StatusCode.NOT_FOUND, "supplied tags: { serve }"),
+        (GRAPH, edit(rename_operation), StatusCode.NOT_FOUND, "Op type not registered 'Nonsense'"),
+        (GRAPH, edit(add_input), StatusCode.INVALID_ARGUMENT, "Unknown input node 'missing'"),
     ],
 )
-def test_a_damaged_saved_model_is_an_error_with_tensorflows_status(path, damage, code, text):
-    damage(path)
+def test_a_damaged_saved_model_is_an_error_with_tensorflows_status(path, file, damage, code, text):
+    damage(path / file)
     found, message = refused(lambda: saved_model.load(path))
     assert found is code
     assert text in message

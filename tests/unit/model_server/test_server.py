@@ -3,14 +3,11 @@
 import contextlib
 import logging
 import shutil
-import socket
 import threading
-from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from grpc import StatusCode
 
 from model_server import server as module
@@ -18,7 +15,7 @@ from model_server.config import read_config
 from model_server.errors import ModelServerError
 from model_server.flags import Flags
 from model_server.server import ModelServer
-from tests.certificates import make_certificate
+from tests.certificates import make_certificate, ssl_config
 from tests.ports import free_port
 from tests.serving.client import refusal, states_of
 from tests.waiting import until
@@ -29,19 +26,6 @@ X = {"x": np.array([[1, 2, 3]], np.float32)}
 def weight(client, name="tiny"):
     """Return the weight of the version that responds; it tells versions apart."""
     return client.predict(name, "", X)["total"].item() / 6
-
-
-def test_the_port_opens_only_when_the_models_are_loaded(models, connect, gates):
-    gate, port = gates("a"), free_port()
-    models.publish_gated(1, gate)
-    server = ModelServer(Flags(port=port, model_config_file=models.config_file))
-    server.start(give_up=lambda: gate.is_reached)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), timeout=5.0)
-    gate.open()
-    server.stop()
-    with ModelServer(Flags(port=port, model_config_file=models.config_file)):
-        assert weight(connect(f"127.0.0.1:{port}")) == 2.0
 
 
 def test_the_port_stays_closed_until_every_model_has_a_version(models, connect):
@@ -84,15 +68,6 @@ def test_models_root_replaces_slash_models_in_base_paths(models, serve, tmp_path
     assert weight(client) == 2.0
     client.reload(other)
     assert weight(client, "other") == 3.0
-
-
-def test_a_port_in_use_is_refused_before_the_config_is_read(models, serve):
-    models.publish(1)
-    port = serve()[0].port
-    second = ModelServer(Flags(port=port, model_config_file=Path("/no/such/file")))
-    with pytest.raises(ModelServerError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-        second.start()
-    second.stop()
 
 
 def test_a_port_taken_while_the_models_load_is_refused(models, serve, gates):
@@ -139,21 +114,14 @@ def test_all_threads_but_one_run_calls_and_one_more_is_rejected_at_once(models, 
 
 def test_with_client_verify_only_certificates_of_custom_ca_are_accepted(models, serve, connect, tmp_path):
     """A client without one, with one of another authority, or without TLS sees UNAVAILABLE."""
-    names = ("server", "client", "stranger")
-    keys, certificates = {}, {}
-    for name in names:
-        files = make_certificate(tmp_path, name)
-        keys[name], certificates[name] = files.key.read_text(), files.cert.read_text()
-    fields = {"server_key": keys["server"], "server_cert": certificates["server"], "custom_ca": certificates["client"]}
-    path = tmp_path / "ssl.config"
-    texts = [f'{name}: "{text_format.text_encoding.CEscape(text, as_utf8=True)}"' for name, text in fields.items()]
-    path.write_text("\n".join([*texts, "client_verify: true"]))
+    made = {name: make_certificate(tmp_path, name) for name in ("server", "client", "stranger")}
+    ssl_config(tmp_path / "ssl.config", made["server"], made["client"])
     models.publish(1)
-    server, plain = serve(ssl_config_file=path)
+    server, plain = serve(ssl_config_file=tmp_path / "ssl.config")
 
     def client(name=None):
-        own = (keys[name].encode(), certificates[name].encode()) if name else (None, None)
-        return connect(server.address, grpc.ssl_channel_credentials(certificates["server"].encode(), *own))
+        own = (made[name].key.read_bytes(), made[name].cert.read_bytes()) if name else (None, None)
+        return connect(server.address, grpc.ssl_channel_credentials(made["server"].cert.read_bytes(), *own))
 
     assert weight(client("client")) == 2.0
     for other in (client(), client("stranger"), plain):

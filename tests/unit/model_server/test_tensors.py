@@ -51,24 +51,14 @@ def test_a_typed_field_of_another_length_decodes_as_in_tensorflow(proto, expecte
 @pytest.mark.parametrize(
     "proto",
     [
-        TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abc"),
-        TensorProto(dtype=types_pb2.DT_FLOAT, tensor_content=b"abcdabcd"),
-        typed(types_pb2.DT_FLOAT, [-1], float_val=[1.0]),
-        typed(types_pb2.DT_INT64, [-1], int64_val=[1]),
-        typed(types_pb2.DT_INT64, [-1], tensor_content=b"\0" * 16),
-        typed(types_pb2.DT_UINT8, [1], int_val=[300]),
-        TensorProto(dtype=types_pb2.DT_INVALID),
-        TensorProto(dtype=types_pb2.DT_RESOURCE),
-    ],
-    ids=[
-        "torn content",
-        "content of another shape",
-        "no shape",
-        "no shape, int64",
-        "no shape, content",
-        "value out of range",
-        "no dtype",
-        "resource",
+        pytest.param(typed(types_pb2.DT_FLOAT, [], tensor_content=b"abc"), id="torn content"),
+        pytest.param(typed(types_pb2.DT_FLOAT, [], tensor_content=b"abcdabcd"), id="content of another shape"),
+        pytest.param(typed(types_pb2.DT_FLOAT, [-1], float_val=[1.0]), id="no shape"),
+        pytest.param(typed(types_pb2.DT_INT64, [-1], int64_val=[1]), id="no shape, int64"),
+        pytest.param(typed(types_pb2.DT_INT64, [-1], tensor_content=b"\0" * 16), id="no shape, content"),
+        pytest.param(typed(types_pb2.DT_UINT8, [1], int_val=[300]), id="value out of range"),
+        pytest.param(TensorProto(dtype=types_pb2.DT_INVALID), id="no dtype"),
+        pytest.param(TensorProto(dtype=types_pb2.DT_RESOURCE), id="resource"),
     ],
 )
 def test_a_tensor_that_cannot_be_decoded_is_named_in_the_error(proto):

@@ -8,7 +8,7 @@ from grpc import StatusCode
 
 from contract.models_config import VersionPolicy
 from model_server.config import ModelConfig
-from model_server.versions import AVAILABLE, END, LOADING, START, UNLOADING, Model, scan
+from model_server.versions import END, LOADING, START, UNLOADING, Model, scan
 
 
 def put(base, name):
@@ -16,23 +16,25 @@ def put(base, name):
     (base / name / "saved_model.pb").touch()
 
 
-def test_a_version_is_a_directory_with_a_number_and_a_saved_model(tmp_path):
-    """The number may be 0 or have leading zeros."""
-    put(tmp_path, "0")
-    put(tmp_path, "00000123")
-    assert scan(tmp_path) == ({0: tmp_path / "0", 123: tmp_path / "00000123"}, [])
-
-
-@pytest.mark.parametrize("name", ["2.tmp", "v2", "-2", "2 ", "+2", "²", "1e3", str(2**63)])
-def test_a_directory_whose_name_is_not_a_number_is_skipped(tmp_path, name):
-    put(tmp_path, name)
-    assert scan(tmp_path) == ({}, [f"{tmp_path / name}: not a version, its name is not a number"])
-
-
-def test_a_hidden_entry_is_skipped_without_a_report(tmp_path):
-    """The exporter has files there, such as the draft of the next version."""
-    put(tmp_path, ".draft-0123")
-    assert scan(tmp_path) == ({}, [])
+@pytest.mark.parametrize(
+    ("names", "versions", "ignored"),
+    [
+        (["0", "00000123"], {0: "0", 123: "00000123"}, []),
+        (["01", "1"], {1: "1"}, ["01: skipped, 1 is the same version"]),
+        ([".draft-0123"], {}, []),  # of the exporter
+        *(
+            ([name], {}, [f"{name}: not a version, its name is not a number"])
+            for name in ("2.tmp", "v2", "-2", "2 ", "+2", "²", "1e3", str(2**63))
+        ),
+    ],
+    ids=str,
+)
+def test_a_version_is_a_directory_with_a_number_and_a_saved_model(tmp_path, names, versions, ignored):
+    """The number may be 0 or have leading zeros; a hidden entry is skipped without a report."""
+    for name in names:
+        put(tmp_path, name)
+    found = {number: tmp_path / name for number, name in versions.items()}
+    assert scan(tmp_path) == (found, [f"{tmp_path}/{problem}" for problem in ignored])
 
 
 def test_an_unreadable_version_does_not_hide_the_others(tmp_path, monkeypatch):
@@ -54,12 +56,6 @@ def test_a_file_or_a_directory_without_a_saved_model_is_skipped(tmp_path):
     (tmp_path / "4").touch()
     versions, ignored = scan(tmp_path)
     assert (versions, len(ignored)) == ({}, 2)
-
-
-def test_of_two_directories_with_one_number_the_last_by_name_is_used(tmp_path):
-    put(tmp_path, "01")
-    put(tmp_path, "1")
-    assert scan(tmp_path) == ({1: tmp_path / "1"}, [f"{tmp_path / '01'}: skipped, 1 is the same version"])
 
 
 def test_a_missing_base_path_is_an_error_and_not_empty(tmp_path):
@@ -98,17 +94,6 @@ def serve(a, number):
 def step(a, now=0.0):
     found = a.next_step(now)
     return found and (found[0], found[1].number)
-
-
-def test_a_version_is_served_only_while_it_is_available():
-    a = model()
-    find(a, 1)
-    version = a.versions[1]
-    assert (version.state, version.is_settled, a.served()) == (START, False, {})
-    version.state = LOADING
-    assert (version.is_settled, a.served()) == (False, {})
-    version.serve("s")
-    assert (version.state, version.is_settled, a.served()) == (AVAILABLE, True, {1: "s"})
 
 
 def test_a_failed_load_is_retried_when_it_is_due_and_not_before():
@@ -213,24 +198,14 @@ def in_transition(aspired, available):
 @pytest.mark.parametrize(
     ("aspired", "available", "failed", "expected"),
     [
-        ({2}, {1}, set(), ("load", 2)),
-        ({2}, {1, 2}, set(), ("unload", 1)),
-        ({2}, {1}, {2}, None),
-        ({3}, {1, 2}, set(), ("unload", 1)),
-        ({2, 3}, {1, 2}, set(), ("unload", 1)),
-        ({1, 2}, set(), set(), ("load", 2)),
-        (set(), {1}, set(), ("unload", 1)),
-        ({1}, {1}, set(), None),
-    ],
-    ids=[
-        "new before old goes",
-        "old goes when new is there",
-        "old stays when new failed",
-        "one old is enough",
-        "old goes while another aspired one serves",
-        "newest first",
-        "everything goes when nothing is aspired",
-        "at rest",
+        pytest.param({2}, {1}, set(), ("load", 2), id="new before old goes"),
+        pytest.param({2}, {1, 2}, set(), ("unload", 1), id="old goes when new is there"),
+        pytest.param({2}, {1}, {2}, None, id="old stays when new failed"),
+        pytest.param({3}, {1, 2}, set(), ("unload", 1), id="one old is enough"),
+        pytest.param({2, 3}, {1, 2}, set(), ("unload", 1), id="old goes while another aspired one serves"),
+        pytest.param({1, 2}, set(), set(), ("load", 2), id="newest first"),
+        pytest.param(set(), {1}, set(), ("unload", 1), id="everything goes when nothing is aspired"),
+        pytest.param({1}, {1}, set(), None, id="at rest"),
     ],
 )
 def test_the_next_step_preserves_availability(aspired, available, failed, expected):
