@@ -1,15 +1,19 @@
 """Fixtures of the client's tests: a scripted server, a client of it, and recorded waits that take no time."""
 
+from pathlib import Path
+
 import pytest
 
 from sostenuto import Client
 from sostenuto._retries import LinkedEvent
+from tests.unit.client.scripted_jobs import TEXT
 from tests.unit.client.scripted_server import ScriptedServer
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch):
-    for name in ("SOSTENUTO_BASE_URL", "SOSTENUTO_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+    ours = "SOSTENUTO_BASE_URL SOSTENUTO_API_KEY SOSTENUTO_MODEL NO_COLOR FORCE_COLOR COLUMNS"
+    for name in (*ours.split(), "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -47,3 +51,11 @@ def server():
 def client(server, waits):  # noqa: ARG001 - no test should sleep
     with Client(server.url) as made:
         yield made
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """The name of a text in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text(TEXT)
+    return "book.txt"

@@ -2,6 +2,8 @@
 
 import json
 
+from tests.unit.client.scripted_server import Handler
+
 COMPLETION = {
     "id": "cmpl-1",
     "object": "text_completion",
@@ -14,6 +16,7 @@ COMPLETION = {
 }
 
 DONE = "[DONE]"
+GATEWAY = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
 
 
 def answer_json(value, status=200, headers=None):
@@ -79,51 +82,18 @@ def usage_chunk():
     return {**COMPLETION, "choices": []}
 
 
-def linger(handler):
-    """Keep the connection open until the client closes it."""
-    handler.wait_until_client_leaves()
+linger, hang_up = Handler.wait_until_client_leaves, Handler.hang_up
 
 
-def hang_up(handler):
-    handler.hang_up()
+def cut(*events):
+    """Respond with these events, then close the connection."""
+    return stream(events, then=hang_up)
+
+
+def marked(text, num_tokens, state, prompt_tokens=4, **fields):
+    """Return a chunk with a resume token and the usage so far."""
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": num_tokens}
+    return {**chunk(text, state=state, **fields), "usage": {**usage, "total_tokens": prompt_tokens + num_tokens}}
 
 
 WHOLE = [chunk(" upon"), b": ping\n\n", chunk(" a"), chunk(" time"), chunk("", "length"), usage_chunk(), DONE]
-
-JOB = {
-    "id": "ftjob-1",
-    "object": "fine_tuning.job",
-    "created_at": 5,
-    "finished_at": None,
-    "estimated_finish": None,
-    "status": "queued",
-    "error": None,
-    "model": "characters-3-minutes",
-    "fine_tuned_model": None,
-    "version": None,
-    "training_file": "file-1",
-    "validation_file": None,
-    "seed": 0,
-    "trained_tokens": None,
-    "settings": {"seed": 0},
-}
-SUCCEEDED = {**JOB, "status": "succeeded", "finished_at": 9, "fine_tuned_model": "book", "version": 2}
-
-
-def uploaded(number=1):
-    return answer_json({"id": f"file-{number}", "bytes": 3, "created_at": 4, "filename": "book.txt", "purpose": "x"})
-
-
-def job_event(number, message, **data):
-    fields = {"type": "metrics", "data": data} if data else {"type": "message"}
-    return {"id": f"ftevent-1-{number}", "created_at": number, "level": "info", "message": message, **fields}
-
-
-EPOCH = {"is_best": True, "sample": "[It was\nthe]best", "train_loss": 2.0, "validation_loss": 1.9, "tokens": 200}
-EVENTS = [
-    job_event(1, "the job is queued"),
-    job_event(2, "training"),
-    job_event(3, "epoch 1: training loss 2.500", epoch=1, train_loss=2.5, tokens=100, fraction=0.25, seconds_left=99.6),
-    job_event(4, "epoch 1: training loss 2.000, validation loss 1.900, best so far", epoch=1, **EPOCH),
-    job_event(5, "published book:2"),
-]

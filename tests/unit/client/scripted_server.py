@@ -5,6 +5,7 @@ A response is a function that receives the request's handler and writes to it; `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -71,18 +72,6 @@ class Handler(BaseHTTPRequestHandler):
     server: _HTTPServer
     received: Received  # the current request
 
-    def do_GET(self):
-        self._answer()
-
-    def do_POST(self):
-        self._answer()
-
-    def do_PATCH(self):
-        self._answer()
-
-    def do_DELETE(self):
-        self._answer()
-
     def log_message(self, *_):
         """Log nothing."""
 
@@ -102,17 +91,13 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def wait_until_client_leaves(self):
-        """Block until the client has closed the connection, and set the server's `left`."""
+        """Keep the connection open until the client has closed it, and set the server's `left`."""
         self.close_connection = True
         self.connection.settimeout(PATIENCE_S)
-        try:
-            gone = not self.connection.recv(1)
-        except ConnectionResetError:
-            gone = True
-        except TimeoutError:
-            gone = False
-        if gone:
-            self.server.scripted.left.set()
+        with contextlib.suppress(ConnectionResetError):
+            if self.connection.recv(1):
+                return
+        self.server.scripted.left.set()
 
     def _answer(self):
         scripted = self.server.scripted
@@ -122,12 +107,12 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(content) if content and is_json else content or None
         self.received = Received(self.command, self.path, self.headers, body, self.client_address[1])
         scripted.requests.append(self.received)
-        answer = scripted.script.pop(0) if scripted.script else _script_is_over
-        answer(self)
+        if scripted.script:
+            scripted.script.pop(0)(self)
+        else:
+            self.send_error(418, "the script is over")
 
-
-def _script_is_over(handler):
-    handler.send_error(418, "the script is over")
+    do_GET = do_POST = do_PATCH = do_DELETE = _answer
 
 
 class _HTTPServer(ThreadingHTTPServer):

@@ -86,14 +86,6 @@ def test_a_wrong_scheme_is_named(waits, scheme, reply, error, words):
         listener.shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.parametrize("status", [429, 500])
-def test_after_the_last_attempt_the_error_is_raised(client, server, waits, status):
-    server.script = [refusal(status, "oops")] * 3
-    with pytest.raises(sostenuto.APIError):
-        client.models()
-    assert (len(server.requests), len(waits)) == (3, 2)
-
-
 def test_permanent_failures_are_not_retried(client, server, waits):
     server.script = [refusal(400, "no"), refusal(503, "no", headers={"X-Should-Retry": "false"})]
     for error in (sostenuto.BadRequest, sostenuto.ServiceUnavailable):
@@ -110,13 +102,6 @@ def test_retry_after_replaces_the_clients_own_wait(client, server, waits):
     ]
     client.models()
     assert waits == [7.0, 0.04]
-
-
-def test_a_retry_after_of_an_hour_is_raised_at_once(client, server, waits):
-    server.script = [refusal(429, "full", headers={"Retry-After": "3600"})]
-    with pytest.raises(sostenuto.TooManyRequests) as caught:
-        client.models()
-    assert (caught.value.retry_after_s, waits) == (3600.0, [])
 
 
 def test_a_refused_connection_names_the_url(server, waits):

@@ -8,7 +8,7 @@ import pytest
 
 from sostenuto import GuessNumber, InvalidArgument
 from sostenuto._guessing import GuessNumbers
-from tests.unit.client.scripted_responses import COMPLETION, answer_json
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, scores
 
 # Zipf's law over 10,000 texts.
 WEIGHTS = [1 / rank for rank in range(1, 10_001)]
@@ -29,19 +29,10 @@ def test_the_estimate_is_the_rank_within_its_standard_error(guesses, rank):
     assert guess.standard_error < 0.1 * rank
 
 
-def test_the_most_probable_text_is_guessed_first(guesses):
-    guess = guesses.of("text", LOGPROBS[0])
-    assert (guess.value, guess.standard_error) == (0, 0)
-
-
-def test_a_text_that_is_less_probable_than_the_sample_has_the_highest_number(guesses):
-    assert guesses.of("text", -100.0).value == pytest.approx(10_000, rel=0.2)
-    assert guesses.of("text", -100.0).value == guesses.of("text", -1000.0).value
-
-
-def scores(*nats):
-    data = [{"index": i, "nats": each, "num_tokens": 2} for i, each in enumerate(nats)]
-    return answer_json({"data": data, "model": "list", "version": 3})
+def test_the_most_probable_text_is_guessed_first_and_those_beyond_the_sample_last(guesses):
+    first, *last = (guesses.of("text", logprob) for logprob in (LOGPROBS[0], -100.0, -1000.0))
+    assert (first.value, first.standard_error) == (0, 0)
+    assert last[0].value == last[1].value == pytest.approx(10_000, rel=0.2)
 
 
 def test_the_client_samples_a_version_once(client, server):

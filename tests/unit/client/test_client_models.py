@@ -3,7 +3,7 @@
 import pytest
 
 import sostenuto
-from tests.unit.client.scripted_responses import answer_json, hang_up, models, refusal
+from tests.unit.client.scripted_responses import answer_json, hang_up, models
 
 ROUTING = {
     "id": "book",
@@ -17,15 +17,7 @@ ROUTING = {
     "shares": {"stable": 90.0, "canary": 10.0},
     "unloaded": [3],
 }
-DETAILS = {
-    "version": 1,
-    "labels": [],
-    "share": 1.0,
-    "parameters": 7,
-    "size_bytes": 100,
-    "corpus": "a.txt",
-    "created": 5,
-}
+DETAILS = {"version": 1, "labels": [], "parameters": 7, "size_bytes": 100, "corpus": "a.txt", "created": 5}
 
 
 def test_a_model_has_the_details_of_its_versions(client, server):
@@ -42,26 +34,6 @@ def test_an_entry_of_a_list_has_no_details(client, server):
     server.script = [models("tiny")]
     (model,) = client.models()
     assert (model.versions, model.labels, model.shares, model.unloaded) == ((), None, None, None)
-
-
-def test_labels_and_shares_are_sent_and_the_routing_returned(client, server):
-    server.script = [answer_json(ROUTING)] * 3
-    model = client.update_model("book", labels={"canary": 2, "old": None}, shares={"stable": 90, "canary": 10})
-    assert [(each.version, each.labels, each.share) for each in model.versions] == [
-        (1, ("stable",), 0.9),
-        (2, ("canary",), 0.1),
-    ]
-    client.update_model("book", shares={})
-    client.promote("a/b", 2)
-    assert server.bodies == [
-        {"labels": {"canary": 2, "old": None}, "shares": {"stable": 90, "canary": 10}},
-        {"shares": {}},
-        {"labels": {"stable": 2}},
-    ]
-    assert [(each.method, each.path) for each in server.requests][1:] == [
-        ("PATCH", "/v1/models/book"),
-        ("PATCH", "/v1/models/a%2Fb"),
-    ]
 
 
 def test_a_rollback_is_not_repeated_if_its_response_is_lost(client, server):
@@ -83,18 +55,3 @@ def test_a_deleted_model_is_no_default_any_more(client, server):
     client.tokenize("")
     assert [body["model"] for body in server.bodies if body] == ["old", "new"]
     assert (server.requests[2].method, server.requests[2].path) == ("DELETE", "/v1/models/old%3A1")
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "error"),
-    [
-        (409, "conflict", sostenuto.Conflict),
-        (403, "missing_role", sostenuto.MissingRole),
-        (404, "training_disabled", sostenuto.TrainingDisabled),
-        (503, "trainer_unavailable", sostenuto.TrainerUnavailable),
-    ],
-)
-def test_each_refusal_is_an_error_of_its_own(client, server, status, code, error):
-    server.script = [refusal(status, "no", code=code, headers={"x-should-retry": "false"})]
-    with pytest.raises(error):
-        client.delete_model("book")

@@ -7,8 +7,6 @@ import sostenuto
 from sostenuto import Client, RawResponse
 from tests.unit.client.scripted_responses import answer_bytes, answer_json, refusal
 
-PAGE = answer_bytes(b"<html>", "text/html")
-
 
 @pytest.mark.parametrize("body", [b'{"n":1}', {"n": 1}])
 def test_post_sends_the_body_unchanged(client, server, body):
@@ -34,15 +32,6 @@ def test_an_error_of_post_has_the_response_body(client, server):
     with pytest.raises(sostenuto.BadRequest) as caught:
         client.post("/a", b"{}")
     assert caught.value.content == b'{"error": {"message": "no", "param": "seed"}}'
-
-
-def test_a_web_page_instead_of_json_is_retried(client, server, waits):
-    """A proxy may serve it while the server restarts; after the last attempt it is an error."""
-    server.script = [PAGE, answer_json({}), *[PAGE] * 3]
-    assert client.post("/a", b"{}").content == b"{}"
-    with pytest.raises(sostenuto.UnexpectedResponse, match="returned 200 with text/html, not JSON"):
-        client.post("/a", b"{}")
-    assert (len(server.requests), len(waits)) == (5, 3)
 
 
 def test_proxies_are_read_from_the_environment_once(client, server, monkeypatch):

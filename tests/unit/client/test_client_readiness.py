@@ -60,23 +60,6 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server):
     assert server.script == []
 
 
-@pytest.mark.usefixtures("waits")
-def test_a_request_that_loses_its_connection_while_others_succeed_fails(server, monkeypatch):
-    waiting = WaitForReady(60)
-    record_error = waiting.record_error
-
-    def record_both(error):
-        left_s = record_error(error)
-        waiting.record_response()  # as another request would
-        return left_s
-
-    monkeypatch.setattr(waiting, "record_error", record_both)
-    server.script = [hang_up] * 20
-    with Client(server.url, max_retries=0, wait_for_ready=waiting) as client, pytest.raises(sostenuto.ConnectionFailed):
-        client.models()
-    assert len(server.requests) == 2
-
-
 def test_clients_can_share_one_wait_for_ready(server):
     waiting, woken = WaitForReady(60), threading.Event()
     first = Client(server.url, wait_for_ready=waiting)

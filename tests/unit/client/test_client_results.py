@@ -8,15 +8,8 @@ from tests.unit.client.scripted_responses import COMPLETION
 
 def test_a_generation_has_every_field_of_the_response():
     generation = Generation.from_response(COMPLETION)
-    assert generation == Generation(
-        id="cmpl-1",
-        model="tiny",
-        seed=7,
-        system_fingerprint="fp-1",
-        choices=(Choice(0, " upon a time", "length"),),
-        usage=Usage(1, 3, 4),
-        raw={},
-    )
+    fields = {"id": "cmpl-1", "model": "tiny", "seed": 7, "system_fingerprint": "fp-1", "usage": Usage(1, 3, 4)}
+    assert generation == Generation(**fields, choices=(Choice(0, " upon a time", "length"),), raw={})
     assert generation.raw is COMPLETION
     assert (str(generation), generation.text, generation.finish_reason) == (" upon a time", " upon a time", "length")
 

@@ -6,15 +6,16 @@ import pytest
 
 import sostenuto
 from sostenuto import Client, Usage, _resuming
-from sostenuto._assembly import Assembly
 from sostenuto._resuming import STATE_INTERVAL
 from sostenuto._retries import LinkedEvent
 from tests.unit.client.scripted_responses import (
     DONE,
     as_event,
     chunk,
+    cut,
     hang_up,
     linger,
+    marked,
     models,
     refusal,
     stream,
@@ -23,22 +24,6 @@ from tests.unit.client.scripted_responses import (
 from tests.unit.client.scripted_server import PATIENCE_S
 
 REQUEST = {"model": "tiny", "max_tokens": 10, "temperature": 0.5, "stop": "!"}
-END = [chunk("", "length"), DONE]
-
-
-def marked(text, num_tokens, state, prompt_tokens=4, **fields):
-    """Return a chunk with a resume token and the usage so far."""
-    usage = {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": num_tokens,
-        "total_tokens": prompt_tokens + num_tokens,
-    }
-    return {**chunk(text, state=state, **fields), "usage": usage}
-
-
-def cut(*events):
-    """Respond with these events, then close the connection."""
-    return stream(events, then=hang_up)
 
 
 def test_an_interrupted_stream_resumes_from_its_last_state(client, server, waits):
@@ -52,26 +37,23 @@ def test_an_interrupted_stream_resumes_from_its_last_state(client, server, waits
     options = {"include_usage": True, "state_interval": STATE_INTERVAL}
     first, second = server.bodies
     assert first == {**REQUEST, **own, "prompt": "Once", "stream": True, "stream_options": options}
-    assert second == {
-        "max_tokens": 6,
-        "min_tokens": 1,
-        "temperature": 0.5,
-        "stop": "!",
-        "state": "s2",
-        "stream": True,
-        "stream_options": options,
-    }
+    rest = {"max_tokens": 6, "min_tokens": 1, "temperature": 0.5, "stop": "!", "state": "s2"}
+    assert second == {**rest, "stream": True, "stream_options": options}
     assert (pieces.text, pieces.num_resumed, waits) == ("abcdefgh", 1, [0.5])
     assert pieces.generation.usage == Usage(4, 7, 11)
     assert pieces.generation.finish_reason == "length"
 
 
 def test_without_a_state_the_request_is_sent_again_with_its_seed(client, server):
+    """Before the first event the seed is unknown."""
     server.script = [cut(chunk("ab"), chunk("c")), stream([chunk("a"), chunk("bcd", "stop"), DONE])]
+    server.script += [cut(), stream([chunk("abc", "stop"), DONE])]
     pieces = client.stream("Once", **REQUEST, resume=True)
     assert list(pieces) == ["ab", "c", "d"]
     assert server.bodies[1] == {**server.bodies[0], "seed": 7}
     assert (pieces.text, pieces.generation.finish_reason) == ("abcd", "stop")
+    assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
+    assert server.bodies[2] == server.bodies[3] == server.bodies[0]
 
 
 def test_without_max_tokens_the_whole_request_is_sent_again(client, server):
@@ -79,13 +61,6 @@ def test_without_max_tokens_the_whole_request_is_sent_again(client, server):
     assert list(client.stream("Once", model="tiny", resume=True)) == ["ab", "c", "d"]
     assert "state" not in server.bodies[1]
     assert "state_interval" not in server.bodies[0]["stream_options"]
-
-
-def test_a_stream_without_an_event_is_sent_again_unchanged(client, server):
-    """The seed is unknown before the first event."""
-    server.script = [cut(), stream([chunk("abc", "stop"), DONE])]
-    assert list(client.stream("Once", **REQUEST, resume=True)) == ["abc"]
-    assert server.bodies[1] == server.bodies[0]
 
 
 def test_a_stream_can_be_resumed_several_times(server, waits):
@@ -220,11 +195,14 @@ def test_a_repeated_text_that_differs_raises_resumption_failed(client, server):
         assert caught.value.text.startswith("ab")
 
 
-def test_without_resume_an_interrupted_stream_is_not_sent_again(client, server):
-    server.script = [cut(marked("ab", 2, "s1"))]
-    with pytest.raises(sostenuto.StreamInterrupted, match=r"resume=True") as caught:
-        list(client.stream("Once", **REQUEST))
-    assert (caught.value.text, caught.value.state, len(server.requests)) == ("ab", "s1", 1)
+def test_without_resume_an_interrupted_stream_is_an_error_with_text_and_state(client, server):
+    """It has only a state that covers the whole text: resuming from an earlier one would generate the rest twice."""
+    server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
+    for text, state in (("ab", "s1"), ("abc", None)):
+        with pytest.raises(sostenuto.StreamInterrupted, match=r"resume=True") as caught:
+            list(client.stream("Once", **REQUEST))
+        assert (caught.value.text, caught.value.state) == (text, state)
+    assert len(server.requests) == 2
     assert "state_interval" not in server.bodies[0]["stream_options"]
 
 
@@ -241,15 +219,6 @@ def test_a_state_without_usage_is_not_resumed(client, server):
     ]
     assert "".join(client.stream("Once", **REQUEST, resume=True)) == "abcde"
     assert server.bodies[1]["state"] == "s1"
-
-
-def test_an_error_has_a_state_only_if_it_covers_the_whole_text(client, server):
-    """Resuming from an earlier state would generate the later text twice."""
-    server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
-    for text, state in (("ab", "s1"), ("abc", None)):
-        with pytest.raises(sostenuto.StreamInterrupted) as caught:
-            list(client.stream("Once", **REQUEST))
-        assert (caught.value.text, caught.value.state) == (text, state)
 
 
 def test_a_closed_stream_is_not_resumed(client, server):
@@ -361,50 +330,6 @@ def test_resume_requires_one_prompt_and_n_1(client, server, fields):
     server.script = [stream([chunk("a", "stop"), DONE])] * 3
     for prompt in ([1, 2], ["one"], [[1, 2]]):
         assert list(client.stream(prompt, model="tiny", n=1, resume=True)) == ["a"]
-
-
-def test_a_backward_model_resumes_before_its_text(client, server):
-    server.script = [
-        cut(marked("z", 1, "s1", prepend=True), chunk("xy", prepend=True)),
-        stream([chunk("y", prepend=True), chunk("vwx", prepend=True), chunk("u", "stop", prepend=True), DONE]),
-    ]
-    pieces = client.stream(suffix="end", prepend=True, **REQUEST, resume=True)
-    assert list(pieces) == ["z", "xy", "vw", "u"]
-    assert pieces.text == "uvwxyz"
-    assert "suffix" not in server.bodies[1]
-
-
-def test_logprobs_of_a_resumed_stream_are_those_of_one_stream(client, server):
-
-    def told(text, offset):
-        scores = [-float(ord(letter)) for letter in text]
-        return {
-            "tokens": list(text),
-            "token_logprobs": scores,
-            "top_logprobs": [{}] * len(text),
-            "text_offset": list(range(offset, offset + len(text))),
-        }
-
-    server.script = [
-        cut(marked("ab", 2, "s1", logprobs=told("ab", 0)), chunk("c", logprobs=told("c", 2))),
-        stream([chunk("cd", logprobs=told("cd", 0)), chunk("e", "stop", logprobs=told("e", 2)), DONE]),
-    ]
-    pieces = client.stream("Once", **REQUEST, logprobs=0, resume=True)
-    list(pieces)
-    assert pieces.generation.choices[0].logprobs == told("abcde", 0)
-
-
-def test_text_that_is_yet_to_be_repeated_stays_in_the_generation():
-    so_far = Assembly()
-    for event in (marked("ab", 2, "s1"), chunk("cd")):
-        so_far.add(event)
-    so_far.rewind()
-    assert so_far.generation.text == "abcd"
-    assert [piece.text for piece in so_far.add(chunk("c"))] == [""]
-    assert so_far.generation.text == "abcd"
-    so_far.rewind()
-    assert [piece.text for piece in so_far.add(chunk("cde"))] == ["e"]
-    assert so_far.generation.text == "abcde"
 
 
 def test_an_interruption_within_an_event_loses_that_event_alone(client, server):

@@ -2,20 +2,11 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 import sostenuto
 from tests.unit.client.scripted_responses import COMPLETION, answer_json
-
-
-class Index:
-    """An integer of another type, such as NumPy's."""
-
-    def __init__(self, value):
-        self._value = value
-
-    def __index__(self):
-        return self._value
 
 
 def sent(client, server, prompts, **options):
@@ -31,7 +22,7 @@ def sent(client, server, prompts, **options):
         ({"seed": 7}, [7, 8, 9]),
         ({"seed": -1}, [-1, 0, 1]),
         ({"seeds": [5, 5, 2**62]}, [5, 5, 2**62]),
-        ({"seeds": (Index(1), Index(2), Index(3))}, [1, 2, 3]),
+        ({"seeds": tuple(np.array([1, 2, 3]))}, [1, 2, 3]),
         ({"seeds": range(3)}, [0, 1, 2]),
         ({"extra_body": {"seed": 7}}, [7, 7, 7]),
     ],

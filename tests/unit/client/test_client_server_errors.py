@@ -5,19 +5,13 @@ import requests
 
 import sostenuto
 from service import errors as service_errors
-from service.errors import STATE_CODES, ClientGone, GatewayError, ServerBusy, StateRefused
+from service.errors import STATE_CODES, ClientGone, GatewayError, StateRefused
 from sostenuto._responses import refusal, stream_error
 
 # The client never receives the first two; the gateway reports busy and invalid backends as unavailable.
-UNSEEN, SAME = (
-    {ClientGone, StateRefused},
-    {
-        ServerBusy: "BackendUnavailable",
-        service_errors.BatchingConflict: "BackendUnavailable",
-        service_errors.InvalidResponse: "BackendUnavailable",
-        service_errors.InvalidRequest: "BadRequest",
-    },
-)
+UNSEEN = {ClientGone, StateRefused}
+BUSY = (service_errors.ServerBusy, service_errors.BatchingConflict, service_errors.InvalidResponse)
+SAME = {service_errors.InvalidRequest: "BadRequest", **dict.fromkeys(BUSY, "BackendUnavailable")}
 ALL = [
     kind
     for kind in vars(service_errors).values()

@@ -20,14 +20,6 @@ def test_events_do_not_depend_on_where_the_bytes_are_split(cut):
     assert list(decode([STREAM[:cut], STREAM[cut:]])) == EVENTS
 
 
-def test_events_are_the_same_byte_by_byte():
-    assert list(decode(bytes([byte]) for byte in STREAM)) == EVENTS
-
-
-def test_empty_chunks_have_no_effect():
-    assert list(decode([b"data: a\r", b"", b"\ndata: b\r\n", b"", b"\r\n"])) == ["a\nb"]
-
-
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
 def test_an_event_is_emitted_with_its_last_byte(end):
     fed = []
@@ -41,15 +33,19 @@ def test_an_event_is_emitted_with_its_last_byte(end):
     assert fed == [b"data: a" + end, end]
 
 
-@pytest.mark.parametrize("lone", [b": ping\n\n", b"\n\n", b"event: x\n\n", b"datum: x\n\n", b"data: unfinished\n"])
-def test_input_without_data_and_a_blank_line_gives_no_event(lone):
-    assert list(decode([lone])) == []
+MARK = b"\xef\xbb\xbf"
 
 
-def test_a_byte_order_mark_is_skipped_only_at_the_start():
-    mark = b"\xef\xbb\xbf"
-    assert list(decode([mark + b"data: a\n\ndata: " + mark + b"b\n\n" + mark + b"data: c\n\n"])) == ["a", "\ufeffb"]
-
-
-def test_invalid_utf8_becomes_replacement_characters():
-    assert list(decode([b"data: a\xffb\n\n"])) == ["a\ufffdb"]
+@pytest.mark.parametrize(
+    ("chunks", "events"),
+    [
+        *(([lone], []) for lone in (b": ping\n\n", b"\n\n", b"event: x\n\n", b"datum: x\n\n", b"data: unfinished\n")),
+        ([bytes([byte]) for byte in STREAM], EVENTS),
+        ([b"data: a\r", b"", b"\ndata: b\r\n", b"", b"\r\n"], ["a\nb"]),
+        ([MARK + b"data: a\n\ndata: " + MARK + b"b\n\n" + MARK + b"data: c\n\n"], ["a", "\ufeffb"]),
+        ([b"data: a\xffb\n\n"], ["a\ufffdb"]),
+    ],
+)
+def test_data_before_a_blank_line_is_an_event(chunks, events):
+    """A byte order mark is skipped only at the start; invalid UTF-8 becomes replacement characters."""
+    assert list(decode(chunks)) == events

@@ -23,29 +23,17 @@ from tests.unit.client.scripted_responses import (
 from tests.unit.client.scripted_server import PATIENCE_S
 
 
-def test_a_delta_is_yielded_before_the_next_one_is_sent(client, server):
-    read = threading.Event()
-
-    def rest(handler):
-        assert read.wait(PATIENCE_S)
-        handler.write_chunk(as_event(chunk("second", "stop")) + as_event(DONE))
-        handler.write_chunk(b"")
-
-    server.script = [stream([chunk("first")], then=rest)]
-    pieces = client.stream("Once", model="tiny")
-    assert next(pieces) == "first"
-    read.set()
-    assert list(pieces) == ["second"]
-
-
-def test_a_body_without_chunked_encoding_is_not_buffered_either(client, server):
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", "Connection: close"])
+def test_a_delta_is_yielded_before_the_next_one_is_sent(client, server, framing):
     read = threading.Event()
 
     def answer(handler):
-        handler.start(200, {"Content-Type": "text/event-stream", "Connection": "close"})
-        handler.wfile.write(as_event(chunk("first")))
+        handler.start(200, {"Content-Type": "text/event-stream", **dict([framing.split(": ")])})
+        write = handler.write_chunk if "chunked" in framing else handler.wfile.write
+        write(as_event(chunk("first")))
         assert read.wait(PATIENCE_S)
-        handler.wfile.write(as_event(chunk("second", "stop")) + as_event(DONE))
+        write(as_event(chunk("second", "stop")) + as_event(DONE))
+        write(b"")
 
     server.script = [answer]
     pieces = client.stream("Once", model="tiny")
@@ -84,12 +72,8 @@ def test_a_stream_is_requested_with_usage_and_uncompressed(client, server):
 def test_events_have_the_index_of_their_choice(client, server):
     server.script = [stream([chunk("a"), chunk("x", index=1), chunk("b", "stop"), chunk("y", "length", 1), DONE])]
     pieces = client.stream("Once", model="tiny", n=2)
-    assert list(pieces.events()) == [
-        TextDelta(0, "a", None),
-        TextDelta(1, "x", None),
-        TextDelta(0, "b", "stop"),
-        TextDelta(1, "y", "length"),
-    ]
+    first, second = TextDelta(0, "a", None), TextDelta(1, "x", None)
+    assert list(pieces.events()) == [first, second, TextDelta(0, "b", "stop"), TextDelta(1, "y", "length")]
     assert [choice.text for choice in pieces.generation.choices] == ["ab", "xy"]
     assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
 
@@ -105,15 +89,9 @@ def test_logprobs_and_other_fields_of_chunks_are_merged(client, server):
     server.script = [stream([chunk("a", logprobs=first), chunk("b", "stop", logprobs=second, state="S"), DONE])]
     pieces = client.stream("Once", model="tiny", logprobs=1)
     assert list(pieces.events()) == [TextDelta(0, "a", None), TextDelta(0, "b", "stop")]
-    assert pieces.generation.raw["choices"] == [
-        {
-            "index": 0,
-            "text": "ab",
-            "finish_reason": "stop",
-            "logprobs": {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0], "text_offset": [0, 1]},
-            "state": "S",
-        }
-    ]
+    lists = {"tokens": ["a", "b"], "token_logprobs": [-1.0, -2.0], "text_offset": [0, 1]}
+    (choice,) = pieces.generation.raw["choices"]
+    assert choice == {"index": 0, "text": "ab", "finish_reason": "stop", "logprobs": lists, "state": "S"}
 
 
 def test_deltas_of_a_backward_model_are_prepended(client, server):
@@ -128,18 +106,10 @@ def test_deltas_of_a_backward_model_are_prepended(client, server):
     assert next(events) == TextDelta(0, "ef", None, prepend=True)
     assert pieces.generation.raw["choices"][0]["logprobs"] == last
     assert list(events) == [TextDelta(0, "abcd", "stop", prepend=True)]
-    assert pieces.generation.raw["choices"] == [
-        {
-            "index": 0,
-            "text": "abcdef",
-            "finish_reason": "stop",
-            "logprobs": {
-                "tokens": ["ab", "cd", "e", "f"],
-                "token_logprobs": [-1.0, -2.0, -5.0, None],
-                "text_offset": [0, 2, 4, 5],
-            },
-        }
-    ]
+    offsets = {"token_logprobs": [-1.0, -2.0, -5.0, None], "text_offset": [0, 2, 4, 5]}
+    lists = {"tokens": ["ab", "cd", "e", "f"], **offsets}
+    (choice,) = pieces.generation.raw["choices"]
+    assert choice == {"index": 0, "text": "abcdef", "finish_reason": "stop", "logprobs": lists}
 
 
 def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client, server):

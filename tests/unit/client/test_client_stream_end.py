@@ -19,15 +19,6 @@ def test_a_malformed_event_is_unexpected(client, server, event):
     assert server.left.wait(PATIENCE_S)
 
 
-def test_leaving_a_with_block_closes_the_connection(client, server):
-    server.script = [stream([chunk("first")], then=linger)]
-    with client.stream("Once", model="tiny") as pieces:
-        next(pieces)
-        assert not server.left.is_set()
-    assert server.left.wait(PATIENCE_S)
-    assert list(pieces) == []
-
-
 def test_an_unreferenced_stream_closes_its_connection(client, server):
     """Leaving the loop is enough: there is no reference cycle that needs the garbage collector."""
     server.script = [stream([chunk("first"), chunk("second")], then=linger)]
@@ -51,11 +42,12 @@ def test_events_keep_their_stream_open(client, server):
     assert "".join(piece.text for piece in client.stream("Once", model="tiny").events()) == " upon a time"
 
 
-def test_a_closed_stream_yields_nothing_more(client, server):
+def test_a_closed_stream_yields_nothing_more_and_closes_its_connection(client, server):
+    """A `with` block closes it, or `close`."""
     server.script = [stream([as_event(chunk("first")) + as_event(chunk("second"))], then=linger)]
-    pieces = client.stream("Once", model="tiny")
-    assert next(pieces) == "first"
-    pieces.close()
+    with client.stream("Once", model="tiny") as pieces:
+        assert next(pieces) == "first"
+        assert not server.left.is_set()
     pieces.close()
     assert (list(pieces), pieces.text) == ([], "first")
     assert server.left.wait(PATIENCE_S)

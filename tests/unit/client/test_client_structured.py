@@ -6,8 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from sostenuto import InvalidArgument
-from sostenuto._resuming import STATE_INTERVAL
-from tests.unit.client.scripted_responses import COMPLETION, DONE, answer_json, chunk, hang_up, stream
+from tests.unit.client.scripted_responses import COMPLETION, DONE, answer_json, stream
 
 ANSWER = answer_json(COMPLETION)
 SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"type": "string"}}}
@@ -29,11 +28,8 @@ class Person(BaseModel):
         ({"json_schema": False}, {"structured_outputs": {"json": False}}),
         ({"json_schema": Person}, {"structured_outputs": {"json": Person.model_json_schema()}}),
         (
-            {"regex": ".*", "allowed": "ab", "banned": "b", "min_length": 3},
-            {
-                "structured_outputs": {"regex": ".*", "allowed_characters": "ab", "banned_characters": "b"},
-                "min_length": 3,
-            },
+            {"regex": ".*", "allowed": "ab", "banned": "b"},
+            {"structured_outputs": {"regex": ".*", "allowed_characters": "ab", "banned_characters": "b"}},
         ),
         ({"min_length": 0, "regex": None}, {"min_length": 0}),
         ({"structured_outputs": {"json_object": True}}, {"structured_outputs": {"json_object": True}}),
@@ -74,21 +70,6 @@ def test_contradictions_are_rejected_before_sending(client, server, arguments, m
         with pytest.raises(InvalidArgument, match=message):
             call("Once", **arguments)
     assert server.requests == []
-
-
-def test_a_resumed_stream_repeats_the_constraint_unchanged(client, server):
-    """The server continues a match only if its constraint is the same: `min_length` does not decrease as tokens do."""
-    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    server.script = [
-        stream([{**chunk("ab", state="s1"), "usage": usage}, chunk("c")], then=hang_up),
-        stream([chunk("cd", "stop"), DONE]),
-    ]
-    constraint = {"structured_outputs": {"regex": "[a-z]+", "banned_characters": "e"}, "min_length": 4}
-    limits = {"max_tokens": 10, "complete_within_max_tokens": False}
-    pieces = client.stream("Once", model="tiny", regex="[a-z]+", banned="e", min_length=4, **limits, resume=True)
-    assert list(pieces) == ["ab", "c", "d"]
-    shared = {"stream": True, "stream_options": {"include_usage": True, "state_interval": STATE_INTERVAL}}
-    assert server.bodies[1] == {**shared, **constraint, **limits, "max_tokens": 8, "state": "s1"}
 
 
 def test_a_saved_conversation_keeps_its_schema(client, server, tmp_path):

@@ -8,21 +8,18 @@ import struct
 import pytest
 
 import sostenuto
-from sostenuto import Choice, Score, ScoredToken, Tokens
+from sostenuto import Score, ScoredToken
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal, scores
 
 
-def scored(text, *logprobs, index=0):
-    """Return an echoed choice with logprobs, each character a token."""
-    lists = {
+def lists_of(text, *logprobs):
+    """Return the lists of logprobs of a text, each character a token."""
+    return {
         "tokens": list(text),
         "token_logprobs": list(logprobs),
-        "top_logprobs": [
-            None if logprob is None else {letter: logprob} for letter, logprob in zip(text, logprobs, strict=False)
-        ],
+        "top_logprobs": [logprob and {letter: logprob} for letter, logprob in zip(text, logprobs, strict=True)],
         "text_offset": list(range(len(text))),
     }
-    return {"index": index, "text": text, "finish_reason": "length", "logprobs": lists}
 
 
 def test_score_sends_a_text_and_returns_sum_means_and_percentile(client, server):
@@ -87,21 +84,6 @@ def test_without_threads_nothing_is_scored(client):
         next(client.score_many(["a"], concurrency=0))
 
 
-def test_tokenize_returns_ids_and_strings_and_detokenize_the_text(client, server):
-    server.script = [
-        answer_json({"count": 2, "tokens": [5, 6], "token_strs": ["a", "b"], "max_model_len": None}),
-        answer_json({"prompt": "ab"}),
-    ]
-    tokens = client.tokenize("ab", model="tiny")
-    assert (tokens, len(tokens)) == (Tokens([5, 6], ["a", "b"]), 2)
-    assert client.detokenize((5, 6), model="tiny") == "ab"
-    assert [request.path for request in server.requests] == ["/tokenize", "/detokenize"]
-    assert server.bodies == [
-        {"model": "tiny", "prompt": "ab", "return_token_strs": True},
-        {"model": "tiny", "tokens": [5, 6]},
-    ]
-
-
 def test_embed_returns_a_vector_per_text(client, server):
     server.script = [
         answer_json({"data": [{"embedding": [0.5, 1.0]}]}),
@@ -114,7 +96,6 @@ def test_embed_returns_a_vector_per_text(client, server):
 
 
 def packed(*numbers):
-    """Encode numbers as little-endian float32, in base64."""
     return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
@@ -125,9 +106,8 @@ def test_inspect_sends_every_field_and_decodes_its_traces(client, server):
         "values": {"input": packed(0.5, 1, 0.25, 0), "candidate": packed(2, 3, 4, 5), "hidden": packed(1, 2, 3, 4)},
         "state": {"hidden": packed(1, 2, 3)},
     }
-    lists = scored("abc", None, -1.0, -2.0)["logprobs"]
     answer = {"model": "tiny", "version": 3, "token_ids": [5, 6, 7], "expected": {"d": -1.0}, "positions": [0, 2]}
-    server.script = [answer_json({**answer, **lists, "layers": [layer]})] * 2
+    server.script = [answer_json({**answer, **lists_of("abc", None, -1.0, -2.0), "layers": [layer]})] * 2
     found = client.inspect(
         "abc", model="tiny", layers=[2], include=["hidden", "gates"], units=[3], max_units=2, max_positions=2
     )
@@ -146,11 +126,8 @@ def test_inspect_sends_every_field_and_decodes_its_traces(client, server):
     client.inspect([1], state="s1", return_sequences=False, return_state=True, go_backwards=True, top=0)
     assert "model" not in server.bodies[1]
     assert server.bodies[1]["state"] == "s1"
-    assert [server.bodies[1][name] for name in ("return_sequences", "return_state", "go_backwards")] == [
-        False,
-        True,
-        True,
-    ]
+    sent = {"return_sequences": False, "return_state": True, "go_backwards": True}
+    assert server.bodies[1].items() >= sent.items()
 
 
 def test_next_words_have_their_text_and_probability(client, server):
@@ -227,7 +204,7 @@ def test_the_vocabulary_of_a_server_that_has_none_is_unexpected(client, server):
 @pytest.mark.parametrize("wrong", [5, None, "§", "AAA=", [[1.0]]])
 def test_traces_that_are_no_base64_float32_are_unexpected(client, server, wrong):
     layer = {"layer": 1, "units": [0], "values": {"hidden": wrong}}
-    answer = {"token_ids": [], "expected": {}, "positions": [], **scored("")["logprobs"], "layers": [layer]}
+    answer = {"token_ids": [], "expected": {}, "positions": [], **lists_of(""), "layers": [layer]}
     server.script = [answer_json(answer)]
     with pytest.raises(sostenuto.UnexpectedResponse, match="base64"):
         client.inspect("", model="tiny")
@@ -241,14 +218,6 @@ def test_resume_sends_the_state_with_the_passed_fields(client, server):
         {"prompt": "", "max_tokens": 5, "state": "s1"},
         {"model": "tiny", "prompt": "and", "temperature": 0.5, "state": "s1"},
     ]
-
-
-def test_a_choice_has_its_logprobs(client, server):
-    server.script = [answer_json({"choices": [scored("ab", -1.0, -2.0)]})]
-    (choice,) = client.generate("x", model="tiny", logprobs=1).choices
-    assert choice == Choice(0, "ab", "length")
-    assert choice.logprobs is not None
-    assert choice.logprobs["token_logprobs"] == [-1.0, -2.0]
 
 
 def test_all_methods_share_the_cached_default_model(client, server):

@@ -10,30 +10,10 @@ import pytest
 import sostenuto
 from sostenuto import Client
 from sostenuto._resuming import PATIENCE_S
-from tests.unit.client.scripted_responses import (
-    DONE,
-    EVENTS,
-    JOB,
-    SUCCEEDED,
-    answer_json,
-    hang_up,
-    job_event,
-    linger,
-    refusal,
-    stream,
-    uploaded,
-)
+from tests.unit.client.scripted_jobs import EVENTS, JOB, SUCCEEDED, TEXT, job_event, uploaded
+from tests.unit.client.scripted_responses import DONE, answer_json, hang_up, linger, refusal, stream
 
-TEXT = "It was the best of times,\nit was the worst of times.\n"
 DELETED = answer_json({"id": "file-1", "object": "file", "deleted": True})
-
-
-@pytest.fixture
-def book(tmp_path, monkeypatch):
-    """The path of a text, relative to the working directory."""
-    monkeypatch.chdir(tmp_path)
-    Path("book.txt").write_text(TEXT)
-    return "book.txt"
 
 
 @pytest.fixture
@@ -43,15 +23,14 @@ def job(client, server):
 
 
 def sent(server, index=0):
-    head, purpose, file, _ = server.requests[index].body.split(b"--" + boundary(server, index))
+    """Return the purpose, the name of the file and its content that a request uploads."""
+    request = server.requests[index]
+    boundary = request.headers["Content-Type"].partition("boundary=")[2].encode()
+    head, purpose, file, _ = request.body.split(b"--" + boundary)
     assert head == b""
     description, _, content = file.partition(b"\r\n\r\n")
     name = description.partition(b'filename="')[2].partition(b'"')[0].decode()
     return purpose.split(b"\r\n\r\n")[1].strip().decode(), name, content.removesuffix(b"\r\n")
-
-
-def boundary(server, index):
-    return server.requests[index].headers["Content-Type"].partition("boundary=")[2].encode()
 
 
 def test_train_uploads_the_text_and_creates_a_job(client, server, book):
@@ -60,13 +39,8 @@ def test_train_uploads_the_text_and_creates_a_job(client, server, book):
     assert (job.id, job.status, job.has_ended) == ("ftjob-1", "queued", False)
     assert sent(server) == ("fine-tune", "book.txt", TEXT.encode())
     assert [request.path for request in server.requests] == ["/v1/files", "/v1/fine_tuning/jobs"]
-    assert server.bodies[1] == {
-        "model": "characters-3-minutes",
-        "training_file": "file-1",
-        "suffix": "dickens",
-        "seed": 7,
-        "settings": {"units": 16, "max_minutes": 3},
-    }
+    fields = {"model": "characters-3-minutes", "training_file": "file-1", "suffix": "dickens", "seed": 7}
+    assert server.bodies[1] == {**fields, "settings": {"units": 16, "max_minutes": 3}}
 
 
 def test_train_continues_from_a_model_and_validates_with_a_text(client, server, book):
@@ -74,13 +48,6 @@ def test_train_continues_from_a_model_and_validates_with_a_text(client, server, 
     client.train(book, model="demo:1", validation=TEXT)
     assert (sent(server, 1)[1:], server.bodies[2]["model"]) == (("text.txt", TEXT.encode()), "demo:1")
     assert (server.bodies[2]["training_file"], server.bodies[2]["validation_file"]) == ("file-1", "file-2")
-
-
-def test_a_fraction_of_the_text_may_be_held_out(client, server, book):
-    server.script = [uploaded(), answer_json(JOB)]
-    client.train(book, validation=0.2)
-    assert server.bodies[1]["settings"] == {"validation": 0.2}
-    assert "validation_file" not in server.bodies[1]
 
 
 def test_epochs_replace_the_time_limit_of_the_default_recipe(client, server, book):
@@ -188,25 +155,6 @@ def test_a_job_is_sent_again_if_there_was_no_connection(waits):
     assert (failed.value.was_connected, waits) == (False, [0.5, 1.0])
 
 
-def test_a_full_quota_is_not_retried(client, server, book, waits):
-    headers = {"x-should-retry": "false"}
-    server.script = [uploaded(), refusal(429, "at most 3 jobs", code="quota_reached", headers=headers), DELETED]
-    with pytest.raises(sostenuto.QuotaReached):
-        client.train(book)
-    assert waits == []
-
-
-def test_events_have_the_metrics_as_attributes(server, job):
-    server.script = [stream([*EVENTS, DONE])]
-    events = list(job.events())
-    assert server.requests[-1].path == "/v1/fine_tuning/jobs/ftjob-1/events?stream=true"
-    assert [event.message for event in events] == [event["message"] for event in EVENTS]
-    update, epoch = events[2:4]
-    assert (update.epoch, update.train_loss, update.fraction, update.seconds_left) == (1, 2.5, 0.25, 99.6)
-    assert (epoch.validation_loss, epoch.is_best, epoch.sample) == (1.9, True, "[It was\nthe]best")
-    assert (update.sample, events[0].epoch) == (None, None)
-
-
 @pytest.mark.parametrize("end", [None, hang_up], ids=["drained", "cut"])
 def test_events_continue_after_the_last_one_on_a_new_connection(server, job, end):
     """A draining server ends the response without [DONE]."""
@@ -264,13 +212,6 @@ def test_wait_ends_at_its_timeout(server, job):
     assert isinstance(late.value, TimeoutError)
 
 
-@pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
-def test_actions_update_the_job(server, job, action):
-    server.script = [answer_json({**JOB, "status": "running"})]
-    assert getattr(job, action)().status == "running"
-    assert (server.requests[-1].method, server.requests[-1].path) == ("POST", f"/v1/fine_tuning/jobs/ftjob-1/{action}")
-
-
 def test_an_action_whose_response_was_lost_succeeds_at_the_retry(server, job):
     """The server refuses to cancel a second time."""
     conflict = refusal(409, "cannot cancel", code="conflict", headers={"x-should-retry": "false"})
@@ -306,13 +247,9 @@ def test_the_plot_has_a_curve_for_each_loss_and_the_best_epoch(server, job):
     server.script = [answer_json({"data": events[::-1], "has_more": False})]
     picture = job.plot()._repr_html_()
     assert picture.startswith("<svg")
-    assert [line.count(",") for line in polylines(picture)] == [3, 2]
+    assert [part.partition('"')[0].count(",") for part in picture.split('points="')[1:]] == [3, 2]
     assert "best: epoch 2, 1.500" in picture
     assert "400 tokens" in picture
-
-
-def polylines(picture):
-    return [part.partition('"')[0] for part in picture.split('points="')[1:]]
 
 
 def test_the_plot_of_a_job_that_has_just_begun_says_so(server, job):

@@ -18,6 +18,5 @@ def write_requests(tmp_path):
 
 
 def request(name):
-    """Return a valid line of IN."""
     fields = {"custom_id": name, "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": name}}
     return json.dumps(fields).encode() + b"\n"

@@ -12,10 +12,9 @@ from sostenuto._batch.client import CONNECT_TIMEOUT_S, MAX_RETRIES, BatchClient
 from sostenuto._batch.errors import LineError, Stopped
 from sostenuto._batch.requests_file import BatchRequest
 from sostenuto._settings import resolve
-from tests.unit.client.scripted_responses import answer_bytes, answer_json, hang_up, linger, refusal
+from tests.unit.client.scripted_responses import GATEWAY, answer_bytes, answer_json, hang_up, linger, refusal
 
 REQUEST = BatchRequest("a", "/v1/completions", b'{"seed":1}')
-STATUS = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}
 
 
 def connect(url, api_key="", timeout_s=60.0):
@@ -145,7 +144,7 @@ def test_a_200_without_json_is_an_error_of_the_line(server, client):
 @pytest.mark.parametrize("early", [{"uptime_s": 3.0}, {"models": []}], ids=["young", "no models"])
 def test_a_missing_model_is_retried_while_the_gateway_starts(server, client, waits, early):
     missing = refusal(404, "not served", code="model_not_found")
-    server.script = [missing, answer_json({**STATUS, **early}), missing, answer_json(STATUS)]
+    server.script = [missing, answer_json({**GATEWAY, **early}), missing, answer_json(GATEWAY)]
     troubles = []
     waits.on_wait = lambda: troubles.append(client.trouble)
     assert client.send(REQUEST).status == 404
@@ -154,10 +153,10 @@ def test_a_missing_model_is_retried_while_the_gateway_starts(server, client, wai
 
 
 def test_num_free_is_the_limit_minus_the_admitted_sequences(server, client, waits):
-    server.script = [refusal(503, "drains"), hang_up, answer_json(STATUS)]
+    server.script = [refusal(503, "drains"), hang_up, answer_json(GATEWAY)]
     assert client.num_free() == 7
     assert len(waits) == 2
-    server.script = [answer_json({**STATUS, "sequences": {"accepted": 10, "max": 10}})]
+    server.script = [answer_json({**GATEWAY, "sequences": {"accepted": 10, "max": 10}})]
     assert client.num_free() == 1
 
 

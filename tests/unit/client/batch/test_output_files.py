@@ -11,7 +11,7 @@ import pytest
 
 from sostenuto._batch import output_files as module
 from sostenuto._batch.errors import LineError, OutputLost, Stopped, UsageError
-from sostenuto._batch.formats import CSV, FORMATS, JSONL, OPENAI, error_line, response_line
+from sostenuto._batch.formats import CSV, FORMATS, JSONL, error_line, response_line
 from sostenuto._batch.output_files import Journal, OutputFiles
 from sostenuto._batch.requests_file import Line
 
@@ -31,12 +31,6 @@ def recovered(path):
     return names
 
 
-def test_a_second_run_on_the_same_out_is_refused(out):
-    with Journal(out), pytest.raises(UsageError, match="another run is writing"):
-        Journal(out)
-    Journal(out).close()
-
-
 def test_the_lock_holds_after_errors_are_dropped(out):
     """`drop_errors` replaces OUT, and the new file is locked as well."""
     out.write_bytes(BAD)
@@ -46,26 +40,24 @@ def test_the_lock_holds_after_errors_are_dropped(out):
             Journal(out)
 
 
+def replace_by_another(path, content=b""):
+    path.with_name("other").write_bytes(content)
+    path.with_name("other").replace(path)
+
+
 def test_a_file_replaced_before_it_is_locked_is_opened_again(out, monkeypatch):
     flock, replaced = fcntl.flock, []
 
     def replace_and_lock(file, how):
         if not replaced:
             replaced.append(True)
-            other = out.with_name("other")
-            other.write_bytes(GOOD[0])
-            other.replace(out)
+            replace_by_another(out, GOOD[0])
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", replace_and_lock)
     with Journal(out) as journal:
         journal.append(GOOD[1])
     assert out.read_bytes() == GOOD[0] + GOOD[1]
-
-
-def replace_by_another(path):
-    path.with_name("other").write_bytes(b"")
-    path.with_name("other").replace(path)
 
 
 LOSSES = {
@@ -211,12 +203,6 @@ def test_errors_go_to_a_file_of_their_own(out, output_format):
     assert out.read_bytes() == output_format.header + line(output_format, "a").content
     assert errors.read_bytes() == FAILED.content
     assert recover(out, output_format) == [("a", None), ("failed", "timeout")]
-
-
-def test_openais_format_has_errors_in_out(out):
-    recover(out, OPENAI, then=[FAILED])
-    assert recover(out, OPENAI) == [("failed", "timeout")]
-    assert list(out.parent.iterdir()) == [out]
 
 
 @RECORD_FORMATS

@@ -11,7 +11,6 @@ from tests.unit.client.batch.conftest import request
 
 
 def completed_of(*written):
-    """Collect the lines that OUT has."""
     completed = CompletedLines()
     for item in written:
         completed.add(item)
@@ -26,6 +25,7 @@ def test_every_line_but_empty_ones_is_pending(write_requests):
     pending = find_pending(write_requests("a", b"\n", b"nonsense\n", "b"), CompletedLines())
     assert numbers(pending) == [(1, 0), (3, 0), (4, 0)]
     assert (pending.num_lines, pending.num_pending) == (3, 3)
+    assert find_pending(write_requests(), CompletedLines()).num_lines == 0  # arrays of length zero are no error
 
 
 def test_lines_that_are_in_out_are_not_pending(write_requests):
@@ -82,8 +82,3 @@ def test_lines_appended_during_a_run_are_left_to_the_next_run(write_requests):
     pending = find_pending(path, CompletedLines())
     path.write_bytes(path.read_bytes() + request("b"))
     assert numbers(pending) == [(1, 0)]
-
-
-def test_an_empty_in_has_no_lines(write_requests):
-    """Arrays of length zero are no error."""
-    assert find_pending(write_requests(), CompletedLines()).num_lines == 0

@@ -18,10 +18,9 @@ from sostenuto._cli.program import program
 from sostenuto._retries import LinkedEvent
 from tests.paths import ROOT
 from tests.ports import free_port
-from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, refusal
+from tests.unit.client.scripted_responses import COMPLETION, GATEWAY, answer_bytes, answer_json, hang_up, refusal
 
-STATUS = answer_json({"status": "ok", "sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
-ANSWER = answer_json(COMPLETION)
+STATUS, ANSWER = answer_json(GATEWAY), answer_json(COMPLETION)
 
 
 def main(options):
@@ -167,6 +166,11 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(server, wr
         (["in", "out", "--ray-workers", "2"], "--ray-workers requires --ray"),
         (["in", "out", "--format", "tsv"], "'tsv' is not one of 'openai', 'jsonl', 'csv'"),
         (["in", "out", "--escape-formulas"], "--escape-formulas requires --format csv, got openai"),
+        (["in", "out", "--held-out", "rest"], "--held-out requires --training"),
+        (
+            ["in", "out", "--format", "csv", "--escape-formulas", "--training", "list"],
+            "--escape-formulas and --training exclude each other",
+        ),
     ],
 )
 def test_an_invalid_option_is_refused(capsys, options, message):
@@ -196,11 +200,8 @@ def test_a_dataset_has_a_record_per_choice_and_errors_apart(server, write_reques
     source.write_bytes(source.read_bytes().replace(b"nonsense\n", b"\n").partition(b'{"custom_id": "e"')[0])
     assert main([*command, "--retry-errors"]) == 0
     assert not errors.exists()
-    assert sorted((record["custom_id"], int(record["index"])) for record in records_of(out)) == [
-        ("a", 0),
-        ("a", 1),
-        ("b", 0),
-    ]
+    found = sorted((record["custom_id"], int(record["index"])) for record in records_of(out))
+    assert found == [("a", 0), ("a", 1), ("b", 0)]
 
 
 def test_formulas_are_escaped_on_request_also_of_a_resumed_run(server, write_requests, tmp_path, capsys):
@@ -259,11 +260,6 @@ def made(line):
     return OutputLine(line.content)
 
 
-def test_every_line_is_processed_once():
-    answers = list(in_threads(LINES, made, 8, lambda: None))
-    assert sorted(int(answer.content) for answer in answers) == list(range(100))
-
-
 def test_lines_are_read_only_as_fast_as_they_are_processed():
     read = itertools.count()
     lines = (Line(number, b"") for number in read)
@@ -275,7 +271,7 @@ def test_lines_are_read_only_as_fast_as_they_are_processed():
     assert next(read) <= 50 + 4 + 8 + 4
 
 
-def test_as_many_lines_are_processed_at_once_as_requested():
+def test_every_line_is_processed_once_and_as_many_at_once_as_requested():
     """A barrier lets none of the 16 end before all have begun."""
     together = threading.Barrier(16)
 
@@ -283,7 +279,8 @@ def test_as_many_lines_are_processed_at_once_as_requested():
         together.wait(10)
         return made(line)
 
-    assert len(list(in_threads(LINES[:32], wait, 16, lambda: None))) == 32
+    answers = in_threads(LINES[:32], wait, 16, lambda: None)
+    assert sorted(int(answer.content) for answer in answers) == list(range(32))
 
 
 def test_an_exception_in_a_thread_ends_the_run_and_wakes_the_others():

@@ -10,12 +10,6 @@ from sostenuto._cli.program import program
 from tests.terminals import Terminal, environment
 
 
-@pytest.fixture(autouse=True)
-def _no_wishes(monkeypatch):
-    for name in ("SOSTENUTO_MODEL", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def sostenuto(
     server,
@@ -53,15 +47,9 @@ def process(server):
     started = []
 
     def start(*arguments, stdin=subprocess.DEVNULL, **variables):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "sostenuto", *arguments],
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment(**{"SOSTENUTO_BASE_URL": server.url, **variables}),
-            )
-        )
+        command, pipe = [sys.executable, "-m", "sostenuto", *arguments], subprocess.PIPE
+        variables = environment(**{"SOSTENUTO_BASE_URL": server.url, **variables})
+        started.append(subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, env=variables))
         return started[-1]
 
     yield start

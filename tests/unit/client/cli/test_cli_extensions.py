@@ -46,15 +46,11 @@ def without_server(monkeypatch):
 
 
 def test_a_command_of_another_distribution_runs_with_its_own_exit_code(sostenuto, install):
+    """Its wrong usage is one line, as that of the program's own commands."""
     install(MODULE, waltz="dances:waltz")
-    shown = sostenuto("waltz", "anybody")
+    shown, wrong = sostenuto("waltz", "anybody"), sostenuto("waltz")
     assert (shown.exit_code, shown.stdout) == (7, "waltzing with anybody\n")
-
-
-def test_its_wrong_usage_is_one_line(sostenuto, install):
-    install(MODULE, waltz="dances:waltz")
-    shown = sostenuto("waltz")
-    assert (shown.exit_code, shown.stderr) == (2, "error: Missing argument 'SOMEBODY': see `sostenuto waltz --help`\n")
+    assert (wrong.exit_code, wrong.stderr) == (2, "error: Missing argument 'SOMEBODY': see `sostenuto waltz --help`\n")
 
 
 def test_help_lists_it_in_a_section(sostenuto, install):
@@ -114,13 +110,9 @@ def test_without_the_server_train_needs_the_url_of_one(sostenuto):
 
 
 @pytest.mark.usefixtures("without_server")
-def test_without_the_server_the_help_names_its_commands(sostenuto):
-    shown = " ".join(sostenuto("--help").stdout.split())
-    assert f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the distribution" in shown
-
-
-@pytest.mark.usefixtures("without_server")
-def test_every_command_of_the_program_is_in_a_section_of_the_help(sostenuto):
+def test_without_the_server_the_help_names_its_commands_and_has_the_others_in_sections(sostenuto):
     shown = sostenuto("--help").stdout
+    absent = f"Without the server there are no {', '.join(SERVER_COMMANDS)}; install the distribution"
+    assert absent in " ".join(shown.split())
     assert all(f"\n  {name} " in shown for name in program.commands)
     assert shown.partition("Further commands:\n")[2].partition("\n\n")[0].split()[0] == "completion"

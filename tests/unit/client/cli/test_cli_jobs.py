@@ -9,17 +9,8 @@ from sostenuto._cli.program import program
 from sostenuto._concurrency import clock
 from tests.paths import ROOT
 from tests.terminals import CTRL_C
-from tests.unit.client.scripted_responses import (
-    DONE,
-    EVENTS,
-    JOB,
-    SUCCEEDED,
-    answer_json,
-    linger,
-    refusal,
-    stream,
-    uploaded,
-)
+from tests.unit.client.scripted_jobs import EVENTS, JOB, SUCCEEDED, uploaded
+from tests.unit.client.scripted_responses import DONE, answer_json, linger, refusal, stream
 
 BOTH = pytest.mark.parametrize("with_server", [False, True], ids=["SDK alone", "with the server's distribution"])
 FINISHED = [answer_json(JOB), stream([*EVENTS, DONE]), stream([*EVENTS, DONE]), answer_json(SUCCEEDED)]
@@ -32,14 +23,6 @@ epoch 1: training loss 2.000, validation loss 1.900, best so far
 published book:2
 try it:
 """
-
-
-@pytest.fixture
-def book(tmp_path, monkeypatch):
-    """The name of a text in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    Path("book.txt").write_text("It was\n")
-    return "book.txt"
 
 
 @pytest.fixture
@@ -64,13 +47,8 @@ def test_train_shows_losses_a_sample_and_the_next_command(train, server, book):
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout == f"{SHOWN}  sostenuto generate --model book the --base-url {server.url}\n"
     assert b'filename="book.txt"' in server.bodies[0]
-    assert server.bodies[1] == {
-        "model": "characters-3-minutes",
-        "training_file": "file-1",
-        "suffix": "dickens",
-        "seed": 0,
-        "settings": {"units": 16, "training_filter": False, "validation": 0.2},
-    }
+    sent = {"model": "characters-3-minutes", "training_file": "file-1", "suffix": "dickens", "seed": 0}
+    assert server.bodies[1] == {**sent, "settings": {"units": 16, "training_filter": False, "validation": 0.2}}
 
 
 @BOTH
@@ -222,10 +200,8 @@ def test_jobs_are_a_table(sostenuto, server):
     assert heading.split() == ["id", "status", "from", "model", "created", "time", "left"]
     assert first.split()[:4] == ["ftjob-1", "running", "characters-3-minutes", "-"]
     assert second.split()[3] == "book:2"
-    assert [json.loads(line)["status"] for line in sostenuto("jobs", "--json").stdout.splitlines()] == [
-        "running",
-        "succeeded",
-    ]
+    entries = [json.loads(line) for line in sostenuto("jobs", "--json").stdout.splitlines()]
+    assert [entry["status"] for entry in entries] == ["running", "succeeded"]
 
 
 def test_show_has_the_facts_and_settings_of_a_job(sostenuto, server):

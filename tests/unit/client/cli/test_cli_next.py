@@ -35,19 +35,17 @@ def test_next_prints_json_and_reads_standard_input(sostenuto, server):
     assert server.bodies == [{"model": "tiny", "prompt": "the k", "labels": {"style": "early"}}]
 
 
-def test_generate_prints_the_most_probable_texts(sostenuto, server):
+def test_generate_searches_for_the_most_probable_texts(sostenuto, server):
+    """By their probability alone, or with a beam."""
     choices = [
         {"index": i, "text": f"t{i}", "finish_reason": "stop", "logprobs": None, "cumulative_logprob": -1.5 - i}
         for i in range(2)
     ]
-    server.script = [answer_json({**COMPLETION, "choices": choices})]
-    shown = sostenuto("generate", "a", "--top-texts", "2", "--model", "tiny")
-    assert shown.stdout == "==> 1 of 2 <==\nt0\n==> 2 of 2 <==\nt1\n"
-    assert server.bodies == [{"model": "tiny", "prompt": "a", "top_texts": 2}]
-
-
-def test_generate_searches_with_a_beam(sostenuto, server):
-    server.script = [answer_json(COMPLETION)]
-    shown = sostenuto("generate", "a", "--beam-search", "--length-penalty", "0.5", "-n", "4", "--model", "tiny")
-    assert shown.exit_code == 0, shown.stderr
-    assert server.bodies == [{"model": "tiny", "prompt": "a", "use_beam_search": True, "length_penalty": 0.5, "n": 4}]
+    server.script = [answer_json({**COMPLETION, "choices": choices})] * 2
+    for given, fields in (
+        ("--top-texts 2", {"top_texts": 2}),
+        ("--beam-search --length-penalty 0.5 -n 4", {"use_beam_search": True, "length_penalty": 0.5, "n": 4}),
+    ):
+        shown = sostenuto("generate", "a", *given.split(), "--model", "tiny")
+        assert shown.stdout == "==> 1 of 2 <==\nt0\n==> 2 of 2 <==\nt1\n"
+        assert server.bodies[-1] == {"model": "tiny", "prompt": "a", **fields}

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from tests.paths import ROOT
-from tests.unit.client.scripted_responses import COMPLETION, answer_json
-
-STATUS = answer_json({"status": "ok", "sequences": {"accepted": 0, "max": 10}, "models": [{}], "uptime_s": 1000.0})
+from tests.unit.client.batch.conftest import request
+from tests.unit.client.scripted_responses import COMPLETION, GATEWAY, answer_json
 
 
 @pytest.fixture
@@ -75,23 +74,13 @@ def test_without_the_extra_the_command_says_what_to_install(files):
     assert "pip install 'sostenuto[report]'" in done.stderr
 
 
-REQUEST = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "m", "prompt": ""}}
-
-
 @pytest.mark.parametrize("output_format", ["openai", "csv", "jsonl"])
 def test_a_batch_reports_on_its_texts(sostenuto, server, files, output_format):
-    (files / "in.jsonl").write_text(json.dumps(REQUEST) + "\n")
-    server.script = [STATUS, answer_json(COMPLETION)]
+    (files / "in.jsonl").write_bytes(request("a"))
+    server.script = [answer_json(GATEWAY), answer_json(COMPLETION)]
     done = sostenuto("batch", "in.jsonl", "out", "--format", output_format, "--training", "list.txt")
     assert done.exit_code == 0
     assert "novel" in done.stderr
     report = json.loads((files / "out.report.json").read_text())
     assert report["generated"]["records"] == len(COMPLETION["choices"])
     assert (files / "out.report.html").exists()
-
-
-def test_options_of_a_batchs_report_that_contradict_are_refused(sostenuto, files):  # noqa: ARG001 - as above
-    done = sostenuto("batch", "in", "out", "--held-out", "rest.txt")
-    assert (done.exit_code, "--held-out requires --training" in done.stderr) == (2, True)
-    done = sostenuto("batch", "in", "out", "--format", "csv", "--escape-formulas", "--training", "list.txt")
-    assert (done.exit_code, "--escape-formulas and --training exclude each other" in done.stderr) == (2, True)

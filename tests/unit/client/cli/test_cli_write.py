@@ -51,12 +51,6 @@ def test_an_empty_line_generates_and_a_text_line_is_appended_first(write, server
     assert read(server) == [("Once", False), (",\nlong ago \\n", True), ("/was", True)]
 
 
-def test_a_turn_has_200_tokens_by_default(write, server):
-    server.script = [turn("a"), turn("b")]
-    write("", "/set max-tokens 7", "")
-    assert [body["max_tokens"] for body in server.bodies] == [200, 7]
-
-
 def test_options_of_the_command_apply_to_every_turn(write, server):
     server.script = [turn("a"), turn("b")]
     write("", "", given=("--temperature", "0.5", "--stop", "x"))
@@ -78,20 +72,6 @@ def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
     write("", "/undo", "/set model other", "/redo", "")
     assert read(server) == [("", False), ("1", False)]
     assert server.bodies[1]["model"] == "other"
-
-
-def test_unrelated_files_beside_a_session_are_ignored(sostenuto, server, tmp_path):
-    path = tmp_path / "story.json"
-    server.script = [turn("mine"), turn("other"), turn(" more")]
-    sostenuto("write", *TINY, "--file", str(path), given="\n")
-    sostenuto("write", *TINY, "--file", str(tmp_path / "story.main.json"), given="\n")
-    (tmp_path / "story.notes.json").write_text("[1]", encoding="utf-8")
-    (tmp_path / "story.text.json").write_bytes(b"\xff")
-    shown = sostenuto("write", *TINY, "--file", str(path), given="/text\n/branches\n\n")
-    assert shown.exit_code == 0
-    assert shown.stdout.startswith("mine")
-    assert "notes" not in shown.stdout + shown.stderr
-    assert json.loads(path.read_text(encoding="utf-8"))["turns"][0]["text"] == "mine"
 
 
 def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
@@ -147,12 +127,14 @@ def test_an_invalid_line_ends_a_piped_session(write, server, line, words):
 
 
 def test_set_lists_sets_and_resets_options(write, server):
+    """By default a turn has 200 tokens."""
     server.script = [turn("a"), turn("b")]
-    shown = write("/set temperature 0.7", "/set stop \\n", "/set", "", "/set temperature", "/set stop", "")
+    set_and_list = ("/set temperature 0.7", "/set stop \\n", "/set")
+    shown = write(*set_and_list, "", "/set temperature", "/set stop", "/set max-tokens 7", "")
     assert shown.stdout == 'model "tiny"\nmax_tokens 200\ntemperature 0.7\nstop "\\n"\na' + "b"
-    assert server.bodies[0]["temperature"] == 0.7
-    assert server.bodies[0]["stop"] == "\n"
-    assert not {"temperature", "stop"} & set(server.bodies[1])
+    first, second = server.bodies
+    assert (first["max_tokens"], first["temperature"], first["stop"]) == (200, 0.7, "\n")
+    assert (second["max_tokens"], {"temperature", "stop"} & set(second)) == (7, set())
 
 
 def test_set_replaces_one_pattern_by_another(write, server, tmp_path):
@@ -194,36 +176,33 @@ def test_the_file_is_saved_after_every_turn(write, server, tmp_path):
 
 
 def test_branches_are_saved_beside_the_file(write, server, tmp_path):
+    """Other files there are ignored."""
     path = tmp_path / "story[1].json"
-    server.script = [turn("1"), turn("2")]
+    server.script = [turn("1"), turn("2"), turn("other"), turn("3")]
     assert write("", "/branch dark", "", given=("--file", str(path))).exit_code == 0
-    (tmp_path / "story[1].notes of mine.json").write_text("mine")
-    assert {entry.name for entry in tmp_path.iterdir()} == {
-        "story[1].json",
-        "story[1].dark.json",
-        "story[1].notes of mine.json",
-    }
-    shown = write("/branches", "/switch dark", "/text", given=("--file", str(path)))
-    assert shown.stdout == "* main: 1 turns, 1 characters\n  dark: 2 turns, 2 characters\n12"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"story[1].json", "story[1].dark.json"}
+    write("", given=("--file", str(tmp_path / "story[1].main.json")))
+    for name, content in (("notes of mine", b"mine"), ("notes", b"[1]"), ("text", b"\xff")):
+        (tmp_path / f"story[1].{name}.json").write_bytes(content)
+    shown = write("/text", "/branches", "", "/switch dark", "/text", given=("--file", str(path)))
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert shown.stdout == "1* main: 1 turns, 1 characters\n  dark: 2 turns, 2 characters\n312"
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == ["1", "3"]
 
 
-def test_a_prompt_for_an_existing_text_is_rejected(write, server, tmp_path):
-    path = tmp_path / "story.json"
-    server.script = [turn("1")]
-    write("", given=("--file", str(path)))
-    shown = write(given=("Once", "--file", str(path)))
-    assert shown.exit_code == 2
-    assert "omit PROMPT" in shown.stderr
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"sostenuto_conversation": 99}', "[1]"])
-def test_a_file_without_a_conversation_is_rejected_and_unchanged(write, tmp_path, content):
-    path = tmp_path / "story.json"
+@pytest.mark.parametrize(
+    ("content", "prompt", "words"),
+    [
+        *((content, (), "s.json is not a file of") for content in ("", "{}", '{"sostenuto_conversation": 99}', "[1]")),
+        ("{}", ("Once",), "s.json has a text already: omit PROMPT"),
+    ],
+)
+def test_a_file_without_a_conversation_or_beside_a_prompt_is_rejected(write, tmp_path, content, prompt, words):
+    path = tmp_path / "s.json"
     path.write_text(content)
-    shown = write("", given=("--file", str(path)))
-    assert shown.exit_code == 2
-    assert str(path) in shown.stderr
-    assert path.read_text() == content
+    shown = write("", given=(*prompt, "--file", str(path)))
+    assert (shown.exit_code, path.read_text()) == (2, content)
+    assert words in shown.stderr
 
 
 def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):

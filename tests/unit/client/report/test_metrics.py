@@ -17,14 +17,11 @@ def nothing(_):
     """Show no progress."""
 
 
-def test_the_divergence_of_equal_distributions_is_0_and_of_disjoint_ones_1():
+def test_the_divergence_has_its_defined_value():
+    """With p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): (log2(4/3) + (log2(2/3) + log2(2)) / 2) / 2."""
     assert jensen_shannon(np.array([1, 3]), np.array([2, 6])) == 0
     assert jensen_shannon(np.array([5, 0]), np.array([0, 7])) == 1
     assert jensen_shannon(np.array([0, 0]), np.array([1, 1])) is None
-
-
-def test_the_divergence_has_its_defined_value():
-    """With p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4): (log2(4/3) + (log2(2/3) + log2(2)) / 2) / 2."""
     expected = (math.log2(4 / 3) + (math.log2(2 / 3) + 1) / 2) / 2
     assert jensen_shannon(np.array([4, 0]), np.array([1, 1])) == pytest.approx(expected)
 

@@ -38,14 +38,11 @@ def test_uniqueness_of_the_first_thousand_is_that_of_valid_records():
     assert found["moses"] == {"valid": None, "unique@1k": 0.999, "unique@10k": None, "novelty": 1.0}
 
 
-def test_moses_validity_is_that_of_a_validator():
-    """Not that of a pattern, as a molecule is more than its characters."""
+def test_moses_validity_is_that_of_a_validator_and_fcd_is_named_as_missing():
+    """Not that of a pattern, as a molecule is more than its characters; without a validator it is unknown."""
     validator = "tests.unit.client.report.checks:lower"
     data = Report.compute(["C", "7"], TRAINING, validator=validator, smiles=True).data
     assert data["generated"]["moses"]["valid"] == 0.5
-
-
-def test_without_a_check_moses_validity_is_unknown_and_fcd_is_named_as_missing():
     data = Report.compute(GENERATED, TRAINING, smiles=True).data
     assert data["generated"]["moses"]["valid"] is None
     assert any("FCD is left out" in note for note in data["notes"])
@@ -101,24 +98,20 @@ def test_lines_are_rows_of_the_training_tables_columns():
     assert found["checks"] == ["columns"]
 
 
-def test_a_missing_column_is_named():
-    with pytest.raises(InvalidArgument, match="generated must have the column 'b' of the training file, got a"):
-        Report.compute([{"a": 1}], [{"a": 1, "b": 2}])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"generated": []}, "generated must have at least one record, got none"),
         ({"generated": ["a", {"b": 1}]}, "generated must be a list of str or a list of dict"),
+        (
+            {"generated": [{"a": 1}], "training": [{"a": 1, "b": 2}]},
+            "must have the column 'b' of the training file, got a",
+        ),
         ({"training": "names.txt"}, "training must be a list of records or a Path, got the str 'names.txt'"),
         ({"pattern": "("}, "pattern must be a regular expression in Python's syntax, got '\\('"),
         ({"json_schema": {"type": "nothing"}}, "json_schema must be a JSON Schema"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/other"}}, "json_schema must have no references"),
-        (
-            {"validator": "no.such.module:f"},
-            "validator must be module:function, got 'no.such.module:f': ModuleNotFound",
-        ),
+        ({"validator": "no.such:f"}, "validator must be module:function, got 'no.such:f': ModuleNotFound"),
     ],
 )
 def test_an_invalid_argument_is_named(arguments, message):
