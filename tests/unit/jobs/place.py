@@ -11,6 +11,7 @@ from jobs.database import Job, StoredFile
 from jobs.quotas import Quota
 from jobs.store import JobStore
 from jobs.trainer import Directories, Trainer
+from jobs.uploads import Uploads
 from tests.paths import ROOT
 from tests.waiting import until
 
@@ -23,6 +24,7 @@ class Place:
 
     def __init__(self, directory, url):
         self.models, self.training = directory / "models", directory / "training"
+        self.directories = Directories(self.training, self.models)
         self.models.mkdir()
         self.url = url
         self.store = JobStore(self.url)
@@ -30,8 +32,7 @@ class Place:
 
     def start(self):
         options = {**AGES, "max_memory_bytes": self.max_memory_bytes, "launcher": self.launcher}
-        directories = Directories(self.training, self.models)
-        self.trainer = Trainer(self.store, directories, **options)
+        self.trainer = Trainer(self.store, self.directories, **options)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
 
@@ -52,15 +53,22 @@ class Place:
 
     def submit(self, text, filename="book.txt", **fields):
         file_id = f"file-{time.monotonic_ns()}"
-        size = Trainer(self.store, Directories(self.training, self.models), **AGES)._uploads.write(
-            file_id, io.BytesIO(text.encode())
-        )
-        self.store.add_file(
-            StoredFile(id=file_id, tenant="", filename=filename, bytes=size, created_at=int(time.time())), 10**9
-        )
+        size = Uploads(self.directories.uploads).write(file_id, io.BytesIO(text.encode()))
+        kept = {"filename": filename, "bytes": size, "created_at": int(time.time())}
+        self.store.add_file(StoredFile(id=file_id, tenant="", **kept), 10**9)
         fields = {"settings": {"seed": 0}, **fields}
         job = Job(tenant="", model="characters-3-minutes", name="book", training_file=file_id, **fields)
         return self.store.create(job, Quota(100)).id
+
+    def begin(self):
+        """Submit a job and start a trainer; return the job's id once the exporter runs."""
+        job_id = self.submit("text")
+        self.start()
+        self.wait_for_run(job_id)
+        return job_id
+
+    def wait_for_run(self, job_id):
+        until((self.training / f"jobs/{job_id}/runs/book/config.json").exists, timeout=60)
 
     def go_on(self):
         (self.models / "go-on").touch()

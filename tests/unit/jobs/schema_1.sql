@@ -1,52 +1,23 @@
 -- The first schema of jobs.database, with a job that has published a version and one that is queued.
 CREATE TABLE files (
-    id VARCHAR(64) NOT NULL,
-    tenant VARCHAR(64) NOT NULL,
-    filename TEXT NOT NULL,
-    bytes BIGINT NOT NULL,
-    created_at BIGINT NOT NULL,
-    PRIMARY KEY (id)
+    id VARCHAR(64) NOT NULL PRIMARY KEY, tenant VARCHAR(64) NOT NULL, filename TEXT NOT NULL, bytes BIGINT NOT NULL,
+    created_at BIGINT NOT NULL
 );
 CREATE INDEX ix_files_tenant ON files (tenant);
 CREATE TABLE jobs (
-    id VARCHAR(64) NOT NULL,
-    tenant VARCHAR(64) NOT NULL,
-    created_at FLOAT NOT NULL,
-    status VARCHAR(16) NOT NULL,
-    model VARCHAR(128) NOT NULL,
-    name VARCHAR(64) NOT NULL,
-    training_file VARCHAR(64) NOT NULL,
-    validation_file VARCHAR(64),
-    suffix VARCHAR(64),
-    settings JSON NOT NULL,
-    hyperparameters JSON NOT NULL,
-    job_metadata JSON,
-    started_at FLOAT,
-    finished_at FLOAT,
-    estimated_finish FLOAT,
-    trained_tokens BIGINT,
-    trained_s FLOAT NOT NULL,
-    version INTEGER,
-    error JSON,
-    requested VARCHAR(16),
-    lease_until FLOAT,
-    attempt INTEGER NOT NULL,
-    PRIMARY KEY (id)
+    id VARCHAR(64) NOT NULL PRIMARY KEY, tenant VARCHAR(64) NOT NULL, created_at FLOAT NOT NULL,
+    status VARCHAR(16) NOT NULL, model VARCHAR(128) NOT NULL, name VARCHAR(64) NOT NULL,
+    training_file VARCHAR(64) NOT NULL, validation_file VARCHAR(64), suffix VARCHAR(64), settings JSON NOT NULL,
+    hyperparameters JSON NOT NULL, job_metadata JSON, started_at FLOAT, finished_at FLOAT, estimated_finish FLOAT,
+    trained_tokens BIGINT, trained_s FLOAT NOT NULL, version INTEGER, error JSON, requested VARCHAR(16),
+    lease_until FLOAT, attempt INTEGER NOT NULL
 );
 CREATE INDEX ix_jobs_status ON jobs (status);
 CREATE INDEX ix_jobs_tenant ON jobs (tenant);
-CREATE TABLE schema_version (
-    version INTEGER NOT NULL
-);
+CREATE TABLE schema_version (version INTEGER NOT NULL);
 CREATE TABLE events (
-    job VARCHAR(64) NOT NULL,
-    number INTEGER NOT NULL,
-    created_at FLOAT NOT NULL,
-    level VARCHAR(8) NOT NULL,
-    type VARCHAR(16) NOT NULL,
-    message TEXT NOT NULL,
-    data JSON,
-    PRIMARY KEY (job, number),
+    job VARCHAR(64) NOT NULL, number INTEGER NOT NULL, created_at FLOAT NOT NULL, level VARCHAR(8) NOT NULL,
+    type VARCHAR(16) NOT NULL, message TEXT NOT NULL, data JSON, PRIMARY KEY (job, number),
     FOREIGN KEY(job) REFERENCES jobs (id) ON DELETE CASCADE
 );
 INSERT INTO schema_version VALUES (1);

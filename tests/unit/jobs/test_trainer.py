@@ -11,7 +11,8 @@ from export.child_process import train_options
 from jobs import trainer as module
 from jobs.database import StoredFile
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, model_option
-from jobs.trainer import Directories, Trainer
+from jobs.trainer import Trainer
+from jobs.uploads import Uploads
 from tests.databases import DATABASES
 from tests.waiting import until
 
@@ -65,9 +66,7 @@ def test_a_job_that_fails_says_why(place, text, filename, code, message):
 
 
 def test_a_cancelled_job_stops_and_leaves_nothing(place):
-    job_id = place.submit("text")
-    place.start()
-    place.wait(job_id, "running")
+    job_id = place.begin()
     place.store.request("", job_id, "cancel")
     assert place.wait(job_id, "cancelled").version is None
     until(lambda: list((place.training / "jobs").iterdir()) == [])
@@ -75,9 +74,7 @@ def test_a_cancelled_job_stops_and_leaves_nothing(place):
 
 
 def test_a_paused_job_resumes_after_its_last_epoch(place):
-    job_id = place.submit("text")
-    place.start()
-    place.wait(job_id, "running")
+    job_id = place.begin()
     place.store.request("", job_id, "pause")
     place.wait(job_id, "paused")
     place.go_on()
@@ -87,9 +84,7 @@ def test_a_paused_job_resumes_after_its_last_epoch(place):
 
 
 def test_a_trainer_that_stops_leaves_its_job_to_the_next(place):
-    job_id = place.submit("text")
-    place.start()
-    place.wait(job_id, "running")
+    job_id = place.begin()
     place.stop()
     assert place.job(job_id).status == "queued"
     place.go_on()
@@ -149,21 +144,9 @@ def test_a_training_that_takes_too_much_memory_is_killed(place):
     assert list(place.versions) == []
 
 
-def test_a_training_that_takes_too_long_is_killed(place, monkeypatch):
-    """Twice its max_minutes, those of the recipe here, and some."""
-    monkeypatch.setattr(module, "OVERTIME_S", 0.5 - 2 * 180)
-    message = place.wait_for_failure("text")
-    assert message.startswith("the training takes longer than twice its max_minutes")
-
-
 def test_the_kernel_would_kill_a_training_first(place):
-    job_id = place.submit("text")
-    place.start()
-    run = place.training / f"jobs/{job_id}/runs/book/config.json"
-    until(run.exists, timeout=60)
-    (child,) = subprocess.run(
-        ["pgrep", "-f", f"fake_exporter.*--job {job_id}"], capture_output=True, text=True, check=True
-    ).stdout.split()
+    command = ["pgrep", "-f", f"fake_exporter.*--job {place.begin()}"]
+    (child,) = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert Path(f"/proc/{child}/oom_score_adj").read_text() == "1000\n"
     assert Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].split()[16] == "19"
 
@@ -175,27 +158,27 @@ def test_a_version_whose_exporter_was_killed_is_listed(place):
     assert list(place.versions) == ["1"]
 
 
+def clean(place, max_age_s):
+    Trainer(place.store, place.directories, max_file_age_s=86_400, max_job_age_s=max_age_s)._clean()
+
+
 def test_old_files_and_leftovers_are_deleted(place):
     place.submit("text")
     (place.training / "jobs/ftjob-unknown").mkdir(parents=True)
     old = StoredFile(id="file-old", tenant="", filename="old.txt", bytes=1, created_at=1000)
     place.store.add_file(old, 10**9)
-    trainer = Trainer(
-        place.store, Directories(place.training, place.models), max_file_age_s=86_400, max_job_age_s=86_400
-    )
-    trainer._uploads.write("file-old", io.BytesIO(b"x"))
-    trainer._clean()
+    Uploads(place.directories.uploads).write("file-old", io.BytesIO(b"x"))
+    clean(place, 86_400)
     assert place.store.file("", "file-old") is None
-    trainer._clean()
     assert not (place.training / "jobs/ftjob-unknown").exists()
     assert len(place.store.file_ids()) == 1
 
 
 def test_old_jobs_are_deleted_and_their_versions_stay(place):
     job_id = place.train().id
-    Trainer(place.store, Directories(place.training, place.models), max_file_age_s=1e9, max_job_age_s=1e9)._clean()
+    clean(place, 1e9)
     assert place.job(job_id) is not None
-    Trainer(place.store, Directories(place.training, place.models), max_file_age_s=1e9, max_job_age_s=0.0)._clean()
+    clean(place, 0.0)
     assert place.job(job_id) is None
     assert list(place.versions) == ["1"]
 

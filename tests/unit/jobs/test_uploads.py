@@ -22,9 +22,9 @@ def uploads(tmp_path):
     return Uploads(tmp_path / "files")
 
 
-def archive(uploads, **names):
+def archive(uploads, method=zipfile.ZIP_DEFLATED, **names):
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(content, "w", method) as packed:
         for name, text in names.items():
             packed.writestr(name, text)
     content.seek(0)
@@ -87,18 +87,21 @@ def test_an_archive_becomes_a_directory(uploads, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"files", "text"}
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused_while_it_is_written(uploads, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"a.txt": "x" * 6000, "b.txt": "x" * 6000}, "at most 10000 bytes"),  # found out while it is written
+        (dict.fromkeys("abc", ""), "at most 2 files, got 3"),
+        ({".hidden": "x"}, "no files"),
+    ],
+    ids=["large", "many", "none"],
+)
+def test_an_archive_of_too_much_or_nothing_is_refused(uploads, tmp_path, monkeypatch, names, message):
     monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 10_000)
-    path = archive(uploads, **{"a.txt": "x" * 6000, "b.txt": "x" * 6000})
-    with pytest.raises(InvalidUpload, match="at most 10000 bytes"):
-        lay_out(path, "a.zip", tmp_path / "text")
-    assert not (tmp_path / "text/a.zip").exists()
-
-
-def test_an_archive_of_too_many_files_is_refused(uploads, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_ARCHIVE_FILES", 2)
-    with pytest.raises(InvalidUpload, match="at most 2 files, got 3"):
-        lay_out(archive(uploads, a="", b="", c=""), "a.zip", tmp_path / "text")
+    with pytest.raises(InvalidUpload, match=message):
+        lay_out(archive(uploads, **names), "a.zip", tmp_path / "text")
+    assert not (tmp_path / "text/a.zip").exists()
 
 
 @pytest.mark.parametrize("content", [b"PK\3\4 not an archive", b""], ids=["damaged", "empty"])
@@ -111,13 +114,9 @@ def test_what_is_no_archive_is_refused(uploads, tmp_path, content):
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
 def test_an_archive_is_stored_or_deflated(uploads, tmp_path, method):
     """A kilobyte of bzip2 unpacks to gigabytes before any of them could be counted."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", method) as packed:
-        packed.writestr("a.txt", b"x" * 10**6)
-    content.seek(0)
-    uploads.write("file-1", content)
+    path = archive(uploads, method, **{"a.txt": b"x" * 10**6})
     with pytest.raises(InvalidUpload, match="must be stored or deflated"):
-        lay_out(uploads.path("file-1"), "a.zip", tmp_path / "text")
+        lay_out(path, "a.zip", tmp_path / "text")
 
 
 def test_the_directory_of_an_archive_is_limited_before_it_is_read(uploads, tmp_path):
@@ -142,11 +141,6 @@ def test_a_damaged_archive_is_an_invalid_upload(uploads, tmp_path):
         uploads.write("file-1", io.BytesIO(damaged))
         with suppress(InvalidUpload):
             lay_out(uploads.path("file-1"), "a.zip", tmp_path / f"text{number}")
-
-
-def test_an_archive_without_files_is_refused(uploads, tmp_path):
-    with pytest.raises(InvalidUpload, match="no files"):
-        lay_out(archive(uploads, **{".hidden": "x"}), "a.zip", tmp_path / "text")
 
 
 def test_files_of_interrupted_uploads_are_removed(uploads):
