@@ -1,11 +1,14 @@
 """Fixtures of the client's tests: a scripted server, a client of it, and recorded waits that take no time."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sostenuto import Client
 from sostenuto._retries import LinkedEvent
+from tests.terminals import environment
 from tests.unit.client.scripted_jobs import TEXT
 from tests.unit.client.scripted_server import ScriptedServer
 
@@ -51,6 +54,23 @@ def server():
 def client(server, waits):  # noqa: ARG001 - no test should sleep
     with Client(server.url) as made:
         yield made
+
+
+@pytest.fixture
+def process(server):
+    """Start a command as a process with pipes, against the scripted server."""
+    started = []
+
+    def start(*arguments, stdin=subprocess.DEVNULL, **variables):
+        command, pipe = [sys.executable, "-m", "sostenuto", *arguments], subprocess.PIPE
+        variables = environment(**{"SOSTENUTO_BASE_URL": server.url, **variables})
+        started.append(subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, env=variables))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
+        running.communicate()
 
 
 @pytest.fixture

@@ -4,16 +4,9 @@ import json
 
 from tests.unit.client.scripted_server import Handler
 
-COMPLETION = {
-    "id": "cmpl-1",
-    "object": "text_completion",
-    "created": 1,
-    "model": "tiny",
-    "system_fingerprint": "fp-1",
-    "seed": 7,
-    "choices": [{"index": 0, "text": " upon a time", "finish_reason": "length", "logprobs": None}],
-    "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4},
-}
+COMPLETION = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "tiny", "system_fingerprint": "fp-1"}
+COMPLETION["choices"] = [{"index": 0, "text": " upon a time", "finish_reason": "length", "logprobs": None}]
+COMPLETION |= {"seed": 7, "usage": {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}}
 
 DONE = "[DONE]"
 GATEWAY = {"status": "ok", "sequences": {"accepted": 3, "max": 10}, "models": [{}], "uptime_s": 1000.0}

@@ -3,7 +3,6 @@
 import io
 import itertools
 import threading
-from time import monotonic
 
 import pytest
 
@@ -142,28 +141,6 @@ def test_closing_the_results_ends_retries(server):
         results.close()
         assert_no_worker_waits()
     assert len(server.requests) == 2
-
-
-def test_closing_the_client_ends_the_waits_of_its_workers(server):
-    attempted = threading.Event()
-    client = Client(server.url, max_retries=0)
-
-    def refuse(handler):
-        refusal(429, "no", headers={"Retry-After": "30"})(handler)
-        attempted.set()
-
-    def close():
-        assert attempted.wait(PATIENCE_S)
-        client.close()
-
-    server.script = [refuse]
-    threading.Thread(target=close, daemon=True).start()
-    began_at_s = monotonic()
-    with pytest.raises(sostenuto.ClientClosed):
-        list(client.generate_many(["a"], model="tiny", concurrency=1))
-    assert monotonic() - began_at_s < 20
-    assert_no_worker_waits()
-    assert len(server.requests) == 1
 
 
 def assert_no_worker_waits():

@@ -11,7 +11,7 @@ import urllib3
 
 import sostenuto
 from sostenuto import Client
-from tests.unit.client.scripted_responses import COMPLETION, answer_json, models
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, linger, models
 
 ANSWER = answer_json(COMPLETION)
 
@@ -72,26 +72,12 @@ def test_a_passed_session_is_used_and_not_closed(server, monkeypatch):
 
 
 def test_closing_a_client_closes_the_sessions_of_all_its_threads(server):
-    def answer_and_watch(handler):
-        models("tiny")(handler)
-        handler.wait_until_client_leaves()
-
-    server.script = [answer_and_watch]
+    server.script = [lambda handler: (models("tiny")(handler), linger(handler))]
     client = Client(server.url)
-    asked, may_end = threading.Event(), threading.Event()
-
-    def ask_and_linger():
-        client.models()
-        asked.set()
-        may_end.wait()
-
-    thread = threading.Thread(target=ask_and_linger, daemon=True)
-    thread.start()
-    asked.wait()
-    client.close()
-    assert server.left.wait(5)
-    may_end.set()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:  # its thread remains until then
+        pool.submit(client.models).result()
+        client.close()
+        assert server.left.wait(5)
     with pytest.raises(sostenuto.ClientClosed, match="closed"):
         client.models()
 

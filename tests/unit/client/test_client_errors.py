@@ -39,15 +39,6 @@ def test_an_error_has_the_servers_message_and_fields(client, server):
     assert not error.retryable
 
 
-def test_an_error_with_retry_after_says_when_to_retry(server):
-    server.script = [refusal(429, "the queue is full", headers={"Retry-After": "3"})]
-    with Client(server.url, max_retries=0) as client, pytest.raises(sostenuto.TooManyRequests) as caught:
-        client.models()
-    assert caught.value.retry_after_s == 3.0
-    assert caught.value.retryable
-    assert str(caught.value) == "the queue is full (HTTP 429): try again in 3 s"
-
-
 @pytest.mark.parametrize("content", [b"<html>oops</html>", b'"text"', b"{}", b'{"error": null}', b""])
 def test_a_proxys_error_page_keeps_its_status(server, content):
     server.script = [answer_bytes(content, "text/html", 502)]

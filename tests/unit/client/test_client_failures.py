@@ -58,6 +58,7 @@ def answering(reply):
 
 
 HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+NGINX = b"<title>400 The plain HTTP request was sent to HTTPS port</title>"
 
 
 @pytest.mark.parametrize(
@@ -66,12 +67,7 @@ HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
         ("https", HTTP_400, sostenuto.WrongScheme, "does not speak TLS: is it http://?"),
         ("https", None, Timeout, "did not complete a TLS handshake within 0.5 s: is it http://?"),
         ("http", b"\x15\x03\x03\x00\x02\x02\x50", sostenuto.WrongScheme, "speaks TLS: is it https://?"),
-        (
-            "http",
-            HTTP_400 + b"<title>400 The plain HTTP request was sent to HTTPS port</title>",
-            sostenuto.WrongScheme,
-            "speaks TLS: is it https://?",
-        ),
+        ("http", HTTP_400 + NGINX, sostenuto.WrongScheme, "speaks TLS: is it https://?"),
         ("http", b"", ConnectionFailed, "is it https://?"),
     ],
     ids=["plain", "silent", "alert", "nginx", "closed"],

@@ -20,14 +20,6 @@ def test_only_arguments_that_were_passed_are_sent(client, server):
     ]
 
 
-def test_the_default_model_is_requested_once(client, server):
-    server.script = [models("first", "second"), ANSWER, ANSWER]
-    client.generate()
-    client.generate()
-    assert [request.path for request in server.requests] == ["/v1/models", "/v1/completions", "/v1/completions"]
-    assert [body["model"] for body in server.bodies[1:]] == ["first", "first"]
-
-
 def test_model_not_found_clears_the_cached_default_model(client, server):
     server.script = [models("old"), refusal(404, "no model 'old'", code="model_not_found"), models("new"), ANSWER]
     with pytest.raises(NotFound):

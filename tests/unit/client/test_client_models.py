@@ -5,18 +5,10 @@ import pytest
 import sostenuto
 from tests.unit.client.scripted_responses import answer_json, hang_up, models
 
-ROUTING = {
-    "id": "book",
-    "object": "model.routing",
-    "version": 1,
-    "versions": [
-        {"version": 1, "labels": ["stable"], "share": 0.9},
-        {"version": 2, "labels": ["canary"], "share": 0.1},
-    ],
-    "labels": {"stable": 1, "canary": 2},
-    "shares": {"stable": 90.0, "canary": 10.0},
-    "unloaded": [3],
-}
+ROUTING = {"id": "book", "object": "model.routing", "version": 1, "labels": {"stable": 1, "canary": 2}, "unloaded": [3]}
+VERSIONS = ((1, "stable", 0.9), (2, "canary", 0.1))
+ROUTING["versions"] = [{"version": number, "labels": [label], "share": share} for number, label, share in VERSIONS]
+ROUTING["shares"] = {"stable": 90.0, "canary": 10.0}
 DETAILS = {"version": 1, "labels": [], "parameters": 7, "size_bytes": 100, "corpus": "a.txt", "created": 5}
 
 

@@ -1,6 +1,6 @@
 """`WaitForReady`: requests that wait together while the server is unavailable."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -8,6 +8,7 @@ import sostenuto
 from sostenuto import Client, NotReady, WaitForReady
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
+from tests.waiting import until
 
 ANSWER = answer_json(COMPLETION)
 UNAVAILABLE = [refusal(429, "full"), refusal(503, "draining"), answer_bytes(b"<html>", "text/html", 502), hang_up]
@@ -61,23 +62,17 @@ def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server):
 
 
 def test_clients_can_share_one_wait_for_ready(server):
-    waiting, woken = WaitForReady(60), threading.Event()
+    waiting = WaitForReady(60)
     first = Client(server.url, wait_for_ready=waiting)
     server.script = [refusal(503, "draining", headers={"Retry-After": "60"}), models("tiny")]
-
-    def wait():
-        with pytest.raises(sostenuto.ClientClosed):
-            first.models()
-        woken.set()
-
-    threading.Thread(target=wait, daemon=True).start()
-    while waiting.last_error is None:
-        threading.Event().wait(0.01)
+    asking = ThreadPoolExecutor(1).submit(first.models)
+    until(lambda: waiting.last_error)
     with Client(server.url, wait_for_ready=waiting) as other:
         other.models()
     assert (waiting.last_error, waiting.num_responses) == (None, 1)
     first.close()
-    assert woken.wait(PATIENCE_S)
+    with pytest.raises(sostenuto.ClientClosed):
+        asking.result(PATIENCE_S)
 
 
 @pytest.mark.usefixtures("waits")

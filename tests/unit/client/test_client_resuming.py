@@ -1,13 +1,13 @@
 """`stream(resume=True)`: which request resumes an interrupted stream, and when none does."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import sostenuto
 from sostenuto import Client, Usage, _resuming
 from sostenuto._resuming import STATE_INTERVAL
-from sostenuto._retries import LinkedEvent
 from tests.unit.client.scripted_responses import (
     DONE,
     as_event,
@@ -22,6 +22,7 @@ from tests.unit.client.scripted_responses import (
     usage_chunk,
 )
 from tests.unit.client.scripted_server import PATIENCE_S
+from tests.waiting import until
 
 REQUEST = {"model": "tiny", "max_tokens": 10, "temperature": 0.5, "stop": "!"}
 
@@ -176,14 +177,22 @@ def test_a_server_error_with_a_state_is_resumed(client, server, code):
     assert (server.bodies[1]["state"], server.bodies[1]["max_tokens"]) == ("s1", 7)
 
 
-@pytest.mark.parametrize("code", ["deadline_exceeded", "version_gone", "model_not_found"])
-def test_permanent_errors_end_the_stream_with_text_and_state(client, server, code):
-    server.script = [stream([chunk("ab"), {"error": {"message": "no", "code": code}, **marked("c", 3, "s1")}])]
+LAST = marked("c", 3, "s1")
+
+
+@pytest.mark.parametrize(
+    ("code", "last"), [("deadline_exceeded", LAST), ("version_gone", LAST), ("model_not_found", {})]
+)
+def test_permanent_errors_end_the_stream_with_text_and_state(client, server, code, last):
+    """The event of an error may have the last text."""
+    error = {"error": {"message": "no", "code": code}, **last}
+    server.script = [stream([as_event(chunk("ab")) + as_event(error)], headers={"x-request-id": "req-9"})]
     pieces, got = client.stream("Once", **REQUEST, resume=True), []
-    with pytest.raises(sostenuto.APIError) as caught:
+    with pytest.raises(sostenuto.APIError, match=r"^no \(request req-9\)") as caught:
         got.extend(pieces)
-    assert (got, caught.value.text, caught.value.state) == (["ab", "c"], "abc", "s1")
-    assert len(server.requests) == 1
+    text, state = ("abc", "s1") if last else ("ab", None)
+    assert ("".join(got), caught.value.text, caught.value.state) == (text, text, state)
+    assert (list(pieces), len(server.requests)) == ([], 1)
 
 
 def test_a_repeated_text_that_differs_raises_resumption_failed(client, server):
@@ -197,11 +206,13 @@ def test_a_repeated_text_that_differs_raises_resumption_failed(client, server):
 
 def test_without_resume_an_interrupted_stream_is_an_error_with_text_and_state(client, server):
     """It has only a state that covers the whole text: resuming from an earlier one would generate the rest twice."""
-    server.script = [cut(marked("ab", 2, "s1")), cut(marked("ab", 2, "s1"), chunk("c"))]
+    server.script = [cut(marked("ab", 2, "s1")), stream([marked("ab", 2, "s1"), chunk("c")])]
     for text, state in (("ab", "s1"), ("abc", None)):
-        with pytest.raises(sostenuto.StreamInterrupted, match=r"resume=True") as caught:
-            list(client.stream("Once", **REQUEST))
-        assert (caught.value.text, caught.value.state) == (text, state)
+        pieces, got = client.stream("Once", **REQUEST), []
+        message = rf"interrupted after {len(text)} characters .*resume=True"
+        with pytest.raises(sostenuto.StreamInterrupted, match=message) as caught:
+            got.extend(pieces)
+        assert ("".join(got), caught.value.text, caught.value.state) == (text, text, state)
     assert len(server.requests) == 2
     assert "state_interval" not in server.bodies[0]["stream_options"]
 
@@ -230,84 +241,39 @@ def test_a_closed_stream_is_not_resumed(client, server):
     assert len(server.requests) == 1
 
 
-def read_in_a_thread(pieces):
-    """Read a stream to its end in a thread; return a function that waits for it and returns deltas and the error."""
-    brought = []
-
-    def read():
-        try:
-            brought.extend(pieces)
-        except sostenuto.SostenutoError as error:
-            brought.append(error)
-
-    def end():
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-        return brought
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    return end
-
-
-@pytest.fixture
-def waiting(monkeypatch):
-    """An event that is set once a wait of a resumption begins; each lasts a minute."""
-    begun = threading.Event()
-    real_wait = LinkedEvent.wait
-
-    def wait(event, timeout_s=None):
-        if not timeout_s:
-            return event.is_set() if timeout_s == 0 else real_wait(event)
-        begun.set()
-        return real_wait(event, 60.0)
-
-    monkeypatch.setattr(LinkedEvent, "wait", wait)
-    return begun
-
-
-@pytest.mark.parametrize(
-    ("first_wait_s", "rest"), [(0.5, []), (0.0, [refusal(503, "no", headers={"Retry-After": "50"})])]
-)
-def test_closing_a_stream_ends_its_wait_and_sends_nothing(server, waiting, monkeypatch, first_wait_s, rest):
+@pytest.mark.parametrize(("num_waits", "rest"), [(1, []), (2, [refusal(503, "no", headers={"Retry-After": "50"})])])
+def test_closing_a_stream_ends_its_wait_and_sends_nothing(client, server, waits, num_waits, rest):
     """It may wait before a resumption, or before a retry of one."""
-    monkeypatch.setattr(_resuming, "FIRST_WAIT_S", first_wait_s)
     server.script = [cut(marked("ab", 2, "s1")), *rest]
-    with Client(server.url) as client:
-        pieces = client.stream("Once", **REQUEST, resume=True)
-        end = read_in_a_thread(pieces)
-        assert waiting.wait(PATIENCE_S)
-        pieces.close()
-        assert (end(), pieces.text, len(server.requests)) == (["ab"], "ab", 1 + len(rest))
+    pieces = client.stream("Once", **REQUEST, resume=True)
+    waits.on_wait = lambda: len(waits) == num_waits and pieces.close()
+    assert (list(pieces), pieces.text, len(server.requests)) == (["ab"], "ab", 1 + len(rest))
+    assert len(waits) == num_waits
 
 
 def test_closing_a_stream_abandons_a_pending_resumption(client, server):
-    asked, closed = threading.Event(), threading.Event()
+    closed = threading.Event()
 
     def late(handler):
-        asked.set()
         assert closed.wait(PATIENCE_S)
         stream([chunk("abc")], then=linger)(handler)
 
     server.script = [cut(chunk("ab")), late]
     pieces = client.stream("Once", **REQUEST, resume=True)
-    end = read_in_a_thread(pieces)
-    assert asked.wait(PATIENCE_S)
+    reading = ThreadPoolExecutor(1).submit(list, pieces)
+    until(lambda: len(server.requests) == 2)
     pieces.close()
-    assert end() == ["ab"]
+    assert reading.result(PATIENCE_S) == ["ab"]
     closed.set()
     assert server.left.wait(PATIENCE_S)
 
 
-def test_closing_the_client_ends_a_wait_with_the_interruption(server, waiting):
+def test_closing_the_client_ends_a_wait_with_the_interruption(client, server, waits):
     server.script = [cut(chunk("ab"))]
-    client = Client(server.url)
-    end = read_in_a_thread(client.stream("Once", **REQUEST, resume=True))
-    assert waiting.wait(PATIENCE_S)
-    client.close()
-    delta, error = end()
-    assert isinstance(error, sostenuto.StreamInterrupted)
-    assert (delta, error.text, len(server.requests)) == ("ab", "ab", 1)
+    waits.on_wait = client.close
+    with pytest.raises(sostenuto.StreamInterrupted) as caught:
+        list(client.stream("Once", **REQUEST, resume=True))
+    assert (caught.value.text, len(server.requests)) == ("ab", 1)
 
 
 def test_after_a_read_timeout_the_connection_is_closed_before_resuming(server, waits):

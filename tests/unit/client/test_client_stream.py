@@ -14,7 +14,6 @@ from tests.unit.client.scripted_responses import (
     answer_json,
     as_event,
     chunk,
-    hang_up,
     linger,
     models,
     refusal,
@@ -42,22 +41,15 @@ def test_a_delta_is_yielded_before_the_next_one_is_sent(client, server, framing)
     assert list(pieces) == ["second"]
 
 
-def test_after_the_stream_its_generation_equals_that_of_generate(client, server):
+def test_the_generation_of_a_stream_is_the_text_so_far_and_in_the_end_that_of_generate(client, server):
     server.script = [stream(WHOLE), answer_json(COMPLETION)]
     pieces = client.stream("Once", model="tiny")
-    assert list(pieces) == [" upon", " a", " time"]
-    assert pieces.text == " upon a time"
+    assert (pieces.generation.text, next(pieces)) == ("", " upon")
+    so_far = pieces.generation
+    assert (so_far.text, so_far.seed, so_far.finish_reason, so_far.usage) == (" upon", 7, None, None)
+    assert (list(pieces), pieces.text) == ([" a", " time"], " upon a time")
     assert pieces.generation == client.generate("Once", model="tiny")
     assert pieces.generation.usage == Usage(1, 3, 4)
-
-
-def test_during_a_stream_its_generation_is_the_text_so_far(client, server):
-    server.script = [stream(WHOLE)]
-    with client.stream("Once", model="tiny") as pieces:
-        assert pieces.generation.text == ""
-        next(pieces)
-        so_far = pieces.generation
-    assert (so_far.text, so_far.seed, so_far.finish_reason, so_far.usage) == (" upon", 7, None, None)
 
 
 def test_a_stream_is_requested_with_usage_and_uncompressed(client, server):
@@ -134,28 +126,6 @@ def test_a_response_that_is_no_event_stream_is_unexpected(client, server, conten
     server.script = [answer_bytes(b"{}", content_type)]
     with pytest.raises(sostenuto.UnexpectedResponse, match=f"with {content_type}, not a stream of events"):
         client.stream("Once", model="tiny")
-
-
-def test_deltas_before_an_error_in_the_stream_are_delivered(client, server):
-    error = {"error": {"message": "the model server is gone", "type": "overloaded_error"}}
-    server.script = [stream([as_event(chunk("first")) + as_event(error)], headers={"x-request-id": "req-9"})]
-    pieces = client.stream("Once", model="tiny")
-    assert next(pieces) == "first"
-    with pytest.raises(sostenuto.ServiceUnavailable, match="the model server is gone") as caught:
-        next(pieces)
-    assert caught.value.request_id == "req-9"
-    assert (list(pieces), pieces.text, len(server.requests)) == ([], "first", 1)
-
-
-@pytest.mark.parametrize("then", [None, hang_up], ids=["in order", "abruptly"])
-def test_a_stream_without_done_raises_stream_interrupted(client, server, then):
-    """The text may be incomplete: the error has it, and the request is not retried."""
-    server.script = [stream([chunk("first"), chunk(" half")], then=then)]
-    pieces = client.stream("Once", model="tiny")
-    assert [next(pieces), next(pieces)] == ["first", " half"]
-    with pytest.raises(StreamInterrupted, match="interrupted after 10 characters") as caught:
-        next(pieces)
-    assert (caught.value.text, len(server.requests)) == ("first half", 1)
 
 
 def test_the_read_timeout_applies_between_deltas(server):

@@ -187,12 +187,6 @@ def test_close_ends_the_wait_for_an_event(server, job):
     assert list(events) == []
 
 
-def test_wait_returns_the_job_that_has_succeeded(server, job):
-    server.script = [stream([*EVENTS, DONE]), answer_json(SUCCEEDED)]
-    assert job.wait() is job
-    assert (job.status, job.fine_tuned_model, job.version, job.has_ended) == ("succeeded", "book", 2, True)
-
-
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [("failed", sostenuto.JobFailed, "failed: no text"), ("cancelled", sostenuto.JobCancelled, "was cancelled")],
@@ -257,7 +251,7 @@ def test_the_plot_of_a_job_that_has_just_begun_says_so(server, job):
     assert "no losses yet" in job.plot().svg
 
 
-def test_wait_shows_the_curve_in_a_notebook(server, job, monkeypatch):
+def test_wait_returns_the_job_that_has_succeeded_and_shows_the_curve_in_a_notebook(server, job, monkeypatch):
     shown = []
 
     class Handle:
@@ -273,5 +267,6 @@ def test_wait_shows_the_curve_in_a_notebook(server, job, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "IPython.display", Display)
     server.script = [stream([*EVENTS, DONE]), answer_json(SUCCEEDED)]
-    job.wait(plot=True)
+    assert job.wait(plot=True) is job
+    assert (job.status, job.fine_tuned_model, job.version, job.has_ended) == ("succeeded", "book", 2, True)
     assert [len(curve.events) for curve in shown] == [3, 4]

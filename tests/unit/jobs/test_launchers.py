@@ -174,12 +174,8 @@ def test_a_job_has_the_pod_of_the_template_and_its_own_limits(place, cluster):
     assert place.job(job_id).trained_s < 0.1
     (name,) = cluster.jobs
     job, template = cluster.jobs[name], cluster.templates["training"]["template"]
-    assert job["metadata"]["labels"] == {
-        **template["metadata"]["labels"],
-        "kueue.x-k8s.io/queue-name": "a-queue",
-        "sostenuto/job": job_id,
-        "sostenuto/tenant": "",
-    }
+    own = {"kueue.x-k8s.io/queue-name": "a-queue", "sostenuto/job": job_id, "sostenuto/tenant": ""}
+    assert job["metadata"]["labels"] == {**template["metadata"]["labels"], **own}
     spec = job["spec"]
     assert (spec["suspend"], spec["backoffLimit"]) == (True, 0)
     assert spec["activeDeadlineSeconds"] > 2 * 180 + module.OVERTIME_S

@@ -123,23 +123,23 @@ def test_a_paused_job_can_be_resumed_or_cancelled(store):
 def test_a_job_that_has_ended_stays_as_it_is(store):
     job = create(store)
     store.end(store.claim(LEASE_S), "succeeded", "published", version=3)
-    for act in (
-        lambda: store.request("acme", job.id, "cancel"),
-        lambda: store.request("acme", job.id, "pause"),
-        lambda: store.resume("acme", job.id),
-    ):
+    for act, *action in ((store.request, "cancel"), (store.request, "pause"), (store.resume,)):
         with pytest.raises(JobEnded, match="succeeded"):
-            act()
+            act("acme", job.id, *action)
     assert (store.job("acme", job.id).status, store.job("acme", job.id).version) == ("succeeded", 3)
 
 
 def test_a_tenant_neither_sees_nor_changes_what_belongs_to_another(store):
+    """Nor does a page of its own begin after that."""
+    create(store, "third")
+    add_file(store, "file-3", "third", created_at=2000)
     job = create(store)
     add_file(store)
     assert store.job("other", job.id) is None
     assert store.request("other", job.id, "cancel") is store.request("other", job.id, "pause") is None
     assert store.resume("other", job.id) is None
     assert store.list_jobs("other", None, 10) == store.list_files("other", None, 10) == []
+    assert store.list_jobs("third", job.id, 10) == store.list_files("third", "file-1", 10, newest_first=False) == []
     assert store.file("other", "file-1") is None
     assert not store.remove_file("other", "file-1")
     assert store.job("acme", job.id).status == "queued"
@@ -323,15 +323,6 @@ def test_concurrent_uploads_do_not_exceed_a_quota(store, monkeypatch):
     monkeypatch.setattr(quotas, "MAX_TENANT_FILES", 11)
     with pytest.raises(QuotaExceeded, match="at most 11 files"):
         add_file(store, "file-30", size=0)
-
-
-def test_a_page_does_not_begin_after_what_belongs_to_another_tenant(store):
-    create(store)
-    job = create(store, "other")
-    add_file(store, "file-1", "other")
-    add_file(store, "file-2", created_at=2000)
-    assert store.list_jobs("acme", job.id, 10) == []
-    assert store.list_files("acme", "file-1", 10, newest_first=False) == []
 
 
 def test_a_file_is_kept_until_its_jobs_have_ended(store):

@@ -18,17 +18,9 @@ ROOT = Path("/data")
 PLATFORM = 'model_platform: "tensorflow"'
 
 
-def parsed(*entries):
-    text = "".join(f"config {{ {entry} }}" for entry in entries)
-    return from_proto(text_format.Parse(f"model_config_list {{ {text} }}", ModelServerConfig()), ROOT)
-
-
-def test_labels_and_the_version_policy_are_parsed():
-    labels = 'version_labels { key: "stable" value: 3 } version_labels { key: "canary" value: 5 }'
-    policy = "model_version_policy { specific { versions: 3 versions: 5 } }"
-    assert parsed(f'name: "a" base_path: "/m" {PLATFORM} {labels} {policy}') == {
-        "a": ModelConfig("a", Path("/m"), VersionPolicy(specific=frozenset({3, 5})), {"stable": 3, "canary": 5})
-    }
+def parsed(entry):
+    text = f"model_config_list {{ config {{ {entry} }} }}"
+    return from_proto(text_format.Parse(text, ModelServerConfig()), ROOT)
 
 
 @pytest.mark.parametrize(

@@ -47,16 +47,11 @@ class Setup:
     def __init__(self, root):
         self.root = root
         self.loader = Loader()
-        self.manager, self.allow_unavailable_labels = None, False
+        self.manager = None
 
-    def start(self, *names, poll_s=0.02, policy=LATEST, max_retries=0, retry_s=0.01):
-        self.manager = Manager(
-            self.loader,
-            poll_s=poll_s,
-            max_retries=max_retries,
-            retry_s=retry_s,
-            allow_unavailable_labels=self.allow_unavailable_labels,
-        )
+    def start(self, *names, policy=LATEST, **options):
+        options = {"poll_s": 0.02, "max_retries": 0, "retry_s": 0.01, **options}
+        self.manager = Manager(self.loader, **options)
         self.manager.configure(self.config(*names or ("a",), policy=policy))
         self.manager.start()
 
@@ -101,10 +96,9 @@ def setup(tmp_path):
 @pytest.fixture
 def labelled(setup):
     """Versions 2 and 10 of `a`; the label `stable` is of 2, and `gone` of a version that is gone. `empty` has none."""
-    setup.allow_unavailable_labels = True
     setup.put(2, 10)
     (setup.root / "empty").mkdir()
-    setup.start("a", "empty", policy=VersionPolicy())
+    setup.start("a", "empty", policy=VersionPolicy(), allow_unavailable_labels=True)
     until(lambda: setup.states() == {2: "AVAILABLE", 10: "AVAILABLE"})
     setup.manager.configure(setup.config("a", "empty", policy=VersionPolicy(), stable=2, gone=7))
     return setup

@@ -223,18 +223,10 @@ def edit(change):
     return damage
 
 
-def add_tag(graph):
-    graph.meta_info_def.tags.append("gpu")
-
-
 def rename_operation(graph):
     """Use an operation that TensorFlow does not have, in each function, as a session ignores those that none calls."""
     for function in saved_model.functions_of(graph.graph_def):
         function.node_def[0].op = "Nonsense"
-
-
-def add_input(graph):
-    graph.graph_def.node[0].input.append("missing")
 
 
 DATA, INDEX, GRAPH = "variables/variables.data-00000-of-00001", "variables/variables.index", "saved_model.pb"
@@ -249,9 +241,9 @@ DATA, INDEX, GRAPH = "variables/variables.data-00000-of-00001", "variables/varia
         (INDEX, halve, StatusCode.DATA_LOSS, "not an sstable"),
         (GRAPH, halve, StatusCode.DATA_LOSS, "Can't parse the SavedModel in"),
         (GRAPH, lambda file: file.write_bytes(b""), StatusCode.NOT_FOUND, "supplied tags: { serve }"),
-        (GRAPH, edit(add_tag), StatusCode.NOT_FOUND, "supplied tags: { serve }"),
+        (GRAPH, edit(lambda g: g.meta_info_def.tags.append("gpu")), StatusCode.NOT_FOUND, "supplied tags: { serve }"),
         (GRAPH, edit(rename_operation), StatusCode.NOT_FOUND, "Op type not registered 'Nonsense'"),
-        (GRAPH, edit(add_input), StatusCode.INVALID_ARGUMENT, "Unknown input node 'missing'"),
+        (GRAPH, edit(lambda g: g.graph_def.node[0].input.append("x")), StatusCode.INVALID_ARGUMENT, "input node 'x'"),
     ],
 )
 def test_a_damaged_saved_model_is_an_error_with_tensorflows_status(path, file, damage, code, text):

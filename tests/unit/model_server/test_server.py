@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -75,22 +76,14 @@ def test_a_port_taken_while_the_models_load_is_refused(models, serve, gates):
     models.publish_gated(1, gate)
     models.publish(1, name="other")
     late = ModelServer(Flags(port=port, model_config_file=models.config_file))
-    errors = []
-
-    def start():
-        try:
-            late.start()
-        except ModelServerError as error:
-            errors.append(error.code)
-
-    starting = threading.Thread(target=start)
-    starting.start()
+    starting = ThreadPoolExecutor(1).submit(late.start)
     until(lambda: gate.is_reached)
     serve(port=port, model_config_file=None, model_name="other", model_base_path=models.root / "other")
     gate.open()
-    starting.join(20.0)
+    with pytest.raises(ModelServerError) as caught:
+        starting.result(20.0)
     late.stop()
-    assert errors == [StatusCode.UNAVAILABLE]
+    assert caught.value.code is StatusCode.UNAVAILABLE
 
 
 def test_a_host_without_an_address_is_refused(models):

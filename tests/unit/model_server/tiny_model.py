@@ -3,6 +3,7 @@
 import shutil
 
 import tensorflow as tf
+from tensorflow import TensorSpec as Spec
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from model_server.servable import WARMUP_FILE
@@ -12,8 +13,6 @@ ECHOED = (tf.float32, tf.bfloat16, tf.int64, tf.uint8, tf.bool, tf.complex64, tf
 
 
 class TinyModel(tf.Module):
-    """A model of one weight, with one signature for each thing that a server can get wrong."""
-
     def __init__(self, weight):
         super().__init__()
         self.weight = tf.Variable(weight)
@@ -22,12 +21,7 @@ class TinyModel(tf.Module):
     def scale(self, x):
         return {"y": x * self.weight, "total": tf.reduce_sum(x * self.weight, axis=1)}
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.int32, name="token_id"),
-            tf.TensorSpec([None, 4], tf.float32, name="state"),
-        ]
-    )
+    @tf.function(input_signature=[Spec([None], tf.int32, name="token_id"), Spec([None, 4], tf.float32, name="state")])
     def step(self, token_id, state):
         """Advance token_id int32 (batch) and state float32 (batch, 4)."""
         return {"token_id": token_id + 1, "state": state + self.weight}

@@ -1,7 +1,6 @@
 """The batch client against a scripted server: requests, retries, and errors of a line or of the run."""
 
 import json
-import threading
 
 import certifi
 import pytest
@@ -35,13 +34,6 @@ def test_a_request_has_the_bytes_and_url_of_its_line_and_the_key(server, client)
     assert (received.method, received.path, received.body) == ("POST", "/v1/completions", {"seed": 1})
     assert received.headers["Authorization"] == "Bearer secret"
     assert received.headers["Content-Length"] == str(len(REQUEST.body))
-
-
-def test_a_worker_does_not_send_the_key_of_its_own_environment(server, monkeypatch):
-    monkeypatch.setenv("SOSTENUTO_API_KEY", "theirs")
-    server.script = [answer_json({})]
-    connect(server.url).send(REQUEST)
-    assert "Authorization" not in server.requests[0].headers
 
 
 def test_an_unavailable_gateway_is_retried_after_its_retry_after(server, client, waits):
@@ -80,16 +72,9 @@ def test_an_unavailable_gateway_is_retried_despite_x_should_retry(server, client
     assert client.send(REQUEST).status == 200
 
 
-def test_closing_the_client_wakes_waiting_threads(server):
-    refused = threading.Event()
-
-    def refuse(handler):
-        refusal(503, "no", headers={"Retry-After": "600"})(handler)
-        refused.set()
-
-    server.script = [refuse]
-    client = connect(server.url)
-    threading.Thread(target=lambda: refused.wait(10) and client.close(), daemon=True).start()
+def test_closing_the_client_ends_its_waits(server, client, waits):
+    server.script = [refusal(503, "no")]
+    waits.on_wait = client.close
     with pytest.raises(Stopped, match="closed"):
         client.send(REQUEST)
 

@@ -11,12 +11,12 @@ import pytest
 
 from sostenuto._batch import output_files as module
 from sostenuto._batch.errors import LineError, OutputLost, Stopped, UsageError
-from sostenuto._batch.formats import CSV, FORMATS, JSONL, error_line, response_line
+from sostenuto._batch.formats import CSV, FORMATS, JSONL, OPENAI, error_line, response_line
 from sostenuto._batch.output_files import Journal, OutputFiles
 from sostenuto._batch.requests_file import Line
 
 GOOD = [response_line(name, 200, "r", b"{}").content for name in "abc"]
-BAD = error_line(Line(1, b""), LineError("timeout", "m", "d")).content
+FAILED = error_line(Line(4, b""), LineError("timeout", "m", "failed"))
 
 
 @pytest.fixture
@@ -24,16 +24,9 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def recovered(path):
-    names = []
-    with Journal(path) as journal:
-        journal.recover(lambda written: names.append(written.custom_id))
-    return names
-
-
 def test_the_lock_holds_after_errors_are_dropped(out):
     """`drop_errors` replaces OUT, and the new file is locked as well."""
-    out.write_bytes(BAD)
+    out.write_bytes(FAILED.content)
     with Journal(out) as journal:
         journal.drop_errors()
         with pytest.raises(UsageError, match="another run"):
@@ -90,7 +83,7 @@ def test_a_link_in_place_of_out_may_point_to_the_file_that_is_written(out, tmp_p
 
 def test_dropping_errors_keeps_successes_mode_and_symlink(out, tmp_path):
     real = tmp_path / "real.jsonl"
-    real.write_bytes(GOOD[0] + BAD + GOOD[1])
+    real.write_bytes(GOOD[0] + FAILED.content + GOOD[1])
     real.chmod(0o640)
     out.symlink_to(real)
     (tmp_path / "real.jsonl.rewriting").write_bytes(b"left by a killed run")
@@ -129,7 +122,7 @@ def test_an_appended_line_survives_sigkill(out):
     done = subprocess.run([sys.executable, "-c", script, str(out), GOOD[0].decode()], timeout=240, check=False)
     assert done.returncode == -9
     assert out.read_bytes() == GOOD[0]
-    assert recovered(out) == ["a"]
+    assert recover(out, OPENAI) == [("a", None)]
 
 
 def test_a_line_torn_by_a_full_disk_stops_the_run_and_is_recoverable(out, monkeypatch):
@@ -148,7 +141,7 @@ def test_a_line_torn_by_a_full_disk_stops_the_run_and_is_recoverable(out, monkey
             journal.append(GOOD[0])
         monkeypatch.undo()
     assert out.read_bytes() == GOOD[0][:10]
-    assert recovered(out) == []
+    assert recover(out, OPENAI) == []
     assert out.read_bytes() == b""
 
 
@@ -161,7 +154,6 @@ def test_out_must_be_a_regular_file(tmp_path, path, message):
 
 
 RESPONSE = json.dumps({"choices": [{"index": i, "text": 'a "\n', "finish_reason": "stop"} for i in (0, 1)]}).encode()
-FAILED = error_line(Line(4, b""), LineError("timeout", "m", "failed"))
 RECORD_FORMATS = pytest.mark.parametrize("output_format", [JSONL, CSV], ids=["jsonl", "csv"])
 
 
@@ -197,22 +189,15 @@ def test_a_killed_run_leaves_whole_responses_at_any_length(out, output_format):
 
 
 @RECORD_FORMATS
-def test_errors_go_to_a_file_of_their_own(out, output_format):
-    errors = out.with_name("out.errors.jsonl")
-    recover(out, output_format, then=[line(output_format, "a"), FAILED])
-    assert out.read_bytes() == output_format.header + line(output_format, "a").content
-    assert errors.read_bytes() == FAILED.content
-    assert recover(out, output_format) == [("a", None), ("failed", "timeout")]
-
-
-@RECORD_FORMATS
-def test_without_errors_there_is_no_errors_file(out, output_format):
+def test_errors_go_to_a_file_of_their_own_which_exists_only_with_errors(out, output_format):
     errors = out.with_name("out.errors.jsonl")
     errors.touch()
     recover(out, output_format, then=[line(output_format, "a")])
     assert not errors.exists()
     recover(out, output_format, then=[FAILED])
-    assert errors.exists()
+    assert out.read_bytes() == output_format.header + line(output_format, "a").content
+    assert errors.read_bytes() == FAILED.content
+    assert recover(out, output_format) == [("a", None), ("failed", "timeout")]
     assert recover(out, output_format, drops_errors=True) == [("a", None)]
     assert not errors.exists()
     assert recover(out, output_format) == [("a", None)]
@@ -222,9 +207,8 @@ def test_without_errors_there_is_no_errors_file(out, output_format):
 def test_out_in_another_format_is_refused_and_unchanged(out, name, other_name):
     output_format, other = FORMATS[name], FORMATS[other_name]
     out.write_bytes(content := other.header + line(other, "a").content)
-    with pytest.raises(
-        UsageError, match=f"line 1 of .* is not the output of a batch with --format {output_format.name}"
-    ):
+    message = f"line 1 of .* is not the output of a batch with --format {output_format.name}"
+    with pytest.raises(UsageError, match=message):
         recover(out, output_format)
     assert out.read_bytes() == content
 

@@ -1,13 +1,10 @@
-"""Fixtures of the command line's tests: the program within the test process, in a terminal or as a process."""
-
-import subprocess
-import sys
+"""Fixtures of the command line's tests: the program within the test process or in a terminal."""
 
 import pytest
 from click.testing import CliRunner
 
 from sostenuto._cli.program import program
-from tests.terminals import Terminal, environment
+from tests.terminals import Terminal
 
 
 @pytest.fixture
@@ -36,24 +33,5 @@ def terminal(server):
 
     yield start
     for running in started:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
-
-
-@pytest.fixture
-def process(server):
-    """Start a command as a process with pipes, against the scripted server."""
-    started = []
-
-    def start(*arguments, stdin=subprocess.DEVNULL, **variables):
-        command, pipe = [sys.executable, "-m", "sostenuto", *arguments], subprocess.PIPE
-        variables = environment(**{"SOSTENUTO_BASE_URL": server.url, **variables})
-        started.append(subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, env=variables))
-        return started[-1]
-
-    yield start
-    for running in started:
-        if running.poll() is None:
-            running.kill()
-        running.communicate()
+        running.process.kill()
+        running.process.wait()

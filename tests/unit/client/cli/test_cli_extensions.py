@@ -1,13 +1,11 @@
 """Commands that other distributions add to the program by entry points."""
 
-import subprocess
 import sys
 
 import pytest
 
 from sostenuto._cli.program import GROUP, SERVER_COMMANDS, program
 from tests.paths import ROOT
-from tests.terminals import environment
 
 MODULE = """
 import click
@@ -68,12 +66,11 @@ def test_no_command_of_another_distribution_replaces_the_programs_own(sostenuto,
     assert "PROMPT" in sostenuto("generate", "--help").stdout
 
 
-def test_other_commands_are_imported_only_when_they_run(install):
+def test_other_commands_are_imported_only_when_they_run(process, install):
     folder = install("raise SystemExit('imported')", waltz="dances:waltz")
-    command = [sys.executable, "-m", "sostenuto", "completion", "bash"]
-    variables = environment(PYTHONPATH=f"{folder}:{ROOT / 'client/src'}")
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    running = process("completion", "bash", PYTHONPATH=f"{folder}:{ROOT / 'client/src'}")
+    _, error = running.communicate(timeout=120)
+    assert (running.returncode, error) == (0, b"")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`sostenuto generate`: what it requests, and what it writes where."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from tests.unit.client.scripted_responses import (
     DONE,
     WHOLE,
     answer_json,
+    as_event,
     chunk,
     cut,
     linger,
@@ -208,12 +210,10 @@ def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(sostenuto, 
 
 def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
     def go_on(handler):
-        while not server.left.is_set():
-            try:
-                handler.write_chunk(b'data: {"choices": [{"index": 0, "text": "more"}]}\n\n')
-                handler.wfile.flush()
-            except OSError:
-                server.left.set()
+        with contextlib.suppress(OSError):
+            while True:
+                handler.write_chunk(as_event(chunk("more")))
+        server.left.set()
 
     server.script = [stream([chunk("first")], then=go_on)]
     running = process(*GENERATE)

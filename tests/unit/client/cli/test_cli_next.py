@@ -11,8 +11,8 @@ WORDS = [
 RESPONSE = {"object": "list", "data": WORDS, "unexplored": 0.1, "limit_reached": False}
 
 
-def test_next_prints_a_word_per_line(sostenuto, server):
-    server.script = [answer_json(RESPONSE)]
+def test_next_prints_a_word_per_line_or_json(sostenuto, server):
+    server.script = [answer_json(RESPONSE)] * 2
     shown = sostenuto("next", "the k", "-n", "2", "--model", "tiny")
     assert shown.exit_code == 0, shown.stderr
     assert [line.split() for line in shown.stdout.splitlines()] == [
@@ -20,19 +20,14 @@ def test_next_prints_a_word_per_line(sostenuto, server):
         ["king", "‹ing›", "50.0%"],
         ["of", "‹", "of›", "1e-02%"],
     ]
-    assert server.requests[0].path == "/v1/next"
-    assert server.bodies == [{"model": "tiny", "prompt": "the k", "n": 2}]
-
-
-def test_next_prints_json_and_reads_standard_input(sostenuto, server):
-    server.script = [answer_json(RESPONSE)]
     options = ("--json", "--label", "style=early", "--model", "tiny")
-    shown = json.loads(sostenuto("next", *options, given="the k").stdout)
-    assert [(each["word"], each["text"], each["logprob"]) for each in shown] == [
-        ("king", "ing", -0.6931472),
-        ("of", " of", -9.2103404),
+    entries = json.loads(sostenuto("next", *options, given="the k").stdout)
+    assert [{name: entry[name] for name in ("word", "text", "logprob")} for entry in entries] == [
+        {name: word[name] for name in ("word", "text", "logprob")} for word in WORDS
     ]
-    assert server.bodies == [{"model": "tiny", "prompt": "the k", "labels": {"style": "early"}}]
+    assert {request.path for request in server.requests} == {"/v1/next"}
+    asked = {"model": "tiny", "prompt": "the k"}
+    assert server.bodies == [{**asked, "n": 2}, {**asked, "labels": {"style": "early"}}]
 
 
 def test_generate_searches_for_the_most_probable_texts(sostenuto, server):

@@ -1,9 +1,6 @@
 """`sostenuto report`, and the report of `sostenuto batch`."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -55,23 +52,18 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(sostenuto, files, options, m
     assert done.stderr.count("\n") == 1
 
 
-def test_a_validator_is_found_in_the_current_directory(files):
+def test_a_validator_is_found_in_the_current_directory(process, files):
     (files / "mine.py").write_text("def short(record):\n    return len(record) < 5\n")
-    command = [sys.executable, "-m", "sostenuto", "report", "new.txt", "--training", "list.txt", "--json", "-"]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT / "client/src")}
-    done = subprocess.run(
-        [*command, "--validator", "mine:short"], check=True, capture_output=True, env=variables, cwd=files, timeout=120
-    )
-    assert json.loads(done.stdout)["generated"]["valid"] == 3
+    running = process("report", "new.txt", "--training", "list.txt", "--json", "-", "--validator", "mine:short")
+    assert json.loads(running.communicate(timeout=120)[0])["generated"]["valid"] == 3
 
 
-def test_without_the_extra_the_command_says_what_to_install(files):
+def test_without_the_extra_the_command_says_what_to_install(process, files):
     (files / "rapidfuzz.py").write_text("raise ModuleNotFoundError(name='rapidfuzz')\n")
-    variables = {**os.environ, "PYTHONPATH": f"{files}:{ROOT / 'client/src'}"}
-    command = [sys.executable, "-m", "sostenuto", "report", "new.txt", "--training", "list.txt"]
-    done = subprocess.run(command, check=False, capture_output=True, env=variables, cwd=files, text=True, timeout=120)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "pip install 'sostenuto[report]'" in done.stderr
+    running = process("report", "new.txt", "--training", "list.txt", PYTHONPATH=f"{files}:{ROOT / 'client/src'}")
+    _, error = running.communicate(timeout=120)
+    assert (running.returncode, error.count(b"\n")) == (2, 1)
+    assert b"pip install 'sostenuto[report]'" in error
 
 
 @pytest.mark.parametrize("output_format", ["openai", "csv", "jsonl"])

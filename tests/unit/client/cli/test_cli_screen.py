@@ -7,16 +7,9 @@ from sostenuto._cli.terminal import on_one_line, print_table, visible
 from tests.unit.client.scripted_responses import DONE, WHOLE, answer_json, chunk, models, stream
 
 GENERATE = ("generate", "Once", "--model", "tiny")
-SHOWN = {
-    "tokens": ["a", "b", "\n", "\x1b]0;mine\x07"],
-    "token_logprobs": [None, -0.1, -3.0, -9.0],
-    "top_logprobs": [None, {"b": -0.1}, {"c": -0.5, "\n": -3.0}, {"d": -0.5}],
-    "text_offset": [0, 1, 2, 3],
-    "token_ids": [3, 4, 5, 6],
-    "expected": {},
-    "positions": [0],
-    "layers": [],
-}
+SHOWN = {"tokens": ["a", "b", "\n", "\x1b]0;mine\x07"], "token_logprobs": [None, -0.1, -3.0, -9.0]}
+SHOWN |= {"top_logprobs": [None, {"b": -0.1}, {"c": -0.5, "\n": -3.0}, {"d": -0.5}], "text_offset": [0, 1, 2, 3]}
+SHOWN |= {"token_ids": [3, 4, 5, 6], "expected": {}, "positions": [0], "layers": []}
 
 
 @pytest.mark.parametrize("text", ["Größe", "大きさ", "שלום", "👩‍👩‍👧", "a\tb\nc", "e\u0301"])

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from contextlib import suppress
 
@@ -14,6 +13,7 @@ import sostenuto
 from tests.terminals import CTRL_C, CTRL_D, interruptible
 from tests.unit.client.scripted_responses import DONE, chunk, hang_up, linger, refusal, stream, usage_chunk
 from tests.unit.client.scripted_server import PATIENCE_S
+from tests.waiting import until
 
 TINY = ("--model", "tiny")
 
@@ -22,11 +22,10 @@ def turn(text, state="ost1.a.b"):
     return stream([chunk(text), chunk("", "length", state=state), usage_chunk(), DONE])
 
 
-def exchange(session, *pairs):
-    """Type keys in a terminal, each after the output has certain bytes."""
-    for wanted, keys in pairs:
-        session.wait_for(wanted)
-        session.type(keys)
+def exchange(session, *steps):
+    """Wait for bytes of a terminal's output and type keys, in turn; either may be empty."""
+    for number, step in enumerate(steps):
+        (session.type if number % 2 else session.wait_for)(step)
 
 
 @pytest.fixture
@@ -231,13 +230,10 @@ def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger), turn(" a time")]
     session = terminal("write", "Once", "--file", str(path), *TINY)
-    exchange(session, (b"> ", b"\n"), (b" upon", CTRL_C))
-    session.wait_for(b"> ")
+    exchange(session, b"> ", b"\n", b" upon", CTRL_C, b"> ")
     assert server.left.wait(5)
     assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" upon"]
-    session.type(b"\n")
-    session.wait_for(b" a time")
-    exchange(session, (b"> ", CTRL_D))
+    exchange(session, b"", b"\n", b" a time", b"", b"> ", CTRL_D)
     code, shown = session.end()
     assert code == 0
     assert "Traceback" not in shown
@@ -261,32 +257,19 @@ def test_ctrl_c_ends_a_piped_session(process, server, tmp_path):
 
 
 def test_ctrl_c_before_the_first_delta_stops_the_turn(terminal, server):
-    asked = threading.Event()
-
-    def answer(handler):
-        asked.set()
-        handler.wait_until_client_leaves()
-
-    server.script = [answer]
+    server.script = [linger]
     session = terminal("write", "Once", *TINY)
-    exchange(session, (b"> ", b"\n"))
-    assert asked.wait(5)
+    exchange(session, b"> ", b"\n")
+    until(lambda: server.requests)
     time.sleep(0.1)
-    session.type(CTRL_C)
-    session.wait_for(b"stopped")
-    exchange(session, (b"> ", b"/text\n"))
-    session.wait_for(b"Once")
-    exchange(session, (b"> ", CTRL_D))
+    exchange(session, b"", CTRL_C, b"stopped", b"", b"> ", b"/text\n", b"Once", b"", b"> ", CTRL_D)
     assert session.end()[0] == 0
 
 
 def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
     server.script = [refusal(400, "too hot"), turn(" upon")]
     session = terminal("write", *TINY)
-    exchange(session, (b"> ", b"\n"))
-    session.wait_for(b"error: too hot")
-    exchange(session, (b"> ", b"never mind"))
-    session.wait_for(b"never mind")
+    exchange(session, b"> ", b"\n", b"error: too hot", b"", b"> ", b"never mind", b"never mind")
     # Python's readline misses a signal while it still handles a key.
     for _ in range(20):
         session.type(CTRL_C)
@@ -295,7 +278,7 @@ def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
             break
     else:
         pytest.fail("Ctrl-C had no effect")
-    exchange(session, (b"> ", b"\n"), (b" upon", b"/branch dark\n"), (b"dark> ", CTRL_D))
+    exchange(session, b"> ", b"\n", b" upon", b"/branch dark\n", b"dark> ", CTRL_D)
     assert session.end()[0] == 0
     assert read(server) == [("", False), ("", False)]
 
@@ -303,7 +286,7 @@ def test_in_a_terminal_the_session_continues_after_an_error(terminal, server):
 def test_the_prompt_of_the_session_is_not_written_to_a_file(terminal, server, tmp_path):
     server.script = [turn(" upon")]
     session = terminal("write", *TINY, output=tmp_path / "text")
-    exchange(session, (b"> ", b"\n"), (b"> ", CTRL_D))
+    exchange(session, b"> ", b"\n", b"> ", CTRL_D)
     assert session.end()[0] == 0
     assert (tmp_path / "text").read_text() == " upon"
 
@@ -313,13 +296,9 @@ def test_a_session_survives_a_file_that_cannot_be_written(terminal, server, tmp_
     directory.mkdir()
     server.script = [turn(" upon"), turn(" a time")]
     session = terminal("write", "Once", "--file", str(directory / "story.json"), *TINY)
-    exchange(session, (b"> ", b"\n"))
-    session.wait_for(b" upon")
-    session.wait_for(b"> ")
+    exchange(session, b"> ", b"\n", b" upon", b"", b"> ")
     shutil.rmtree(directory)
-    session.type(b"\n")
-    session.wait_for(b" a time")
-    session.wait_for(b"No such file")
-    exchange(session, (b"> ", f"/save {elsewhere}\n".encode()), (b"> ", CTRL_D))
+    save = f"/save {elsewhere}\n".encode()
+    exchange(session, b"", b"\n", b" a time", b"", b"No such file", b"", b"> ", save, b"> ", CTRL_D)
     session.end()
     assert [kept["text"] for kept in json.loads(elsewhere.read_text())["turns"]] == [" upon", " a time"]
