@@ -70,16 +70,6 @@ def test_a_failed_turn_changes_nothing(client, server):
     assert (growing.text, growing.state) == ("xabc", "s3")
 
 
-def test_a_streamed_turn_is_added_when_its_stream_ends(client, server):
-    server.script = [stream([chunk("a"), chunk("b", "stop", state="s1"), DONE])]
-    growing = client.conversation("x", model="tiny")
-    pieces = growing.stream(" y")
-    next(pieces)
-    assert growing.turns == ()
-    assert list(pieces) == ["b"]
-    assert growing.turns == (Turn(" y", "ab", "stop", "s1"),)
-
-
 def test_an_unfinished_streamed_turn_keeps_its_text(client, server):
     """A stream without an event adds no turn."""
     server.script = [
@@ -101,17 +91,22 @@ def test_an_unfinished_streamed_turn_keeps_its_text(client, server):
     assert [turn.text for turn in growing.turns] == ["a", "b", "c", "d"]
 
 
-def test_a_change_during_a_stream_discards_the_state_of_that_turn(client, server):
-    server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), said("d", "s3")]
+def test_a_streamed_turn_is_added_when_its_stream_ends(client, server):
+    """A change meanwhile discards its state."""
+    last = stream([chunk("d"), chunk("e", "stop", state="s3"), DONE])
+    server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), last, said("f", "s4")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
-    pieces = growing.stream()
+    pieces = growing.stream(" y")
     next(pieces)
-    growing.undo()
-    list(pieces)
-    assert (growing.text, growing.state) == ("xbc", None)
+    assert growing.undo() == Turn("", "a", "length", "s1")
+    assert growing.turns == ()
+    assert list(pieces) == ["c"]
+    assert growing.turns == (Turn(" y", "bc", "stop", None),)
+    list(growing.stream())
+    assert (server.bodies[-1]["prompt"], growing.state) == ("x ybc", "s3")
     growing.generate()
-    assert server.bodies[-1]["prompt"] == "xbc"
+    assert server.bodies[-1]["state"] == "s3"
 
 
 def test_after_a_change_of_model_the_whole_text_is_sent(client, server):

@@ -42,10 +42,8 @@ def test_an_error_has_the_servers_message_and_fields(client, server):
 @pytest.mark.parametrize("content", [b"<html>oops</html>", b'"text"', b"{}", b'{"error": null}', b""])
 def test_a_proxys_error_page_keeps_its_status(server, content):
     server.script = [answer_bytes(content, "text/html", 502)]
-    with (
-        Client(server.url, max_retries=0) as client,
-        pytest.raises(sostenuto.ServerError, match=r"^Bad Gateway") as caught,
-    ):
+    client = Client(server.url, max_retries=0)
+    with client, pytest.raises(sostenuto.ServerError, match=r"^Bad Gateway") as caught:
         client.models()
     assert "<" not in str(caught.value)
 
@@ -110,10 +108,8 @@ def test_a_connection_error_mentions_the_proxy(monkeypatch, server):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
-    with (
-        Client(server.url, max_retries=0) as client,
-        pytest.raises(sostenuto.ConnectionFailed, match="through the proxy"),
-    ):
+    client = Client(server.url, max_retries=0)
+    with client, pytest.raises(sostenuto.ConnectionFailed, match="through the proxy"):
         client.models()
 
 

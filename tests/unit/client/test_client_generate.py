@@ -39,9 +39,11 @@ def test_an_unknown_argument_is_rejected(client, server):
     for call in (client.generate, client.stream, client.score, client.embed):
         with pytest.raises(InvalidArgument, match="unknown argument timeouts: did you mean timeout_s"):
             call("Once", model="tiny", timeouts=3)
-    with pytest.raises(
-        InvalidArgument, match="unknown argument xyzzy: pass fields that are not arguments in extra_body"
-    ):
+    for call in (client.embed, client.inspect):
+        with pytest.raises(InvalidArgument, match="unknown argument encoding_format"):
+            call("Once", model="tiny", encoding_format="float")
+    message = "unknown argument xyzzy: pass fields that are not arguments in extra_body"
+    with pytest.raises(InvalidArgument, match=message):
         client.resume("s1", xyzzy=3)
     assert server.requests == []
     server.script = [ANSWER]

@@ -12,20 +12,16 @@ ROUTING["shares"] = {"stable": 90.0, "canary": 10.0}
 DETAILS = {"version": 1, "labels": [], "parameters": 7, "size_bytes": 100, "corpus": "a.txt", "created": 5}
 
 
-def test_a_model_has_the_details_of_its_versions(client, server):
-    server.script = [answer_json({**ROUTING, "object": "model", "versions": [DETAILS]})]
+def test_a_model_has_the_details_of_its_versions_and_an_entry_of_a_list_none(client, server):
+    server.script = [answer_json({**ROUTING, "object": "model", "versions": [DETAILS]}), models("tiny")]
     model = client.model("book@canary")
     assert server.requests[0].path == "/v1/models/book%40canary"
     (version,) = model.versions
     assert (version.version, version.parameters, version.size_bytes, version.corpus) == (1, 7, 100, "a.txt")
     assert (version.validation_loss, version.labels, version.raw["created"]) == (None, (), 5)
     assert (model.labels, model.unloaded) == ({"stable": 1, "canary": 2}, (3,))
-
-
-def test_an_entry_of_a_list_has_no_details(client, server):
-    server.script = [models("tiny")]
-    (model,) = client.models()
-    assert (model.versions, model.labels, model.shares, model.unloaded) == ((), None, None, None)
+    (entry,) = client.models()
+    assert (entry.versions, entry.labels, entry.shares, entry.unloaded) == ((), None, None, None)
 
 
 def test_a_rollback_is_not_repeated_if_its_response_is_lost(client, server):

@@ -18,17 +18,14 @@ def test_post_sends_the_body_unchanged(client, server, body):
     assert received.headers["Content-Length"] == str(len(b'{"n":1}') if isinstance(body, bytes) else len('{"n": 1}'))
 
 
-def test_post_returns_the_response_unchanged(client, server):
+def test_post_returns_the_response_unchanged_also_that_of_an_error(client, server):
     server.script = [
         answer_bytes(b'{"x": 1.10}\n', "application/json; charset=utf-8", 201, {"X-Request-Id": "req-1"}),
         answer_bytes(b"[]", "application/json"),
+        refusal(400, "no", param="seed"),
     ]
     assert client.post("/a", b"{}") == RawResponse(201, "req-1", b'{"x": 1.10}\n')
     assert client.post("/a", b"{}") == RawResponse(200, None, b"[]")
-
-
-def test_an_error_of_post_has_the_response_body(client, server):
-    server.script = [refusal(400, "no", param="seed")]
     with pytest.raises(sostenuto.BadRequest) as caught:
         client.post("/a", b"{}")
     assert caught.value.content == b'{"error": {"message": "no", "param": "seed"}}'

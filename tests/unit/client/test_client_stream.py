@@ -16,7 +16,6 @@ from tests.unit.client.scripted_responses import (
     chunk,
     linger,
     models,
-    refusal,
     stream,
 )
 from tests.unit.client.scripted_server import PATIENCE_S
@@ -112,13 +111,6 @@ def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client, server):
     assert list(pieces) == ["a"]
     (choice,) = pieces.generation.raw["choices"]
     assert (choice["state"], choice["finish_reason"], pieces.generation.raw["usage"]) == ("S", "stop", usage)
-
-
-def test_an_error_before_the_stream_is_raised_by_the_call_itself(client, server, waits):
-    server.script = [refusal(429, "full"), refusal(400, "no")]
-    with pytest.raises(sostenuto.BadRequest):
-        client.stream("Once", model="tiny")
-    assert waits == [0.5]
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])

@@ -232,10 +232,3 @@ def test_a_malformed_status_is_unexpected(client, server, answer):
     server.script = [answer_json(answer)]
     with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):
         client.status()
-
-
-def test_the_encoding_of_arrays_is_not_an_argument(client, server):
-    for call in (client.embed, client.inspect):
-        with pytest.raises(sostenuto.InvalidArgument, match="unknown argument encoding_format"):
-            call("abc", model="tiny", encoding_format="float")
-    assert server.bodies == []
