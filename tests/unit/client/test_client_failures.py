@@ -11,7 +11,7 @@ import pytest
 
 import sostenuto
 from sostenuto import Client, ConnectionFailed, Timeout
-from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, linger, models, refusal
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, linger, refusal
 
 ANSWER = answer_json(COMPLETION)
 
@@ -88,16 +88,6 @@ def test_permanent_failures_are_not_retried(client, server, waits):
         with pytest.raises(error):
             client.models()
     assert (len(server.requests), waits) == (2, [])
-
-
-def test_retry_after_replaces_the_clients_own_wait(client, server, waits):
-    server.script = [
-        refusal(429, "full", headers={"Retry-After": "7"}),
-        refusal(503, "full", headers={"Retry-After-Ms": "40"}),
-        models("tiny"),
-    ]
-    client.models()
-    assert waits == [7.0, 0.04]
 
 
 def test_a_refused_connection_names_the_url(server, waits):

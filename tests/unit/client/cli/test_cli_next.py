@@ -11,7 +11,7 @@ WORDS = [
 RESPONSE = {"object": "list", "data": WORDS, "unexplored": 0.1, "limit_reached": False}
 
 
-def test_next_prints_a_word_per_line_or_json(sostenuto, server):
+def test_next_prints_a_word_per_line_or_json_and_reads_standard_input(sostenuto, server):
     server.script = [answer_json(RESPONSE)] * 2
     shown = sostenuto("next", "the k", "-n", "2", "--model", "tiny")
     assert shown.exit_code == 0, shown.stderr
