@@ -33,7 +33,7 @@ english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning,
 # Two processes more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
 # so that no process is left alone with one at the end.
 NUM_PROCESSES := $(shell expr $$(nproc) + 2)
-PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
+PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder --ignore=tests/attack
 
 test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it installs redis-server, nginx, chromium-headless-shell, curl, jq and kubectl
 	@scripts/install-test-packages
@@ -41,7 +41,7 @@ test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it i
 
 test-all: build/node/.installed build/lm-eval/.installed  ## the same with the slow tests: all pages, soak and attacks, in 20 minutes
 	@scripts/install-test-packages
-	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
+	@$(PYTEST_IN_PARALLEL) -m "" $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
 
 # OpenAI's client for Node, and TypeScript.
