@@ -30,23 +30,27 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning, in 20 minutes, if there is none yet
 	@$(BIN)/python -m export train --config english --if-new
 
-# One process more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
+# Two processes more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
 # so that no process is left alone with one at the end.
-NUM_PROCESSES := $(shell expr $$(nproc) + 1)
-PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
+NUM_PROCESSES := $(shell expr $$(nproc) + 2)
+PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder --ignore=tests/attack
 
 test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it installs redis-server, nginx, chromium-headless-shell, curl, jq and kubectl
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
-test-all: build/node/.installed  ## the same with the slow tests: all pages, soak and attacks, in 20 minutes
+test-all: build/node/.installed build/lm-eval/.installed  ## the same with the slow tests: all pages, soak and attacks, in 20 minutes
 	@scripts/install-test-packages
-	@$(PYTEST_IN_PARALLEL) -m "" --ignore=tests/attack $(ARGS)
+	@$(PYTEST_IN_PARALLEL) -m "" $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)
 
 # OpenAI's client for Node, and TypeScript.
 build/node/.installed: $(STAMPS)/dev tests/e2e/node/package-lock.json
 	@$(BIN)/python -m tests.node
+	@touch $@
+
+build/lm-eval/.installed: requirements/lm-eval.txt
+	@scripts/setup build/lm-eval requirements/lm-eval.txt
 	@touch $@
 
 mutants: $(STAMPS)/dev  ## mutation testing: apply 100 mutants and count those that the unit tests kill, in an hour

@@ -159,8 +159,7 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             count = part.shape[1] - 1
             shapes = {"logprobs": (1, count), "top_token_ids": (1, count, card.num_top), "state": state.shape}
             inputs = {"token_ids": part, "lengths": np.array([count], np.int32), "state": state}
-            if card.revision > 1:
-                inputs["num_top"] = np.ones(1, np.int32)
+            inputs["num_top"] = np.ones(1, np.int32)
             outputs = client.predict(model, SCORE, inputs, shapes)
             state = outputs["state"]
             logprobs.append(outputs["logprobs"][0])

@@ -301,13 +301,13 @@ class GeneratorCard(_Frozen):
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
-        revision: See `signatures.REVISION`; 1 in a card that does not say it.
+        revision: Of the signatures; versions of another one are not served.
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
-        held_out_scores: None for a version without enough held-out text, or from an earlier release.
+        held_out_scores: None for a version without enough held-out text.
         discoveries: Units that follow a feature of held-out text, one of each kind of feature; none without such text,
-            and None for a version that is older than the search.
+            and None for a version that was not searched.
     """
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
@@ -331,8 +331,8 @@ class GeneratorCard(_Frozen):
     batch_sizes: tuple[Count, ...] = signatures.BATCH_SIZES
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
-    num_top: Count = signatures.UNSTATED_NUM_TOP
-    revision: Count = 1
+    num_top: Count = signatures.NUM_TOP
+    revision: Literal[3] = signatures.REVISION
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None
@@ -376,8 +376,8 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
         raise ContractError(f"{path}: {error.strerror or error}") from error
     except ValidationError as error:
         problem = error.errors()[0]
-        if problem["loc"] == ("format",) and isinstance(problem["input"], int):
-            raise _other_format(problem["input"], version_dir) from error
+        if problem["loc"] in (("format",), ("revision",)) and isinstance(problem["input"], int):
+            raise _other_format(f"{problem['loc'][0]} {problem['input']}", version_dir) from error
         raise ContractError(f"{path}: not a generator card ({first_problem(error)})") from error
     tokenizer = load_tokenizer(path.with_name(signatures.TOKENIZER_FILE))
     if len(tokenizer.tokens) > card.vocab_size or tokenizer.unit != card.unit:
@@ -388,10 +388,10 @@ def load_assets(version_dir: Path) -> tuple[GeneratorCard, Tokenizer]:
     return card, tokenizer
 
 
-def _other_format(format_version: int, version_dir: Path) -> ContractError:
+def _other_format(found: str, version_dir: Path) -> ContractError:
     name, models_dir = version_dir.parent.name, version_dir.parent.parent
     command = ["sostenuto", "publish", f"runs/{name}", "--models-dir", str(models_dir)]
     return ContractError(
-        f"{version_dir}: exported in format {format_version}, but this release reads format {FORMAT}; "
+        f"{version_dir}: exported in {found}, but this release reads format {FORMAT}, revision {signatures.REVISION}; "
         f"export it again with: {shlex.join(command)}"
     )

@@ -15,9 +15,8 @@ EMBED = "embed"
 INSPECT = "inspect"
 NEXT_LOGPROBS = "next_logprobs"
 
-# Revision of the signatures, in the card. Since 2, `score` has the input `num_top`; since 3, `next_logprobs` expands
-# what is most probable: versions before it cannot be searched.
-REVISION = 3
+# Revision of the signatures, in the card. Those of versions before it have other inputs.
+REVISION: Literal[3] = 3
 
 # Precisions of the products. Every signature but `serving_default` may have a variant in bfloat16.
 PrecisionName = Literal["float32", "bfloat16"]
@@ -52,9 +51,8 @@ FORBIDDEN = FORBIDDEN_DISTANCE << ROW_BITS
 UNCONSTRAINED_ROW, FINAL_ROW = 0, 1
 # Entry of `continuations` for a row from which no further complete match can be reached.
 NO_CONTINUATION = 1 << 30
-# Number of most probable tokens that `decode_full` and `score` of a new version return at each position, or all of a
-# smaller vocabulary; and that of versions whose card does not say it.
-NUM_TOP, UNSTATED_NUM_TOP = 50, 5
+# Number of most probable tokens that `decode_full` and `score` return at each position, or all of a smaller vocabulary.
+NUM_TOP = 50
 # Below this temperature sampling is argmax: dividing by 1e-37 gives NaN.
 GREEDY_BELOW_TEMPERATURE = 1e-4
 

@@ -98,9 +98,6 @@ class Engine:
         model = request.model
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
-        _require_num_top(body, model)
-        if body.searches:
-            _require_next_logprobs(model)
         # The most probable texts are charged while they are searched for.
         num_generated = 0 if body.top_texts else len(raw_prompts) * body.best_of * body.max_tokens
         labels = _label_ids(body, model)
@@ -130,7 +127,6 @@ class Engine:
         """Encode the prompt and submit its prefill; raise as `start_completion`."""
         request = self._request(body, context)
         model = request.model
-        _require_next_logprobs(model)
         if model.backward:
             raise InvalidRequest(
                 f"model must be a forward model, got {model.ref.name!r}: it is backward", param="model"
@@ -208,7 +204,6 @@ class Engine:
         """
         request = self._request(body, context, body.state)
         _require_layers(body, request.model)
-        _require_num_top(body, request.model)
         with context.refunds_on_failure():
             labels = _label_ids(body, request.model)
             self._encode(request, body.prompts, "input", "input", reverse=body.go_backwards, first=labels)
@@ -406,24 +401,6 @@ def _label_ids(
 ) -> np.ndarray:
     """Return what the model reads before a text with labels, int32 (tokens,): nothing if none are given."""
     return encode_labels(body.labels, model) if body.labels else NO_IDS
-
-
-def _require_num_top(body: CompletionRequest | InspectRequest, model: ServedModel) -> None:
-    """Refuse more log probabilities than a version returns, unless it returns those of its whole vocabulary."""
-    card, version = model.card, model.ref
-    for field in ("logprobs", "prompt_logprobs"):
-        num_top = getattr(body, field, None) or 0
-        limit = f"be at most {card.num_top} for version {version.number} of model {version.name!r}, got {num_top}"
-        is_returned = card.num_top >= min(num_top, card.vocab_size)
-        require(is_returned, field, f"{limit}: it was published by an earlier release")
-
-
-def _require_next_logprobs(model: ServedModel) -> None:
-    """Refuse a search in a version whose signature for it is another one, or that has none."""
-    if model.card.revision < 3:
-        version = f"version {model.ref.number} of model {model.ref.name!r} was published by an earlier release"
-        message = f"model must have this release's signature {signatures.NEXT_LOGPROBS} for a search: {version}"
-        raise InvalidRequest(f"{message}; `sostenuto publish` its run again", param="model")
 
 
 def _require_layers(body: InspectRequest, model: ServedModel) -> None:

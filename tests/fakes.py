@@ -17,6 +17,7 @@ from service.scheduling.sequence import ModelVersion, Sequence
 VOCABULARY = 50
 END = 2
 STATE_SIZE = 4
+NUM_TOP = 5
 
 
 def fake_step(token_id: int, state: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
 
 
 def _fake_top(shape: tuple[int, ...], num_top: np.ndarray | None = None) -> Arrays:
-    ids = np.tile(np.arange(signatures.UNSTATED_NUM_TOP, dtype=np.int32), (*shape, 1))
+    ids = np.tile(np.arange(NUM_TOP, dtype=np.int32), (*shape, 1))
     if num_top is not None:
         ids[..., num_top.max() :] = 0
     return {"top_token_ids": ids, "top_logprobs": np.float32(-ids / 10.0)}

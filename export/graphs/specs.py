@@ -14,7 +14,6 @@ def input_specs(
     output_size: int,
     vocab_size: int,
     precisions: Iterable[signatures.PrecisionName] = (signatures.FLOAT32,),
-    revision: int = signatures.REVISION,
 ) -> dict[str, Specs]:
     """Return the input specs of every signature.
 
@@ -37,7 +36,6 @@ def input_specs(
         output_size: U, width of the top layer's output.
         vocab_size: V, width of the output layer.
         precisions: Those that the version has signatures for.
-        revision: That of the version.
     """
     state = _inputs(tf.float32, [None, state_size], "state")
     token_ids = _inputs(tf.int32, [None, None], "token_ids")
@@ -68,7 +66,7 @@ def input_specs(
         signatures.PREFILL: prefill,
         signatures.DECODE: decode,
         signatures.DECODE_FULL: {**decode, **adjustments, **constraints, **num_top},
-        signatures.SCORE: {**prefill, **(num_top if revision > 1 else {})},
+        signatures.SCORE: {**prefill, **num_top},
         signatures.INSPECT: prefill,
         signatures.NEXT_LOGPROBS: {**prefill, **search},
         signatures.EMBED: {**prefill, **_inputs(tf.float32, [None, output_size], "sum")},

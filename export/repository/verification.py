@@ -94,7 +94,7 @@ class Verification:
 
     def _signatures(self) -> str:
         card, _, functions = self._readable()
-        inputs = input_specs(card.state_size, card.units, card.vocab_size, card.precisions, card.revision)
+        inputs = input_specs(card.state_size, card.units, card.vocab_size, card.precisions)
         outputs = _output_sizes(card)
         for name in outputs:
             if name not in functions:
@@ -198,9 +198,8 @@ def _output_sizes(card: GeneratorCard) -> dict[str, dict[str, int | None]]:
         signatures.SCORE: {"logprobs": None, **top, **state},
         signatures.EMBED: {**state, "sum": card.units, "last": card.units},
         signatures.INSPECT: {"logprobs": None, **top, **state, **activations},
+        signatures.NEXT_LOGPROBS: {**tokens, "parents": None, **state, "logprobs": card.vocab_size},
     }
-    if card.revision > 2:
-        variants[signatures.NEXT_LOGPROBS] = {**tokens, "parents": None, **state, "logprobs": card.vocab_size}
     by_name = {
         signatures.in_precision(name, precision): sizes
         for precision in card.precisions

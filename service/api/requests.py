@@ -30,7 +30,7 @@ from service.structured_outputs.patterns import Constraint, Pattern
 MAX_CHOICES, MAX_BEST_OF, MAX_TOP_TEXTS = 10_000, 128, 1000
 MAX_STOPS = 16
 MAX_INTERVENTIONS, MAX_INTERVENTION = 64, 100.0
-# Versions that earlier releases published return fewer: 20 or 5.
+# As many as the signatures return.
 MAX_LOGPROBS, DEFAULT_LOGPROBS = 50, 5
 MAX_BIAS = 1024
 # Characters of a regular expression or JSON Schema, and texts to choose from.

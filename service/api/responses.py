@@ -28,8 +28,7 @@ class LogprobsObject(TypedDict):
 class PromptLogprob(TypedDict):
     """A token's log probability, and its `rank` among all tokens by probability, from 1.
 
-    `rank` is null for a token that is not among the top tokens that the version returns (50; 20 or 5 for versions of
-    earlier releases).
+    `rank` is null for a token that is not among the 50 most probable ones.
     """
 
     logprob: float

@@ -95,24 +95,20 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     width = (batch_size, card.units)
     sums = {"sum": np.zeros(width, np.float32)}
     embedded = predict(signatures.EMBED, prefill_inputs | sums, {"state": state.shape, "sum": width, "last": width})
-    score_inputs, last = {**prefill_inputs, "token_ids": token_ids}, Arrays()
-    if card.revision > 1:
-        score_inputs["num_top"] = np.full(batch_size, card.num_top, np.int32)
-    if card.revision > 2:
-        # Without steps ahead: what they expand depends on all slots.
-        inputs = {
-            **prefill_inputs,
-            **dict.fromkeys(("num_ahead", "row"), np.zeros(batch_size, np.int32)),
-            "logprob": np.zeros(batch_size, np.float32),
-            # A row for each slot: a server that batches rejects inputs of another first dimension.
-            "transitions": np.zeros((batch_size, card.vocab_size), np.int32),
-        }
-        shapes = {"state": state.shape, "logprobs": (batch_size, 1, card.vocab_size)}
-        last = predict(signatures.NEXT_LOGPROBS, inputs, shapes)
+    # Without steps ahead: what they expand depends on all slots.
+    inputs = {
+        **prefill_inputs,
+        **dict.fromkeys(("num_ahead", "row"), np.zeros(batch_size, np.int32)),
+        "logprob": np.zeros(batch_size, np.float32),
+        # A row for each slot: a server that batches rejects inputs of another first dimension.
+        "transitions": np.zeros((batch_size, card.vocab_size), np.int32),
+    }
+    shapes = {"state": state.shape, "logprobs": (batch_size, 1, card.vocab_size)}
+    last = predict(signatures.NEXT_LOGPROBS, inputs, shapes)
     top = (batch_size, length, card.num_top)
     scored = predict(
         signatures.SCORE,
-        score_inputs,
+        {**prefill_inputs, "token_ids": token_ids, "num_top": np.full(batch_size, card.num_top, np.int32)},
         {"state": state.shape, "logprobs": (batch_size, length), "top_token_ids": top, "top_logprobs": top},
     )
     decode_inputs = {

@@ -122,7 +122,6 @@ class RunningRequest:
             "end_id": model.tokenizer.special.end,
             "vocab_size": model.card.vocab_size,
             "num_top_outputs": model.card.num_top,
-            "score_num_top": model.card.revision > 1,
             "num_sampled_before": checkpoint.num_sampled if checkpoint else 0,
             "counts_before": checkpoint.token_counts if checkpoint else None,
             "trace": self.context.trace,

@@ -154,7 +154,7 @@ class Call:
             token_ids[slot, : len(ids)] = ids
         # Padding has the full length, too: a call is faster if no slot ends early.
         inputs = {"token_ids": token_ids, "lengths": self._column(lengths, np.int32, self.size)}
-        if self.signature == signatures.SCORE and self.sequences[0].score_num_top:
+        if self.signature == signatures.SCORE:
             inputs["num_top"] = self._column([sequence.prompt_num_top for sequence in self.sequences], np.int32)
         if self.signature == signatures.EMBED:
             inputs["sum"] = np.zeros((self.batch_size, self.sequences[0].hidden_sum.size), np.float32)

@@ -156,8 +156,7 @@ class Sequence:
     counts_before: tuple[np.ndarray, np.ndarray] | None = None  # their ids and counts; see `Adjustments`
     returns_state: bool = False  # whether its results carry the state
     num_top: int | None = None  # requested top logprobs per sampled token; None: not even its own logprob
-    num_top_outputs: int = signatures.UNSTATED_NUM_TOP  # top logprobs per token that its version returns
-    score_num_top: bool = False  # whether "score" of its version has the input `num_top`
+    num_top_outputs: int = signatures.NUM_TOP  # top logprobs per token that its version returns
     # Requested top logprobs per prompt token, for "score"; "inspect" always returns `num_top_outputs`.
     prompt_num_top: int = 0
     search: SearchStep = SearchStep()  # of "next_logprobs"

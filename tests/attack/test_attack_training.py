@@ -141,33 +141,40 @@ def links():
     return content.getvalue()
 
 
-ARCHIVES = {
-    "a bomb": (bomb(zipfile.ZIP_DEFLATED), "may unpack to at most 268435456 bytes"),
-    "a bomb of bzip2": (bomb(zipfile.ZIP_BZIP2), "must be stored or deflated"),
-    "a bomb of LZMA": (bomb(zipfile.ZIP_LZMA), "must be stored or deflated"),
-    "a bomb that lies": (lying_bomb(), ""),
-    "overlapping entries": (overlapping(), ""),
-    "a huge directory": (huge_directory(), "the directory of an archive may have at most"),
-    "many files": (archive(**{f"{number}.txt": "" for number in range(10_001)}), "at most 10000 files, got 10001"),
-    "an archive in an archive": (archive(**{"a.zip": bomb(zipfile.ZIP_DEFLATED)}), "binary"),
-    "no text": (archive(**{"a.txt": os.urandom(10_000)}), ""),
-}
-TEXTS = {
-    "a huge line of JSON": (b'{"text": "' + b"a" * (20 * 2**20), "a.jsonl", "a line must have at most"),
-    "deep JSON": (b"[" * 10**6 + b"]" * 10**6, "a.jsonl", "line 1: not JSON"),
-    "a number of a million digits": (b'{"text": ' + b"9" * 10**6 + b"}", "a.jsonl", "line 1"),
-    "JSON of half a character": (b'{"text": "' + b"\\ud800 abc" * 1000 + b'"}', "a.jsonl", ""),
-    "CSV without an end": (b'text\n"' + b"a\n" * (9 * 2**20), "a.csv", "field larger than field limit"),
-    "CSV of a million columns": (b"text" + b",x" * 10**6 + b"\n" + b"," * 10**6, "a.csv", ""),
-    "an executable": (b"\x7fELF" + os.urandom(10_000), "a.txt", ""),
-    "zeros": (bytes(10**6), "a.txt", "this is binary"),
-}
+def archives():
+    """Return archives that must fail, each with a part of the message. Making them takes half a minute."""
+    return {
+        "a bomb": (bomb(zipfile.ZIP_DEFLATED), "may unpack to at most 268435456 bytes"),
+        "a bomb of bzip2": (bomb(zipfile.ZIP_BZIP2), "must be stored or deflated"),
+        "a bomb of LZMA": (bomb(zipfile.ZIP_LZMA), "must be stored or deflated"),
+        "a bomb that lies": (lying_bomb(), ""),
+        "overlapping entries": (overlapping(), ""),
+        "a huge directory": (huge_directory(), "the directory of an archive may have at most"),
+        "many files": (archive(**{f"{number}.txt": "" for number in range(10_001)}), "at most 10000 files, got 10001"),
+        "an archive in an archive": (archive(**{"a.zip": bomb(zipfile.ZIP_DEFLATED)}), "binary"),
+        "no text": (archive(**{"a.txt": os.urandom(10_000)}), ""),
+    }
+
+
+def texts():
+    """Return texts that must fail, each with its file's name and a part of the message."""
+    return {
+        "a huge line of JSON": (b'{"text": "' + b"a" * (20 * 2**20), "a.jsonl", "a line must have at most"),
+        "deep JSON": (b"[" * 10**6 + b"]" * 10**6, "a.jsonl", "line 1: not JSON"),
+        "a number of a million digits": (b'{"text": ' + b"9" * 10**6 + b"}", "a.jsonl", "line 1"),
+        "JSON of half a character": (b'{"text": "' + b"\\ud800 abc" * 1000 + b'"}', "a.jsonl", ""),
+        "CSV without an end": (b'text\n"' + b"a\n" * (9 * 2**20), "a.csv", "field larger than field limit"),
+        "CSV of a million columns": (b"text" + b",x" * 10**6 + b"\n" + b"," * 10**6, "a.csv", ""),
+        "an executable": (b"\x7fELF" + os.urandom(10_000), "a.txt", ""),
+        "zeros": (bytes(10**6), "a.txt", "this is binary"),
+    }
 
 
 @pytest.mark.timeout(900)
 def test_no_upload_ends_the_trainer_or_fills_it(site):
-    job_ids = {name: site.train(content, "a.zip") for name, (content, _) in ARCHIVES.items()}
-    expected = {name: message for name, (_, message) in ARCHIVES.items()}
+    made = archives()
+    job_ids = {name: site.train(content, "a.zip") for name, (content, _) in made.items()}
+    expected = {name: message for name, (_, message) in made.items()}
     site.start_trainer()
     for name, job_id in job_ids.items():
         job = site.ended(job_id)
@@ -185,13 +192,13 @@ def test_no_upload_ends_the_trainer_or_fills_it(site):
 
 @pytest.mark.timeout(900)
 def test_no_text_is_more_than_an_error_of_its_own_job(site):
-    job_ids = {}
-    for name, (content, filename, _) in TEXTS.items():
+    job_ids, given = {}, texts()
+    for name, (content, filename, _) in given.items():
         documents = "records" if filename != "a.txt" else "none"
         job_ids[name] = site.train(content, filename, documents=documents)
     site.start_trainer()
     for name, job_id in job_ids.items():
-        job, message = site.ended(job_id), TEXTS[name][2]
+        job, message = site.ended(job_id), given[name][2]
         assert job["status"] == "failed", name
         assert job["error"]["code"] == "training_failed", (name, job["error"])
         assert message in job["error"]["message"], (name, job["error"])

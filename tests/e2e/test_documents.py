@@ -28,16 +28,18 @@ PATIENCE_S = 120
 CORPUS = "".join(map(chr, range(32, 127))) + TEXT * 20
 # Appended to a training command of the pages, which then takes seconds.
 SHORT = ["--units=16", "--epochs=1", "--batch-size=4", "--validation=0.3", "--runs-dir=runs", "--models-dir=trained"]
-# The pages' training commands of the models in use: `book` and `demo`, which carry state, and others.
-TRAININGS = (
-    "sostenuto train book.txt --units 256 ",
-    "sostenuto train book.txt --name ending ",
-    "sostenuto train names.txt ",
-    "sostenuto train normal.log ",
-    "sostenuto train scripts.csv ",
-    "sostenuto train molecules.smi --documents lines --token-regex smiles --epochs ",
-    "sostenuto train diamonds.txt ",
-)
+# The pages' training command of each model in use; `book` and `ending` carry state.
+TRAININGS = {
+    "book": "sostenuto train book.txt --units 256 ",
+    "ending": "sostenuto train book.txt --name ending ",
+    "names": "sostenuto train names.txt ",
+    "normal": "sostenuto train normal.log ",
+    "scripts": "sostenuto train scripts.csv ",
+    "molecules": "sostenuto train molecules.smi --documents lines --token-regex smiles --epochs ",
+    "diamonds": "sostenuto train diamonds.txt ",
+}
+# The pages that a newcomer enters first; `make test-all` runs the others. They have one model.
+FIRST_PAGES = ("README.md", "client/README.md", "docs/quickstart.md")
 # A Python block that begins with the name of a file is saved as that file.
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
 # Numbers of records that the pages generate and score, and of those here.
@@ -110,7 +112,7 @@ def enter(text, folder, surroundings, typed):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(request, tmp_path_factory):
     """A directory with `reader`, the files that the pages name, and `served`, a repository with the models they use."""
     folder = tmp_path_factory.mktemp("documents")
     reader, served = folder / "reader", folder / "served"
@@ -120,16 +122,16 @@ def made(tmp_path_factory):
     _make_key(reader / "keys.json")
     (reader / "runs").mkdir()
     (reader / ".sostenuto-state-key").write_text("0" * 64)
-    trained = _trained_by_the_pages()
-    book = trained / "book/1"
     for name in ("book", "demo"):
-        _copy_version(book, reader / "models", name, 1)
-        _copy_version(book, served, name, 1)
-    _copy_version(trained / "ending/1", served, "reverse", 1)
-    for name in ("names", "normal", "scripts", "molecules", "diamonds"):
-        _copy_version(trained / name / "1", served, name, 1)
-    for name in ("domains", "dga"):  # which are trained as `normal` is
-        _copy_version(trained / "normal/1", served, name, 1)
+        _copy_version(_trained("book"), reader / "models", name, 1)
+        _copy_version(_trained("book"), served, name, 1)
+    in_this_file = (item for item in request.session.items if item.path == request.path)
+    if any(item.get_closest_marker("slow") for item in in_this_file):
+        _copy_version(_trained("ending"), served, "reverse", 1)
+        for name in ("names", "normal", "scripts", "molecules", "diamonds"):
+            _copy_version(_trained(name), served, name, 1)
+        for name in ("domains", "dga"):  # which are trained as `normal` is
+            _copy_version(_trained("normal"), served, name, 1)
     return folder
 
 
@@ -145,9 +147,9 @@ def _write_corpora(folder):
         (folder / name).write_text("".join(f"{CORPUS[n:]:.40}\n" for n in range(200)))
 
 
-def _trained_by_the_pages():
-    """Return the model repository that the pages' training commands fill."""
-    trainings = [command.text for command in COMMANDS if command.text.startswith(TRAININGS)]
+def _trained(name):
+    """Return the version that a training command of the pages publishes."""
+    (training,) = (command.text for command in COMMANDS if command.text.startswith(TRAININGS[name]))
 
     def train(folder):
         """Train in this process, which has already imported TensorFlow."""
@@ -156,11 +158,10 @@ def _trained_by_the_pages():
         folder.mkdir(parents=True)
         _write_corpora(folder)
         with contextlib.chdir(folder), quick_to_load():
-            for training in trainings:
-                _, *arguments = shlex.split(training, comments=True)
-                assert main(arguments + SHORT) == 0
+            _, *arguments = shlex.split(training, comments=True)
+            assert main(arguments + SHORT) == 0
 
-    return built("documents", train, "".join(trainings)) / "trained"
+    return built(f"documents-{name}", train, training) / "trained" / name / "1"
 
 
 def _make_key(path):
@@ -207,9 +208,8 @@ def is_entered(block):
     return block.language == "python" or (block.language in SHELL and any(map(is_run, block.commands())))
 
 
-# `make test-all` runs all other pages than those that a newcomer enters first.
 PAGES_WITH_COMMANDS = [
-    pytest.param(page, marks=[] if "README" in page or "quickstart" in page else pytest.mark.slow)
+    pytest.param(page, marks=[] if page in FIRST_PAGES else pytest.mark.slow)
     for page in TRIED
     if any(map(is_entered, blocks(page)))
 ]

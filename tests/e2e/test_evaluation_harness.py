@@ -8,13 +8,16 @@ import json
 import math
 import os
 import subprocess
-import sys
 
 import pytest
 
+from tests.paths import ROOT
 from tests.servers import Gateway, ModelServer
 
 pytestmark = pytest.mark.slow
+
+# `make build/lm-eval/.installed` makes it.
+PROGRAM = ROOT / "build/lm-eval/bin/lm-eval"
 
 TEXT = "".join(f"It was the {('best', 'worst')[i % 2]} of times, said number {i % 7} of us.\n" for i in range(400))
 TASK = {
@@ -78,7 +81,7 @@ def evaluate(folder, gateway, task, documents, max_length=2048):
     (home / "task.yaml").write_text(json.dumps({"task": task, **data, "test_split": "test", **TASK[task]}))
     address = f"http://127.0.0.1:{gateway.port}/v1/completions"
     model = f"model=small,base_url={address},tokenizer_backend=remote,max_length={max_length},num_concurrent=1"
-    command = [sys.executable, "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", model]
+    command = [PROGRAM, "run", "--model", "local-completions", "--model_args", model]
     command += ["--tasks", task, "--include_path", str(home), "--output_path", str(home / "out"), "--batch_size", "4"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(home / "hf"), "OPENAI_API_KEY": ""}
     environment = {**os.environ, **offline}

@@ -56,7 +56,9 @@ class Service:
     def start_trainer(self):
         directories = ["--training-dir", str(self.folder / "training"), "--models-dir", str(self.models)]
         audit = {"SOSTENUTO_AUDIT_FILE": str(self.folder / "audit.jsonl")}
-        self.trainer = Process([sys.executable, "-m", "jobs", *directories], self.folder / "trainer.log", **audit)
+        # At the lowest priority: its job is to be in progress, not to get on.
+        command = ["nice", "-n", "19", sys.executable, "-m", "jobs", *directories]
+        self.trainer = Process(command, self.folder / "trainer.log", **audit)
 
     def end(self):
         for process in (self.trainer, self.server):

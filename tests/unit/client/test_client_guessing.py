@@ -12,7 +12,8 @@ from tests.unit.client.scripted_responses import COMPLETION, answer_json, scores
 
 # Zipf's law over 10,000 texts.
 WEIGHTS = [1 / rank for rank in range(1, 10_001)]
-LOGPROBS = [math.log(weight / sum(WEIGHTS)) for weight in WEIGHTS]
+TOTAL = sum(WEIGHTS)
+LOGPROBS = [math.log(weight / TOTAL) for weight in WEIGHTS]
 
 
 @pytest.fixture(scope="module")

@@ -75,15 +75,16 @@ def test_a_truncated_card_raises_an_error_with_its_file(tmp_path):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
 
 
-@pytest.mark.parametrize("found", [1, 5])
-def test_a_version_of_another_format_is_rejected_with_the_export_command(found, tmp_path):
+@pytest.mark.parametrize(("field", "found"), [("format", 1), ("format", 5), ("revision", 2), ("revision", 4)])
+def test_a_version_of_another_format_is_rejected_with_the_export_command(field, found, tmp_path):
     folder = tmp_path / "models" / "demo" / "7"
     folder.mkdir(parents=True)
-    write(folder, f'{{"format": {found}, "name": "demo"}}', CharacterTokenizer.train("abc"))
+    card = {**GeneratorCard(**FIELDS).model_dump(mode="json"), field: found}
+    write(folder, json.dumps(card), CharacterTokenizer.train("abc"))
     with pytest.raises(ContractError) as error:
         load_assets(folder)
     assert str(error.value) == (
-        f"{folder}: exported in format {found}, but this release reads format 4; export it again with: "
+        f"{folder}: exported in {field} {found}, but this release reads format 4, revision 3; export it again with: "
         f"sostenuto publish runs/demo --models-dir {tmp_path / 'models'}"
     )
 

@@ -248,7 +248,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     assert train("--if-empty", "--epochs", "1") == 0
     assert len(published) == 1
     out = capsys.readouterr().out
-    assert "skipped: models/m/1: exported in format 1, but this release reads format 4; export it again with: " in out
+    assert "skipped: models/m/1: exported in format 1, but this release reads " in out
     tokenizer = CharacterTokenizer.train(TEXT)
     sizes = {"layers": 1, "units": 6, "embedding": 4, "state_size": 12, "vocab_size": len(tokenizer.tokens)}
     facts = {

@@ -4,7 +4,6 @@ import orjson
 
 from contract.card import GeneratorCard, TrainingReport
 from contract.label_columns import LabelColumn, label_tokens
-from contract.signatures import REVISION
 from contract.tokenizers import CharacterTokenizer, RegexTokenizer, WordTokenizer
 from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
@@ -19,7 +18,7 @@ from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
-from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver
+from tests.fakes import NUM_TOP, STATE_SIZE, VOCABULARY, FakeBackend, FakeListener, FakeObserver
 from tests.unit.contract.test_card import FIELDS
 
 # The fake model ends a sequence at id 2, which must be the EOS token.
@@ -56,7 +55,7 @@ class Models:
         assert len(tokenizer.tokens) == VOCABULARY
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
         fields |= {
-            "revision": REVISION,
+            "num_top": NUM_TOP,
             "direction": "backward" if backward else "forward",
             "activations": (("hidden", 1, STATE_SIZE),),
         }

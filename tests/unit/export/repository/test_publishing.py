@@ -21,6 +21,7 @@ from export.graphs.network import read_network
 from export.repository import publishing
 from export.repository.models_config import add_to_models_config
 from export.repository.publishing import publish
+from model_server.servable import WARMUP_FILE, Servable, read_requests
 from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.repository.stored import make_progress
 
@@ -99,6 +100,22 @@ def test_a_version_has_the_training_filter_that_its_card_describes(version, trai
     assert (described.kind, described.num_entries, described.span_tokens) == ("spans", 151, 50)
     assert described.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "training.bloom" in (version / "README.md").read_text()
+
+
+def test_a_version_answers_its_own_warmup_requests(version):
+    """They are one for every signature and allowed batch size."""
+    card, requests = load_assets(version)[0], list(read_requests(version / WARMUP_FILE))
+    names = ["serving_default", "prefill", "decode", "decode_full", "score", "embed", "inspect", "next_logprobs"]
+    found = [
+        (request.model_spec.signature_name, next(iter(request.inputs.values())).tensor_shape.dim[0].size)
+        for request in requests
+    ]
+    assert sorted(found) == sorted((name, batch_size) for name in names for batch_size in card.batch_sizes)
+    assert (version / WARMUP_FILE).stat().st_size < 2000 * len(requests)
+    servable = Servable("m", 1, version)
+    for request in requests:
+        for output in servable.predict(request).outputs.values():
+            assert np.isfinite(tf.make_ndarray(output).astype(float)).all()
 
 
 @pytest.mark.usefixtures("without_graph")

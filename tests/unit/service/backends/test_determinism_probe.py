@@ -8,7 +8,7 @@ from contract.signatures import DECODE, DECODE_FULL, EMBED, NEXT_LOGPROBS, PREFI
 from service.backends.determinism_probe import run_probe
 from tests.unit.contract.test_card import FIELDS
 
-CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_steps": 16, "revision": 3})
+CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_steps": 16})
 
 
 def server(rounding, where=DECODE):

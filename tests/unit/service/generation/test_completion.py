@@ -157,13 +157,6 @@ def test_joined_tokens_of_an_echo_are_its_text_where_it_has_unknown_characters(s
     assert not any("<unk>" in top for top in logprobs.top_logprobs[1:4])
 
 
-def test_more_logprobs_than_the_version_returns_are_refused_with_its_limit(service):
-    """Versions that earlier releases published return five."""
-    with pytest.raises(InvalidRequest, match=r"logprobs must be at most 5 for version 1 of model 'characters', got 6"):
-        service.results(logprobs=6)
-    assert service.results(logprobs=5)[0].logprobs.top_logprobs
-
-
 def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
     ids = [CHARACTERS.special.start, *CHARACTERS.encode("ab")]
     (result,) = service.results(ids, logprobs=1, echo=True, max_tokens=0)

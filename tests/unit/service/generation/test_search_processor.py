@@ -10,9 +10,8 @@ import pytest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
 from service.memory_budget import MemoryBudget
-from service.models.registry import ServedModel
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_distribution, fake_step
-from tests.unit.service.engines import CHARACTERS, Models, request
+from tests.unit.service.engines import CHARACTERS, request
 from tests.waiting import until
 
 NEVER = CHARACTERS.special.never_sampled
@@ -241,20 +240,6 @@ def test_a_cancelled_search_raises_and_frees_its_slots(start_service):
         processor.results()
     service.backend.release(5)
     until(lambda: service.admission.num_sequences == 0)
-
-
-@pytest.mark.parametrize("fields", [{"top_texts": 2}, {"use_beam_search": True}])
-def test_a_version_of_an_earlier_release_cannot_be_searched(service, monkeypatch, fields):
-    found = Models.find
-    monkeypatch.setattr(Models, "find", lambda *args, **options: without_signature(found(*args, **options)))
-    with pytest.raises(InvalidRequest, match="model must have this release's signature next_logprobs"):
-        service.results(**fields)
-
-
-def without_signature(model: ServedModel) -> ServedModel:
-    from dataclasses import replace
-
-    return replace(model, card=model.card.model_copy(update={"revision": 2}))
 
 
 @pytest.mark.parametrize(

@@ -103,4 +103,6 @@ def test_the_choice_needs_no_call_and_is_that_of_the_probe_and_all_calls(tmp_pat
     registry = PolledRegistry(tmp_path, only(server))
     registry.refresh()
     assert registry.find("demo").batch_limits.precision == "bfloat16"
-    assert set(names) == {f"{name}_bfloat16" for name in ("prefill", "embed", "score", "decode", "decode_full")}
+    assert set(names) == {
+        f"{name}_bfloat16" for name in ("prefill", "embed", "score", "decode", "decode_full", "next_logprobs")
+    }
