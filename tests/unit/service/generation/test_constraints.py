@@ -56,12 +56,7 @@ def test_tokens_of_several_characters_match_in_both_directions(service, directio
     """A pattern may begin or end within what a regular expression of the tokenizer would take as a whole."""
     given = {"prompt": None, "suffix": "c1"} if direction else {"prompt": "c1"}
     fields = {"model": "matches" + direction, "n": 20, "max_tokens": 40, **given}
-    schema = {
-        "type": "object",
-        "properties": {"a": {"enum": [12, 1]}},
-        "required": ["a"],
-        "additionalProperties": False,
-    }
+    schema = {"properties": {"a": {"enum": [12, 1]}}, "required": ["a"], "additionalProperties": False}
     for pattern in (r"(\[[a-d]+\]|bc|b){3,6}12?", r"\]?a\[bb"):
         results = ask(service, pattern=pattern, **fields)
         assert all(re.fullmatch(pattern, result.text) for result in results)
@@ -80,9 +75,7 @@ def test_max_tokens_cuts_no_match_off(service, max_tokens):
 
 
 def test_a_match_longer_than_max_tokens_is_an_error(service):
-    with pytest.raises(
-        InvalidRequest, match=r"max_tokens must be at least 4, the tokens of the shortest match .* got 3"
-    ):
+    with pytest.raises(InvalidRequest, match=r"max_tokens must be at least 4, the tokens of the shortest .* got 3"):
         ask(service, max_tokens=3)
     assert len(ask(service, max_tokens=3, complete_within_max_tokens=False)[0].text) == 3
     assert ask(service, max_tokens=0)[0].text == ""
@@ -173,6 +166,9 @@ def test_sequences_with_different_patterns_share_calls_with_sequences_without(se
     assert [[result.text for result in generation.results()] for generation in running] == alone
 
 
+NONE = "their combination matches no text"
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
@@ -180,27 +176,19 @@ def test_sequences_with_different_patterns_share_calls_with_sequences_without(se
         ({"guided_choice": ["É"]}, "guided_choice", "needs characters that the model's vocabulary lacks, such as 'É'"),
         ({"guided_json": {"not": {}}}, "guided_json", "guided_json: schema must have a type"),
         ({"guided_json": "{"}, "guided_json", "guided_json must be a JSON Schema, as an object or a JSON string"),
-        (
-            {"guided_regex": "a", "guided_choice": ["b"]},
-            "guided_choice",
-            "guided_choice must be absent if guided_regex",
-        ),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "guided_choice must be absent if guided_reg"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema must be given with type json_s"),
         ({"response_format": {"type": "xml"}}, "response_format", "response_format.type must be 'text', 'json_object'"),
-        (
-            {"structured_outputs": {"grammar": "x"}},
-            "structured_outputs",
-            "grammar must be absent (unsupported; use regex)",
-        ),
+        ({"structured_outputs": {"grammar": "x"}}, "structured_outputs", "grammar must be absent (unsupported; use re"),
         (
             {"structured_outputs": {"regex": "a", "banned_characters": "a"}},
             "structured_outputs",
-            "structured_outputs.regex and structured_outputs.banned_characters: their combination matches no text",
+            f"structured_outputs.regex and structured_outputs.banned_characters: {NONE}",
         ),
         (
-            {"guided_regex": "foo|bar", "min_length": 40, "max_tokens": 60},
+            {"guided_regex": "a|b", "min_length": 40, "max_tokens": 60},
             "guided_regex",
-            "guided_regex and min_length: their combination matches no text",
+            f"guided_regex and min_length: {NONE}",
         ),
         ({"guided_regex": "(foo", "min_length": 4}, "guided_regex", "guided_regex is not a valid regular expression"),
         ({"guided_regex": "[a&&b]"}, "guided_regex", "guided_regex matches no text"),

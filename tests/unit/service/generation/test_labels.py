@@ -101,11 +101,7 @@ def test_labels_are_never_sampled_by_a_pattern(service):
 @pytest.mark.parametrize(
     ("model", "labels", "message"),
     [
-        (
-            "labelled",
-            {"stile": "late"},
-            "labels must have columns of model 'labelled', which are style, age, got 'stile'",
-        ),
+        ("labelled", {"stile": ""}, "labels must have columns of model 'labelled', which are style, age, got 'stile'"),
         ("labelled", {"style": "Late"}, "labels.style must be one of early, late; got 'Late'"),
         ("labelled", {"age": "old"}, "labels.age must be a number, or one of ..18, 18..; got 'old'"),
         ("characters", {"style": "late"}, "labels must be absent: version 1 of model 'characters' was trained without"),

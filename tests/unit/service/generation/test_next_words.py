@@ -19,9 +19,8 @@ from tests.unit.service.engines import LABELLED, SETTINGS, Models
 
 # Few letters and many separators: words end soon.
 _KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
-TEXT = CharacterTokenizer.train(
-    _KNOWN + "".join(map(chr, range(0x2190, 0x2190 + VOCABULARY - 3 - len(_KNOWN)))), end_token=True
-)
+_OTHERS = map(chr, range(0x2190, 0x2190 + VOCABULARY - 3 - len(_KNOWN)))
+TEXT = CharacterTokenizer.train(_KNOWN + "".join(_OTHERS), end_token=True)
 
 
 @pytest.fixture

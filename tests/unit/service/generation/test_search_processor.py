@@ -3,6 +3,7 @@
 import itertools
 import re
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
 from service.memory_budget import MemoryBudget
-from service.models.registry import ServedModel
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_distribution, fake_step
 from tests.unit.service.engines import CHARACTERS, Models, request
 from tests.waiting import until
@@ -80,17 +80,9 @@ def test_top_texts_match_a_pattern(service, pattern):
     assert processor.limit_reached is False
 
 
-def test_top_texts_of_a_list_of_choices(service):
-    results = service.results("a", top_texts=3, max_tokens=8, structured_outputs={"choice": ["abc", "bcd", "ca", "d"]})
-    assert len({result.text for result in results}) == 3
-    assert {result.text for result in results} < {"abc", "bcd", "ca", "d"}
-
-
 def test_a_text_of_several_token_sequences_is_returned_once(service):
-    results = service.results(
-        "a", model="matches", top_texts=50, max_tokens=4, structured_outputs={"regex": r'(bc|12|"a":){2}'}
-    )
-    texts = [result.text for result in results]
+    fields = {"model": "matches", "top_texts": 50, "max_tokens": 4, "guided_regex": r'(bc|12|"a":){2}'}
+    texts = [result.text for result in service.results("a", **fields)]
     assert sorted(texts) == sorted("".join(parts) for parts in itertools.product(["bc", "12", '"a":'], repeat=2))
 
 
@@ -113,21 +105,6 @@ def test_a_search_that_finds_nothing_before_its_limit_is_an_error(start_service)
 def test_a_beam_as_wide_as_all_texts_finds_the_most_probable_ones(service):
     results = service.results("abc", use_beam_search=True, n=1400, max_tokens=2, length_penalty=0)
     assert shown(results) == choices(every_text("abc", 2))[:1400]
-
-
-def test_a_beam_of_width_one_is_greedy(service):
-    """With length_penalty 0: a penalty prefers other lengths."""
-    (found,) = service.results("abc", use_beam_search=True, n=1, max_tokens=6, length_penalty=0)
-    state, ids = np.zeros(STATE_SIZE, np.float32), CHARACTERS.encode("abc")
-    for token_id in ids[:-1]:
-        state = fake_step(token_id, state)
-    greedy = ids[-1:]
-    while greedy[-1] != END and len(greedy) <= 6:
-        state = fake_step(greedy[-1], state)
-        row = fake_distribution(state)
-        row[list(NEVER)] = -np.inf
-        greedy.append(int(row.argmax()))
-    assert found.text == CHARACTERS.decode(greedy[1:])
 
 
 def test_the_length_penalty_divides_by_a_power_of_all_tokens_but_eos(service):
@@ -251,9 +228,7 @@ def test_a_version_of_an_earlier_release_cannot_be_searched(service, monkeypatch
         service.results(**fields)
 
 
-def without_signature(model: ServedModel) -> ServedModel:
-    from dataclasses import replace
-
+def without_signature(model):
     return replace(model, card=model.card.model_copy(update={"revision": 2}))
 
 
