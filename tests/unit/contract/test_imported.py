@@ -116,16 +116,9 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "follows", "expected"),
     [
-        ("words", "", "a b"),
-        ("words", "a", " a b"),
-        ("words", "a ", "a b"),
-        ("word pieces", "", "a b"),
-        ("word pieces", "a", " a b"),
-        ("word pieces", "a ", "a b"),
-        ("pairs with suffix", "a", " a b"),
-        ("pairs with suffix", "a\n", "a b"),
-        ("unigram", "a", " a b"),
-        ("GPT-2", "a", "a b"),
+        *((name, *case) for name in ("words", "word pieces") for case in (("", "a b"), ("a", " a b"), ("a ", "a b"))),
+        *(("pairs with suffix", *case) for case in (("a", " a b"), ("a\n", "a b"))),
+        *(("unigram", "a", " a b"), ("GPT-2", "a", "a b")),
     ],
 )
 def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
@@ -142,20 +135,14 @@ def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "precedes", "expected"),
-    [
-        ("words", "", "b a"),
-        ("words", "c", "b a "),
-        ("words", " c", "b a"),
-        ("unigram", "c", "b a "),
-        ("GPT-2", "c", "b a"),
-    ],
+    ("name", "precedes", "space"),
+    [("words", "", ""), ("words", "c", " "), ("words", " c", ""), ("unigram", "c", " "), ("GPT-2", "c", "")],
 )
-def test_one_space_separates_the_text_from_its_suffix(name, precedes, expected):
+def test_one_space_separates_the_text_from_its_suffix(name, precedes, space):
     tokenizer = KINDS[name]
     backward = tokenizer.detokenizer(precedes, backward=True)
     pieces = [backward.feed([i]) for i in tokenizer.encode("b a")[::-1]] + [backward.flush()]
-    assert "".join(pieces[::-1]) == expected
+    assert "".join(pieces[::-1]) == f"b a{space}"
 
 
 def test_special_tokens_cannot_be_spelt_and_have_no_text():

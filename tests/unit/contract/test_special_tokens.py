@@ -41,9 +41,8 @@ def test_special_tokens_are_found_by_name(name, padding, unknown, start, end):
 
 def test_the_post_processor_determines_start_and_eos_token():
     library = words(["<eos>", "<go>", "<halt>"])
-    library.post_processor = processors.TemplateProcessing(
-        "<go> $A <halt>", special_tokens=[("<go>", 11), ("<halt>", 12)]
-    )
+    added = [("<go>", 11), ("<halt>", 12)]
+    library.post_processor = processors.TemplateProcessing("<go> $A <halt>", special_tokens=added)
     found = special(library)
     assert (found["start"], found["end"]) == ("<go>", "<halt>")
 

@@ -8,12 +8,8 @@ from export.repository.readme import code, fenced, printable, table
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("book.txt", "`book.txt`"),
-        ("a`b", "``a`b``"),
-        ("`a`", "`` `a` ``"),
-        ("a|b", "`a\\|b`"),
-        ("a\nb\x1b", "`a b·`"),
-        (" ", ""),
+        *(("a.txt", "`a.txt`"), ("a`b", "``a`b``"), ("`a`", "`` `a` ``")),
+        *(("a|b", "`a\\|b`"), ("a\nb\x1b", "`a b·`"), (" ", "")),
     ],
 )
 def test_a_code_span_stays_in_its_line_and_table_cell(text, expected):

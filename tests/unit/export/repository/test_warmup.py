@@ -25,11 +25,8 @@ def test_a_published_version_answers_its_own_warmup_requests(models_dir, name):
     version = models_dir / name / "1"
     card, _ = load_assets(version)
     requests = list(read_requests(version / WARMUP_FILE))
-    found = [
-        (request.model_spec.signature_name, tensor.tensor_shape.dim[0].size)
-        for request in requests
-        for tensor in [next(iter(request.inputs.values()))]
-    ]
+    sizes = [next(iter(request.inputs.values())).tensor_shape.dim[0].size for request in requests]
+    found = zip([request.model_spec.signature_name for request in requests], sizes, strict=True)
     assert sorted(found) == sorted((signature, rows) for signature in SIGNATURES for rows in card.batch_sizes)
     assert (version / WARMUP_FILE).stat().st_size < 2000 * len(requests)
     servable = Servable(name, 1, version)
