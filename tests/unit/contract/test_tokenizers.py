@@ -198,11 +198,6 @@ def test_an_inconsistent_tokenizer_file_is_rejected_when_it_is_read(damage, tmp_
     assert message in str(error.value)
 
 
-def test_a_duplicate_token_is_rejected():
-    with pytest.raises(TokenizerError, match="'a' occurs twice"):
-        CharacterTokenizer(["<pad>", "<unk>", "<start>", "a", "a"])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60)
 @given(learnt=texts, text=texts)

@@ -38,23 +38,9 @@ def test_byte_order_marks_are_dropped_and_line_ends_become_newlines(tmp_path):
 
 def test_a_directory_is_read_in_path_order_without_hidden_files(tmp_path):
     files = {"b.txt": b"second", "a/z.txt": b"first", ".DS_Store": b"\0", "a/.git/x": b"\0", "c": b"third"}
-    assert read_corpus(write(tmp_path, files)).documents == ("first\nsecond\nthird",)
-
-
-@pytest.mark.parametrize(
-    ("documents", "expected"),
-    [
-        ("none", ("one\ntwo\n\n \t\n\nthree\n\nfour",)),
-        ("file", ("one\ntwo\n\n \t\n\nthree\n", "four")),
-        ("lines", ("one", "two", "three", "four")),
-        ("blank-line", ("one\ntwo", "three", "four")),
-    ],
-)
-def test_documents_are_separated_by_the_documents_setting(tmp_path, documents, expected):
-    source = write(tmp_path, {"a": b"one\ntwo\n\n \t\n\nthree\n", "b": b"four", "c": b" \n"})
-    corpus = read_corpus(source, documents)
-    assert tuple(document.rstrip() for document in corpus.documents) == tuple(text.rstrip() for text in expected)
-    assert corpus.ends == (documents != "none")
+    corpus, of_files = read_corpus(write(tmp_path, files)), read_corpus(str(tmp_path), "file")
+    assert (corpus.documents, corpus.ends) == (("first\nsecond\nthird",), False)
+    assert (of_files.documents, of_files.ends) == (("first", "second", "third"), True)
 
 
 def pipe(monkeypatch, content):

@@ -4,12 +4,14 @@ import json
 import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 
 from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import resume_tokens
+from service.generation.running_request import RunningRequest
 from service.memory_budget import MemoryBudget
 from tests.unit.service.engines import request
 from tests.waiting import until
@@ -141,27 +143,17 @@ def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
 
 
 def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
-    monkeypatch.setattr(resume_tokens.SavedMatch, "__init__", _with_other_digest(resume_tokens.SavedMatch.__init__))
+    init = resume_tokens.SavedMatch.__init__
+    monkeypatch.setattr(resume_tokens.SavedMatch, "__init__", lambda *args: init(*args[:-1], args[-1][::-1] + "x"))
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
     with pytest.raises(StateRefused, match="another release of this server compiled"):
         ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)
 
 
-def _with_other_digest(init):
-    return lambda self, constraint, row, digest: init(self, constraint, row, digest[::-1] + "x")
-
-
 def test_sequences_with_different_patterns_share_calls_with_sequences_without(service):
-    kinds = [{"pattern": PATTERN}, {"pattern": "[a-e]{30}"}, {"pattern": None, "presence_penalty": 1.0}]
-    alone = [[result.text for result in ask(service, n=2, **kind)] for kind in kinds]
-    bodies = [
-        request(
-            n=2,
-            max_tokens=40,
-            **({"structured_outputs": {"regex": kind["pattern"]}} if kind["pattern"] else {"presence_penalty": 1.0}),
-        )
-        for kind in kinds
-    ]
+    kinds = [{"guided_regex": PATTERN}, {"guided_regex": "[a-e]{30}"}, {"presence_penalty": 1.0}]
+    alone = [[result.text for result in ask(service, n=2, pattern=None, **kind)] for kind in kinds]
+    bodies = [request(n=2, max_tokens=40, **kind) for kind in kinds]
     running = [service.engine.start_completion(body, RequestContext()) for body in bodies]
     assert [[result.text for result in generation.results()] for generation in running] == alone
 
@@ -185,11 +177,7 @@ NONE = "their combination matches no text"
             "structured_outputs",
             f"structured_outputs.regex and structured_outputs.banned_characters: {NONE}",
         ),
-        (
-            {"guided_regex": "a|b", "min_length": 40, "max_tokens": 60},
-            "guided_regex",
-            f"guided_regex and min_length: {NONE}",
-        ),
+        ({"guided_regex": "a|b", "min_length": 9}, "guided_regex", f"guided_regex and min_length: {NONE}"),
         ({"guided_regex": "(foo", "min_length": 4}, "guided_regex", "guided_regex is not a valid regular expression"),
         ({"guided_regex": "[a&&b]"}, "guided_regex", "guided_regex matches no text"),
         ({"min_length": 10_001}, "min_length", "min_length must be less than or equal to 10000, got 10001"),
@@ -288,3 +276,18 @@ def start(service, watch=lambda _: None, context=None, **fields):
     finally:
         for running in requests:
             running.close()
+
+
+def test_a_cancellation_ends_a_wait_at_once():
+    """The awaited future, such as a pattern's compilation, is cancelled; the deadline is not waited for."""
+    others = {name: Mock() for name in ("scheduler", "admission", "metrics")}
+    request = RunningRequest(Mock(card=Mock(state_size=1)), None, Mock(), 60.0, **others, max_unfinished=1)
+
+    class Compilation(Future):
+        def result(self, timeout=None):
+            request.cancel()
+            assert self.cancelled()
+            return super().result(timeout)
+
+    with pytest.raises(ClientGone):
+        request.wait(Compilation())

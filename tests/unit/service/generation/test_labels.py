@@ -93,7 +93,6 @@ def test_an_inspection_after_a_resume_token_has_its_labels():
 
 
 def test_labels_are_never_sampled_by_a_pattern(service):
-    """A pattern that the name of a label matches does not produce one."""
     fields = {"model": "labelled", "max_tokens": 9, "structured_outputs": {"regex": "[a-c]{3}"}}
     assert set(service.results("", **fields)[0].text) <= set("abc")
 

@@ -46,10 +46,8 @@ def every_text(prompt, max_tokens, pattern=".*", min_tokens=0):
 
 
 def choices(texts):
-    return [
-        (CHARACTERS.decode(ids), pytest.approx(logprob, abs=1e-9), "stop" if ids[-1] == END else "length")
-        for logprob, ids in texts
-    ]
+    finished = [(*text, "stop" if text[1][-1] == END else "length") for text in texts]
+    return [(CHARACTERS.decode(ids), pytest.approx(logprob, abs=1e-9), reason) for logprob, ids, reason in finished]
 
 
 def shown(results):
@@ -57,16 +55,12 @@ def shown(results):
 
 
 @pytest.mark.parametrize("min_tokens", [0, 1])
-def test_top_texts_are_the_most_probable_ones_of_all(service, min_tokens):
-    results = service.results("abc", top_texts=40, max_tokens=2, min_tokens=min_tokens)
-    assert shown(results) == choices(every_text("abc", 2, min_tokens=min_tokens)[:40])
-    assert [result.index for result in results] == list(range(40))
-
-
-def test_each_prompt_has_texts_of_its_own(service):
-    results = service.results("abc", "hello", top_texts=5, max_tokens=2)
-    assert [result.index for result in results] == list(range(10))
-    assert shown(results[5:]) == choices(every_text("hello", 2)[:5])
+def test_top_texts_are_the_most_probable_ones_of_each_prompt(service, min_tokens):
+    prompts = ("abc", "hello")
+    results = service.results(*prompts, top_texts=40, max_tokens=2, min_tokens=min_tokens)
+    expected = [text for prompt in prompts for text in every_text(prompt, 2, min_tokens=min_tokens)[:40]]
+    assert shown(results) == choices(expected)
+    assert [result.index for result in results] == list(range(80))
 
 
 @pytest.mark.parametrize("pattern", ["[abc]{1,3}", "a?b?c?d?"])
@@ -102,11 +96,6 @@ def test_a_search_that_finds_nothing_before_its_limit_is_an_error(start_service)
     assert error.value.param == "top_texts"
 
 
-def test_a_beam_as_wide_as_all_texts_finds_the_most_probable_ones(service):
-    results = service.results("abc", use_beam_search=True, n=1400, max_tokens=2, length_penalty=0)
-    assert shown(results) == choices(every_text("abc", 2))[:1400]
-
-
 def test_the_length_penalty_divides_by_a_power_of_all_tokens_but_eos(service):
     """As in vLLM: the tokens of the prompt count."""
     results = service.results("abcd", use_beam_search=True, n=1400, max_tokens=2, length_penalty=3.0)
@@ -124,42 +113,6 @@ def test_a_backward_model_searches_from_the_end(service):
     forward = service.results("abc", top_texts=9, max_tokens=2)
     backward = service.results(model="characters backward", prompt=None, suffix="cba", top_texts=9, max_tokens=2)
     assert [result.text for result in backward] == [result.text[::-1] for result in forward]
-
-
-@pytest.mark.parametrize("fields", [{"top_texts": 30}, {"use_beam_search": True, "n": 30}])
-def test_a_search_is_the_same_among_other_requests(service, fields):
-    alone = service.results("abc", max_tokens=3, **fields)
-    others = [service.start("hello", max_tokens=200, seed=seed) for seed in range(8)]
-    threads = [threading.Thread(target=other.results) for other in others]
-    for thread in threads:
-        thread.start()
-    assert service.results("abc", max_tokens=3, **fields) == alone
-    for thread in threads:
-        thread.join(timeout=10)
-
-
-def test_streams_go_on_beside_a_search(start_service):
-    service = start_service(max_search_tokens=100_000, max_calls=1)
-    search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)
-    errors = []
-
-    def run():
-        with pytest.raises(ClientGone) as error:
-            search.results()
-        errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    until(lambda: service.calls().count("next_logprobs") > 20)
-    num_before = len(service.calls())
-    assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
-    calls = service.calls()[num_before:]
-    assert "next_logprobs" in calls
-    assert thread.is_alive()
-    search.request.cancel()
-    thread.join(timeout=10)
-    assert errors
-    until(lambda: service.admission.num_sequences == 0)
 
 
 def test_a_key_is_charged_for_what_a_search_computes(service):
@@ -222,14 +175,11 @@ def test_a_cancelled_search_raises_and_frees_its_slots(start_service):
 
 @pytest.mark.parametrize("fields", [{"top_texts": 2}, {"use_beam_search": True}])
 def test_a_version_of_an_earlier_release_cannot_be_searched(service, monkeypatch, fields):
-    found = Models.find
-    monkeypatch.setattr(Models, "find", lambda *args, **options: without_signature(found(*args, **options)))
+    found = Models().find("characters")
+    earlier = replace(found, card=found.card.model_copy(update={"revision": 2}))
+    monkeypatch.setattr(Models, "find", lambda *_, **__: earlier)
     with pytest.raises(InvalidRequest, match="model must have this release's signature next_logprobs"):
         service.results(**fields)
-
-
-def without_signature(model):
-    return replace(model, card=model.card.model_copy(update={"revision": 2}))
 
 
 @pytest.mark.parametrize(
