@@ -12,6 +12,7 @@ from contract.errors import TokenizerError
 from contract.tokenizers import ImportedTokenizer, load_tokenizer
 from tests.unit.contract.imported_files import MADE
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+from tests.unit.contract.test_detokenizers import DIRECTIONS, streamed, tracked
 
 KINDS = {name: ImportedTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
 kinds = pytest.mark.parametrize("name", MADE)
@@ -50,12 +51,8 @@ def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numb
     ids = [number % len(tokenizer) for number in numbers]
     expected = plain(name).decode([i for i in ids if i not in nothing(tokenizer)])
     assert tokenizer.decode(ids) == expected
-    bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
-    forward, backward = tokenizer.detokenizer(), tokenizer.detokenizer(backward=True)
-    pieces = [*(forward.feed(ids[a:b]) for a, b in pairwise(bounds)), forward.flush()]
-    assert "".join(pieces) == expected
-    pieces = [*(backward.feed(ids[::-1][a:b]) for a, b in pairwise(bounds)), backward.flush()]
-    assert "".join(pieces[::-1]) == expected
+    for direction in DIRECTIONS:
+        assert "".join(streamed(tokenizer, ids, places, direction)) == expected
 
 
 @kinds
@@ -66,18 +63,8 @@ def test_tracked_offsets_agree_in_both_directions(name, numbers):
     ids = [number % len(tokenizer) for number in numbers]
     ids = [i for i in ids if tokenizer.token(i) is not None]
     whole = tokenizer.decode(ids)
-    forward, backward = tokenizer.detokenizer(), tokenizer.detokenizer(backward=True)
-    ahead, behind, shown, led_up = [], [], "", ""
-    for token_id in [*ids, None]:
-        text, places = forward.track(token_id)
-        ahead += [len(shown) + place for place in places]
-        shown += text
-    for token_id in [*ids[::-1], None]:
-        text, places = backward.track(token_id)
-        behind += [len(led_up) + place for place in places]
-        led_up = text + led_up
-    assert (shown, led_up) == (whole, whole)
-    assert ahead == [len(whole) - place for place in behind[::-1]]
+    (shown, ahead), backward = (tracked(tokenizer, ids, direction) for direction in DIRECTIONS)
+    assert (shown, ahead) == (whole, ahead) == backward
     if name in {"words", "fused"}:
         parts = [whole[a:b] for a, b in pairwise([*ahead, len(whole)])]
         assert [part.removeprefix(" ") for part in parts] == [tokenizer.decode([i]).removeprefix(" ") for i in ids]

@@ -4,10 +4,12 @@ import concurrent.futures
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from contract.card import load_assets
 from contract.tokenizers import CharacterTokenizer
@@ -100,18 +102,6 @@ def test_a_version_has_the_training_filter_that_its_card_describes(version, trai
 
 
 @pytest.mark.usefixtures("without_graph")
-def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("no font")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(RuntimeError: no font\)$"):
-        publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
-    assert list((models_dir / "m").iterdir()) == []
-    assert not (models_dir / "models.config").exists()
-
-
-@pytest.mark.usefixtures("without_graph")
 def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
     home = models_dir / "m"
     for name in ("7", "x9", "12a", "-3", "²"):
@@ -191,23 +181,26 @@ def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("place", "error", "message"),
+    ("place", "name", "error", "message"),
     [
-        ("sync_tree", OSError(28, "No space left on device"), "m: No space left on device"),
-        ("_save_graph", tf.errors.ResourceExhaustedError(None, None, "variables: full"), "m: variables: full"),
+        (publishing, "sync_tree", OSError(28, "No space left on device"), "m: No space left on device"),
+        (publishing, "_save_graph", tf.errors.ResourceExhaustedError(None, None, "disk: full"), "m: disk: full"),
+        (Figure, "savefig", RuntimeError("no font"), r"^history\.png cannot be drawn \(RuntimeError: no font\)$"),
     ],
-    ids=["system", "TensorFlow"],
+    ids=["system", "TensorFlow", "plot"],
 )
 @pytest.mark.usefixtures("without_graph")
-def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, error, message):
-    def full(draft, *_):
-        draft.mkdir(exist_ok=True)
+def test_a_failure_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, name, error, message):
+    def fail(draft, *_, **__):
+        if isinstance(draft, Path):
+            draft.mkdir(exist_ok=True)
         raise error
 
-    monkeypatch.setattr(publishing, place, full)
+    monkeypatch.setattr(place, name, fail)
     with pytest.raises(PublishError, match=message):
-        publish(model, TOKENIZER, "m", models_dir)
-    assert left_in(models_dir) == []
+        publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
+    assert list((models_dir / "m").iterdir()) == []
+    assert not (models_dir / "models.config").exists()
 
 
 def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ConfigurationError, StateRefused
+from service.generation.choice import Progress
 from service.generation.resume_tokens import (
     Checkpoint,
     ResumeTokens,
@@ -60,6 +61,16 @@ def test_branch_0_keeps_the_random_stream_and_the_others_are_new(stream):
     assert len({stream, *streams, *deeper}) == 1 + 2 * 98
     assert [text.branch(choice) for choice in range(1, 50)] == streams[:49]
     assert all(0 <= branch < 2**64 for branch in streams)
+
+
+def test_progress_advances_with_or_without_a_new_state():
+    state = np.zeros(2, np.float32)
+    progress = Progress(state, np.array([4, 5], np.int32), 10, 20, None, None, None)
+    progress.advance([6, 7], None)
+    assert (progress.unread_ids.tolist(), progress.num_sampled, progress.state is state) == ([4, 5, 6, 7], 12, True)
+    progress.advance([8, 9, 1], np.ones(2, np.float32))
+    assert (progress.unread_ids.tolist(), progress.num_sampled, progress.state.tolist()) == ([1], 15, [1, 1])
+    assert progress.num_left == 15
 
 
 NOW = 1_800_000_000.0
