@@ -88,6 +88,8 @@ def test_an_invalid_response_a_refusal_and_a_busy_server_are_different_errors(an
         handler.code = grpc.StatusCode[code]
         with pytest.raises(error):
             client.predict(*CALL)
+    with pytest.raises(errors.ServerBusy):
+        client.versions("demo")
 
 
 def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, caplog):
