@@ -424,7 +424,7 @@ def test_new_batch_limits_apply_at_once_to_a_busy_model(start):
     until(lambda: len(backend.calls) > 3)
     for text, *limits in ((later[0], BatchLimits((16,), 4, 4)), (later[1], SHAPES, number)):
         scheduler.submit([[text.sequence]], *limits)
-        text.finish()
+        assert text.finish() == alone(seed=text.sequence.seed, max_tokens=5)
         seen = len(backend.calls)
         until(lambda seen=seen: len(backend.calls) > seen + 3)
         assert {(call.batch_size, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}
