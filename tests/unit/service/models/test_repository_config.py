@@ -75,18 +75,19 @@ def test_a_special_or_huge_file_neither_blocks_nor_fills_the_memory(model_regist
     ("name", "content"),
     [
         ("labels.json", b"[" * 10**5),
+        ("labels.json", b'{"demo": {"stable": "1", "canary": 2}}'),
         ("routing.toml", b"a = " + b"[" * 10**5),
         ("models.config", b"\x00\xff"),
         ("models.config", b'model_config_list { config { nome: "x" } }'),
     ],
-    ids=["nested labels", "nested routing", "no text", "unknown field"],
+    ids=["nested labels", "text as a version", "nested routing", "no text", "unknown field"],
 )
 def test_a_damaged_file_keeps_the_last_content(model_registry, tmp_path, name, content, caplog):
     """A parser's RecursionError does not end the poll."""
     model_registry.refresh()
     (tmp_path / name).write_bytes(content)
     model_registry.refresh()
-    assert model_registry.find("demo@canary").ref.number == 2
+    assert [model_registry.find(name).ref.number for name in ("demo", "demo@canary")] == [1, 2]
     assert name in caplog.text
 
 
