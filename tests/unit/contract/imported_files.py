@@ -41,9 +41,8 @@ def _words():
     trainer = trainers.WordLevelTrainer(special_tokens=marks, show_progress=False)
     model = models.WordLevel(unk_token="[UNK]")
     library = _train(model, pre_tokenizers.Whitespace(), None, trainer, normalizers.Lowercase())
-    library.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    library.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=special)
     return library
 
 
@@ -53,10 +52,9 @@ def _pairs():
 
 
 def _pairs_with_suffix():
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
-    )
-    model = models.BPE(unk_token="<unk>", end_of_word_suffix="</w>")
+    suffix = {"end_of_word_suffix": "</w>"}
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False, **suffix)
+    model = models.BPE(unk_token="<unk>", **suffix)
     return _train(model, pre_tokenizers.Whitespace(), decoders.BPEDecoder("</w>"), trainer)
 
 

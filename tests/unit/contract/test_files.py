@@ -76,9 +76,8 @@ def test_a_full_disk_leaves_no_new_file_and_an_old_one_unchanged(act, tmp_path, 
 def test_the_file_is_synced_before_its_rename_and_the_directory_after_it(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(
-        os, "fsync", lambda d: (fsync(d), done.append("directory" if stat.S_ISDIR(os.fstat(d).st_mode) else "file"))
-    )
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFREG: "file"}
+    monkeypatch.setattr(os, "fsync", lambda d: (fsync(d), done.append(kinds[stat.S_IFMT(os.fstat(d).st_mode)])))
     monkeypatch.setattr(os, "replace", lambda *paths: (replace(*paths), done.append("rename")))
     write(tmp_path / "file")
     assert done == ["file", "rename", "directory"]

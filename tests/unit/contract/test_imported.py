@@ -12,6 +12,7 @@ from contract.errors import TokenizerError
 from contract.tokenizers import ImportedTokenizer, load_tokenizer
 from tests.unit.contract.imported_files import MADE
 from tests.unit.contract.scripts import ALL, SCRIPTS, texts
+from tests.unit.contract.test_detokenizers import DIRECTIONS, streamed, tracked
 
 KINDS = {name: ImportedTokenizer(json.loads(library.to_str())) for name, library in MADE.items()}
 kinds = pytest.mark.parametrize("name", MADE)
@@ -50,12 +51,8 @@ def test_streamed_deltas_joined_are_the_text_that_the_library_decodes(name, numb
     ids = [number % len(tokenizer) for number in numbers]
     expected = plain(name).decode([i for i in ids if i not in nothing(tokenizer)])
     assert tokenizer.decode(ids) == expected
-    bounds = [0, *sorted(min(place, len(ids)) for place in places), len(ids)]
-    forward, backward = tokenizer.detokenizer(), tokenizer.detokenizer(backward=True)
-    pieces = [*(forward.feed(ids[a:b]) for a, b in pairwise(bounds)), forward.flush()]
-    assert "".join(pieces) == expected
-    pieces = [*(backward.feed(ids[::-1][a:b]) for a, b in pairwise(bounds)), backward.flush()]
-    assert "".join(pieces[::-1]) == expected
+    for direction in DIRECTIONS:
+        assert "".join(streamed(tokenizer, ids, places, direction)) == expected
 
 
 @kinds
@@ -66,18 +63,9 @@ def test_tracked_offsets_agree_in_both_directions(name, numbers):
     ids = [number % len(tokenizer) for number in numbers]
     ids = [i for i in ids if tokenizer.token(i) is not None]
     whole = tokenizer.decode(ids)
-    forward, backward = tokenizer.detokenizer(), tokenizer.detokenizer(backward=True)
-    ahead, behind, shown, led_up = [], [], "", ""
-    for token_id in [*ids, None]:
-        text, places = forward.track(token_id)
-        ahead += [len(shown) + place for place in places]
-        shown += text
-    for token_id in [*ids[::-1], None]:
-        text, places = backward.track(token_id)
-        behind += [len(led_up) + place for place in places]
-        led_up = text + led_up
-    assert (shown, led_up) == (whole, whole)
-    assert ahead == [len(whole) - place for place in behind[::-1]]
+    (shown, ahead), backward = (tracked(tokenizer, ids, direction) for direction in DIRECTIONS)
+    assert shown == whole
+    assert (shown, ahead) == backward
     if name in {"words", "fused"}:
         parts = [whole[a:b] for a, b in pairwise([*ahead, len(whole)])]
         assert [part.removeprefix(" ") for part in parts] == [tokenizer.decode([i]).removeprefix(" ") for i in ids]
@@ -116,16 +104,9 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "follows", "expected"),
     [
-        ("words", "", "a b"),
-        ("words", "a", " a b"),
-        ("words", "a ", "a b"),
-        ("word pieces", "", "a b"),
-        ("word pieces", "a", " a b"),
-        ("word pieces", "a ", "a b"),
-        ("pairs with suffix", "a", " a b"),
-        ("pairs with suffix", "a\n", "a b"),
-        ("unigram", "a", " a b"),
-        ("GPT-2", "a", "a b"),
+        *((name, *case) for name in ("words", "word pieces") for case in (("", "a b"), ("a", " a b"), ("a ", "a b"))),
+        *(("pairs with suffix", *case) for case in (("a", " a b"), ("a\n", "a b"))),
+        *(("unigram", "a", " a b"), ("GPT-2", "a", "a b")),
     ],
 )
 def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
@@ -142,20 +123,14 @@ def test_one_space_separates_the_text_from_its_prompt(name, follows, expected):
 
 
 @pytest.mark.parametrize(
-    ("name", "precedes", "expected"),
-    [
-        ("words", "", "b a"),
-        ("words", "c", "b a "),
-        ("words", " c", "b a"),
-        ("unigram", "c", "b a "),
-        ("GPT-2", "c", "b a"),
-    ],
+    ("name", "precedes", "space"),
+    [("words", "", ""), ("words", "c", " "), ("words", " c", ""), ("unigram", "c", " "), ("GPT-2", "c", "")],
 )
-def test_one_space_separates_the_text_from_its_suffix(name, precedes, expected):
+def test_one_space_separates_the_text_from_its_suffix(name, precedes, space):
     tokenizer = KINDS[name]
     backward = tokenizer.detokenizer(precedes, backward=True)
     pieces = [backward.feed([i]) for i in tokenizer.encode("b a")[::-1]] + [backward.flush()]
-    assert "".join(pieces[::-1]) == expected
+    assert "".join(pieces[::-1]) == f"b a{space}"
 
 
 def test_special_tokens_cannot_be_spelt_and_have_no_text():

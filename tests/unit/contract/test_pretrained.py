@@ -25,7 +25,10 @@ from tests.unit.contract.scripts import ALL
 GREEK = "ΟΔΟΣ ΣΟΦΟΣ. σοφός, Σ ΑΣ’Β Σʰ\u0301"
 WORDS = ["<pad>", "<unk>", *dict.fromkeys((ALL + GREEK.lower()).split())]
 CHARACTERS = ["<pad>", "<unk>", *sorted(set((ALL + GREEK).lower()))]
-OWN = {
+# Its unknown token is in the vocabulary, and not marked as special.
+UNMARKED = HuggingFaceTokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+UNMARKED.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+KINDS = {
     "characters": CharacterTokenizer.train(ALL + GREEK, end_token=True),
     "lower-cased characters": CharacterTokenizer(CHARACTERS, lower=True),
     "characters without unknown": CharacterTokenizer(["<pad>", *CHARACTERS[2:]], unknown=None, lower=True),
@@ -35,21 +38,13 @@ OWN = {
     "exact words": ExactWordTokenizer.train([ALL, ALL, GREEK], end_token=True),
     "regex": RegexTokenizer.train([ALL, ALL, GREEK], regexes=["fields", r"\n +"], end_token=True),
     "subwords": SubwordTokenizer.train([ALL, GREEK], vocab_size=400, end_token=True),
-}
-# Its unknown token is in the vocabulary, and not marked as special.
-UNMARKED = HuggingFaceTokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-UNMARKED.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-KINDS = {
-    **OWN,
-    "unmarked": ImportedTokenizer(json.loads(UNMARKED.to_str())),
-    **{name: ImportedTokenizer(json.loads(made.to_str())) for name, made in MADE.items()},
+    **{name: ImportedTokenizer(json.loads(made.to_str())) for name, made in (MADE | {"unmarked": UNMARKED}).items()},
 }
 LIBRARIES = {}
 # Letters that Python does not know yet are lower-cased by the library alone.
 KNOWN = st.characters(exclude_categories=["Cs", "Cn", "Co"])
-TEXTS = st.lists(st.text(KNOWN, max_size=20) | st.sampled_from([*ALL.split(" "), *GREEK.split(), " ", "\n"])).map(
-    "".join
-)
+WORDS_AND_SPACES = st.sampled_from([*ALL.split(" "), *GREEK.split(), " ", "\n"])
+TEXTS = st.lists(st.text(KNOWN, max_size=20) | WORDS_AND_SPACES).map("".join)
 kinds = pytest.mark.parametrize("name", KINDS)
 
 

@@ -25,17 +25,12 @@ from tests.unit.contract.test_card import FIELDS
 CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 3)), end_token=True)
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
 COLUMNS = (LabelColumn(name="style", values=("early", "late")), LabelColumn.of_numbers("age", (18.0,)))
-LABELLED = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 9)), end_token=True).extended(
-    (), end_token=True, labels=label_tokens(COLUMNS)
-)
+_LETTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 9)), end_token=True)
+LABELLED = _LETTERS.extended((), end_token=True, labels=label_tokens(COLUMNS))
 # Characters, and matches of two of them and more.
 _TOKENS = ["<pad>", "<unk>", "<end>", *'abcd[]{}":, 0123456789', "[a]", "[bb]", "[cd]", '"a":', "12", "bc"]
-MATCHES = RegexTokenizer(
-    [*_TOKENS, *map(chr, range(0x3B1, 0x3B1 + VOCABULARY - len(_TOKENS)))],
-    join_regexes([r"\[[a-d]+\]", '"a":', "12|bc"]),
-)
-
-
+_OTHERS = map(chr, range(0x3B1, 0x3B1 + VOCABULARY - len(_TOKENS)))
+MATCHES = RegexTokenizer([*_TOKENS, *_OTHERS], join_regexes([r"\[[a-d]+\]", '"a":', "12|bc"]))
 KEYS = state_keys()
 SETTINGS = Settings(max_prompt_tokens=1000, max_request_tokens=3000, max_logprobs_tokens=2000, prefix_cache_bytes=0)
 
@@ -54,11 +49,8 @@ class Models:
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}
-        fields |= {
-            "num_top": NUM_TOP,
-            "direction": "backward" if backward else "forward",
-            "activations": (("hidden", 1, STATE_SIZE),),
-        }
+        fields |= {"num_top": NUM_TOP, "activations": (("hidden", 1, STATE_SIZE),)}
+        fields |= {"direction": "backward" if backward else "forward"}
         card = GeneratorCard(**{**FIELDS, **fields})
         if unit == "labelled":
             card = card.model_copy(update={"training": TrainingReport.model_construct(label_columns=COLUMNS)})
@@ -92,16 +84,8 @@ class Service:
         self.listener, self.compiler = FakeListener(), CompilerPool(settings, FakeListener().compiled)
         self.training_filters = FakeFilters()
         self.admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
-        self.engine = Engine(
-            Models(),
-            self.scheduler,
-            self.admission,
-            self.listener,
-            settings,
-            ResumeTokens(lambda: KEYS, 60.0),
-            self.compiler,
-            self.training_filters,
-        )
+        others = ResumeTokens(lambda: KEYS, 60.0), self.compiler, self.training_filters
+        self.engine = Engine(Models(), self.scheduler, self.admission, self.listener, settings, *others)
 
     def close(self):
         """End the scheduler's thread and the compiler's process."""

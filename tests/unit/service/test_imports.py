@@ -9,7 +9,7 @@ SCRIPT = """
 import sys
 import service.app, service.http_server.worker, gunicorn.app.base
 assert "tensorflow" not in sys.modules, "TensorFlow was imported, or its placeholder was left"
-assert not [name for name in sys.modules if name.startswith(("keras", "tensorflow.python"))]
+assert not [name for name in sys.modules if name.startswith(("keras", "tensorflow.python", "opentelemetry"))]
 status = open("/proc/self/status").read().splitlines()
 print(next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM")))
 """

@@ -14,9 +14,8 @@ def test_leases_share_the_budget_and_return_it():
     budget = MemoryBudget(MAX)
     first, second = budget.lease(), budget.lease()
     first.hold(6 * FREE_BYTES, "the body")
-    with pytest.raises(
-        MemoryExhausted, match=f"{6 * FREE_BYTES} of {MAX} bytes are in use .* needs {5 * FREE_BYTES}"
-    ) as e:
+    told = f"{6 * FREE_BYTES} of {MAX} bytes are in use .* needs {5 * FREE_BYTES}"
+    with pytest.raises(MemoryExhausted, match=told) as e:
         second.hold(5 * FREE_BYTES, "the body")
     assert (e.value.status, e.value.code, e.value.retry_after_s) == (429, "memory_full", 1)
     second.hold(4 * FREE_BYTES, "the body")

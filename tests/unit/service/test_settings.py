@@ -14,17 +14,13 @@ def clean(monkeypatch):
     monkeypatch.delenv("PORT", raising=False)
 
 
-def test_settings_come_from_environment_variables(monkeypatch):
-    monkeypatch.setenv("SOSTENUTO_MAX_QUEUED", "7")
-    monkeypatch.setenv("SOSTENUTO_MODELS_DIR", "/srv/models")
-    assert (load_settings().max_queued, load_settings().models_dir) == (7, Path("/srv/models"))
-
-
 def test_environment_variables_override_the_settings_file(monkeypatch, tmp_path):
     path = tmp_path / "settings"
     path.write_text("SOSTENUTO_MAX_QUEUED=7\nSOSTENUTO_MAX_RUNNING=9\n")
-    monkeypatch.setenv("SOSTENUTO_ENV_FILE", str(path))
     monkeypatch.setenv("SOSTENUTO_MAX_QUEUED", "8")
+    monkeypatch.setenv("SOSTENUTO_MODELS_DIR", "/srv/models")
+    assert (load_settings().max_queued, load_settings().models_dir) == (8, Path("/srv/models"))
+    monkeypatch.setenv("SOSTENUTO_ENV_FILE", str(path))
     assert (load_settings().max_queued, load_settings().max_running) == (8, 9)
 
 
@@ -93,10 +89,8 @@ def test_an_unknown_setting_is_reported_with_the_closest_name(monkeypatch):
     monkeypatch.setenv("SOSTENUTO_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("SOSTENUTO_API_KEY", "x")
     monkeypatch.setenv("SOSTENUTO_MAX_RUNNING", "7")
-    assert unknown_settings() == [
-        "SOSTENUTO_MAX_QUEUD is not a setting; did you mean SOSTENUTO_MAX_QUEUED?",
-        "SOSTENUTO_SERVICE_HOST is not a setting",
-    ]
+    misspelt = "SOSTENUTO_MAX_QUEUD is not a setting; did you mean SOSTENUTO_MAX_QUEUED?"
+    assert unknown_settings() == [misspelt, "SOSTENUTO_SERVICE_HOST is not a setting"]
 
 
 def test_unknown_variables_of_the_file_are_reported(monkeypatch, tmp_path):

@@ -46,7 +46,4 @@ def test_an_end_token_counts_as_one_character():
 def test_bits_per_character_divides_all_bits_by_all_characters():
     """Two tokens of ln 16 nats are 8 bits; over 4 characters that is 2 bits each."""
     assert bits_per_character(math.log(16), 2, 4) == pytest.approx(2)
-
-
-def test_without_a_loss_there_are_no_bits():
     assert bits_per_character(None, 0, 0) is None

@@ -81,10 +81,6 @@ def test_the_suggested_iconv_command_converts_the_file(encoding, text, tmp_path,
     assert decode((tmp_path / "my book.utf-8.txt").read_bytes()) == text
 
 
-def test_utf_8_is_decoded_with_or_without_a_byte_order_mark():
-    assert decode(b"\xef\xbb\xbf" + RUSSIAN.encode()) == decode(RUSSIAN.encode()) == RUSSIAN
-
-
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -110,13 +106,11 @@ def outcome(content):
         return f"refused: {error}"
 
 
-PARTS = st.sampled_from(
-    [b"\xef\xbb\xbf", b"a\n", "ä語😀".encode(), b"\0", b"\xff", b"\xfe", b"\xc3", b"\xe8\xaa", b"b c "]
-)
+PARTS = [b"\xef\xbb\xbf", b"a\n", "ä語😀".encode(), b"\0", b"\xff", b"\xfe", b"\xc3", b"\xe8\xaa", b"b c "]
 
 
 @settings(deadline=None)
-@given(content=st.lists(PARTS, max_size=8).map(b"".join), block_bytes=st.integers(1, 9))
+@given(content=st.lists(st.sampled_from(PARTS), max_size=8).map(b"".join), block_bytes=st.integers(1, 9))
 def test_the_result_does_not_depend_on_the_block_size(content, block_bytes):
     whole = outcome(content)
     with patch.object(encodings, "BLOCK_BYTES", block_bytes):

@@ -36,10 +36,8 @@ def test_labels_of_csv_and_json_lines_are_the_same(read):
     for given in (text, rows):
         corpus = read(given, ("style", "size"))
         assert corpus.documents == ("ab", "cd")
-        assert {name: values.tolist() for name, values in corpus.labels.items()} == {
-            "style": ["elvish", ""],
-            "size": ["1", "0.5"],
-        }
+        labels = {name: values.tolist() for name, values in corpus.labels.items()}
+        assert labels == {"style": ["elvish", ""], "size": ["1", "0.5"]}
 
 
 @pytest.mark.parametrize("fraction", [0, 0.3])
@@ -72,15 +70,18 @@ def test_a_label_that_is_none_is_refused(read, value, problem):
         read([{"text": "ab", "style": value}])
 
 
+def tokenizer_of(characters, columns):
+    plain = CharacterTokenizer.train(characters, end_token=True)
+    return plain.extended((), end_token=True, labels=label_tokens(columns))
+
+
 def test_numbers_are_in_bins_of_equally_many_documents(read):
     (column,) = learn_columns(read([{"text": "t", "style": i} for i in range(80)]))
     assert column.bounds == (10, 20, 30, 40, 50, 60, 70)
     assert column.values == ("..10", "10..20", "20..30", "30..40", "40..50", "50..60", "60..70", "70..")
 
 
-@pytest.mark.parametrize(
-    ("values", "bounds"), [([0, 1, 0, 1], (1,)), ([5, 5, 5], ()), ([1, 1, 1, 1, 1, 1, 1, 1, 9], ())]
-)
+@pytest.mark.parametrize(("values", "bounds"), [([0, 1, 0, 1], (1,)), ([5, 5, 5], ()), ([*[1] * 8, 9], ())])
 def test_equal_quantiles_are_one_bound(read, values, bounds):
     (column,) = learn_columns(read([{"text": "t", "style": value} for value in values]))
     assert column.bounds == bounds
@@ -117,9 +118,7 @@ def test_the_bins_of_a_base_stay_and_take_no_texts(read):
 def test_labels_precede_their_document_in_both_directions(read, direction):
     corpus = read([{"text": "ab", "style": "x"}, {"text": "ba", "style": "y"}])
     columns = (LabelColumn(name="era", values=("old",)), LabelColumn(name="style", values=("x",)))
-    tokenizer = CharacterTokenizer.train("ab", end_token=True).extended(
-        (), end_token=True, labels=label_tokens(columns)
-    )
+    tokenizer = tokenizer_of("ab", columns)
     ids = encode_corpus(corpus, tokenizer, direction, document_labels(corpus, columns, tokenizer))
     texts = ["ab", "ba"] if direction == "forward" else ["ba", "ab"]
     expected = ["<era=>", "<style=x>", *texts[0], "<end>", "<era=>", "<style=>", *texts[1], "<end>"]
@@ -129,9 +128,7 @@ def test_labels_precede_their_document_in_both_directions(read, direction):
 
 def test_a_long_document_has_its_labels_once(read):
     columns = (LabelColumn(name="style", values=("x",)),)
-    tokenizer = CharacterTokenizer.train("ab ", end_token=True).extended(
-        (), end_token=True, labels=label_tokens(columns)
-    )
+    tokenizer = tokenizer_of("ab ", columns)
     corpus = read([{"text": "ab " * 50_000, "style": "x"}, {"text": "b", "style": "x"}])
     for direction in ("forward", "backward"):
         ids = encode_corpus(corpus, tokenizer, direction, document_labels(corpus, columns, tokenizer))

@@ -55,10 +55,8 @@ def test_runs_of_eight_words_are_found_anywhere_in_the_text(document, expected):
 def test_a_run_crosses_no_document_or_text_boundary():
     """Two halves in two documents are no copy, nor are two generated texts one."""
     assert find_memorized_spans([WRITTEN], chunks(joined(50, 54), joined(54, 58))).num_copied == 0
-    halves = [joined(0, 100), joined(100, 200)]
-    assert find_memorized_spans(halves, chunks(WRITTEN)) == Memorization(
-        2 * (98 - SPAN_WORDS + 1), 2 * (98 - SPAN_WORDS + 1)
-    )
+    halves, num_spans = [joined(0, 100), joined(100, 200)], 2 * (98 - SPAN_WORDS + 1)
+    assert find_memorized_spans(halves, chunks(WRITTEN)) == Memorization(num_spans, num_spans)
 
 
 def test_words_are_compared_after_the_tokenizers_normalization():

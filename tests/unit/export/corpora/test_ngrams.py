@@ -69,9 +69,8 @@ def test_the_loss_is_that_of_the_definition(monkeypatch, order, length):
 def test_the_counts_of_a_repetitive_text_leave_every_token_a_probability():
     """A long passage that occurs four times would give a discount below zero to what occurs three times."""
     rng = np.random.default_rng(2)
-    train = np.concatenate(
-        [np.tile(rng.integers(0, 5, size), times) for size, times in [(200, 4), (30, 3), (60, 2), (60, 1)]]
-    )
+    repeats = [(200, 4), (30, 3), (60, 2), (60, 1)]
+    train = np.concatenate([np.tile(rng.integers(0, 5, size), times) for size, times in repeats])
     held_out = np.concatenate([train[:60], rng.integers(0, 5, 100)])
     assert math.isfinite(ngram_baseline(train, held_out, ALL).loss)
 

@@ -52,14 +52,12 @@ def test_a_full_disk_error_names_the_directory_and_tmpdir(folder, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(spool, "file", Full())
-    with pytest.raises(
-        CorpusError, match=rf"^{folder}: No space left on device, after 3 bytes of temporary files; set TMPDIR to"
-    ):
+    told = rf"^{folder}: No space left on device, after 3 bytes of temporary files; set TMPDIR to"
+    with pytest.raises(CorpusError, match=told):
         spool.write(b"d")
 
 
 def test_a_missing_directory_is_named_in_the_error(folder, monkeypatch):
-    """The message has the form of that for a full disk."""
     monkeypatch.setattr("tempfile.tempdir", str(folder / "none"))
     with pytest.raises(CorpusError, match="none: No such file or directory, after 0 bytes"):
         Spool()

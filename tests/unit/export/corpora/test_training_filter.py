@@ -21,9 +21,7 @@ from export.corpora.training_filter import build_training_filter
 
 KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
 WORDS = [f"{first}{second}" for first in ("Man", "ox", "Über", "hill", "la") for second in ("", "s", "kind", "'s")]
-SHORT = st.lists(
-    st.text(st.sampled_from("ab. é語😀\n"), min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12
-)
+SHORT = st.lists(st.text("ab. é語😀\n", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12)
 
 
 @pytest.fixture
@@ -96,25 +94,6 @@ def test_held_out_text_is_not_found(kind):
     tokenizer = trained(kind, lines, ends=True)
     found = build_training_filter(Corpus.of("c", lines[::2], ends=True), tokenizer)
     assert sum(found.contains([], line) for line in lines) == 1000
-
-
-@pytest.mark.parametrize("ends", [True, False], ids=["documents", "running"])
-def test_others_are_found_at_the_stated_rate(monkeypatch, ends):
-    monkeypatch.setattr(module, "DOCUMENT_FALSE_POSITIVE_RATE", 1e-2)
-    monkeypatch.setattr(module, "SPAN_FALSE_POSITIVE_RATE", 1e-2)
-    if ends:
-        lines = [f"number {number}" for number in range(30_000)]
-        tokenizer = CharacterTokenizer.train(lines, end_token=True)
-        found = build_training_filter(Corpus.of("c", lines[:10_000], ends=True), tokenizer)
-        rate = sum(found.contains([], line) for line in lines[10_000:]) / 20_000
-    else:
-        rng = random.Random(0)
-        text, other = ("".join(rng.choices("abcdefgh", k=length)) for length in (10_000, 40_000))
-        tokenizer = CharacterTokenizer.train(text)
-        found = build_training_filter(Corpus.of("c", [text], ends=False), tokenizer)
-        rate = len(found.find_spans(tokenizer.encode(other))) / 40_000
-    assert found.false_positive_rate == pytest.approx(1e-2, rel=0.1)
-    assert rate == pytest.approx(found.false_positive_rate, rel=0.25)
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["running", "documents"])

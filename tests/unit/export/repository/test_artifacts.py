@@ -120,12 +120,7 @@ def test_a_sample_with_labels_shows_them_and_the_example_command_has_them(tmp_pa
 
 
 TEXT = "The cat\tsat\n\n大 on \u2028 a mat\\ ␣\x1b\xa0 the cat. " * 2
-TOKENIZERS = [
-    CharacterTokenizer.train(TEXT),
-    ExactWordTokenizer.train([TEXT]),
-    SubwordTokenizer.train([TEXT]),
-    WordTokenizer.train([TEXT]),
-]
+TOKENIZERS = [kind.train([TEXT]) for kind in (CharacterTokenizer, ExactWordTokenizer, SubwordTokenizer, WordTokenizer)]
 
 
 def loaded(content):
@@ -147,15 +142,8 @@ def test_every_token_has_a_vector_and_a_label(tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("label", "expected"),
     [
-        ("cat", "cat"),
-        (" the", "␣the"),
-        ("\n\r", "\\n\\r"),
-        ("\\", "\\\\"),
-        ("␣", "\\u2423"),
-        ("\x1b", "\\x1b"),
-        ("大", "大"),
-        ("bytes: \\xe5", "bytes:␣\\xe5"),
-        ("bytes:\t", "bytes:\\t"),
+        *(("cat", "cat"), (" the", "␣the"), ("\n\r", "\\n\\r"), ("\\", "\\\\"), ("␣", "\\u2423"), ("\x1b", "\\x1b")),
+        *(("大", "大"), ("bytes: \\xe5", "bytes:␣\\xe5"), ("bytes:\t", "bytes:\\t")),
     ],
 )
 def test_labels_escape_white_space_and_control_characters(label, expected):

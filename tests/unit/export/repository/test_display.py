@@ -64,17 +64,16 @@ def test_list_prints_one_line_of_metrics_per_version(repository, capsys):
     assert lines[3].endswith("not listed")
 
 
+CARD = "assets.extra/generator.json"
+
+
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        (
-            "assets.extra/generator.json",
-            b'{"format":',
-            "assets.extra/generator.json: not a generator card (Invalid JSON",
-        ),
-        ("assets.extra/generator.json", b'{"format": 1}', "exported in format 1, but this release reads "),
-        ("assets.extra/generator.json", b'{"format": 4}', "not a generator card (name: Field required)"),
-        ("assets.extra/generator.json", None, "assets.extra/generator.json: No such file or directory"),
+        (CARD, b'{"format":', "assets.extra/generator.json: not a generator card (Invalid JSON"),
+        (CARD, b'{"format": 1}', "exported in format 1, but this release reads "),
+        (CARD, b'{"format": 4}', "not a generator card (name: Field required)"),
+        (CARD, None, "assets.extra/generator.json: No such file or directory"),
         ("assets.extra/tokenizer.json", b"{}", "assets.extra/tokenizer.json: not a tokenizer file (KeyError: 'model')"),
         ("saved_model.pb", None, "saved_model.pb: No such file"),
     ],
@@ -200,26 +199,16 @@ def test_show_prints_the_card_as_text(repository, capsys):
         assert line in lines
 
 
-FILTER = {
-    "kind": "spans",
-    "num_entries": 12_345,
-    "span_tokens": 50,
-    "stride": 1,
-    "false_positive_rate": 1.04e-7,
-    "sha256": "",
-}
+FILTER = {"num_entries": 12_345, "span_tokens": 50, "stride": 1, "false_positive_rate": 1.04e-7, "sha256": ""}
+SPANS, DOCUMENTS = {**FILTER, "kind": "spans"}, {**FILTER, "kind": "documents", "span_tokens": 0}
 
 
 @pytest.mark.parametrize(
     ("training_filter", "omitted", "line"),
     [
-        (FILTER, None, "12,345 spans of 50 tokens, false-positive rate 1.0e-07"),
-        (
-            {**FILTER, "stride": 7},
-            None,
-            "12,345 spans of 50 tokens, one at every 7 tokens, false-positive rate 1.0e-07",
-        ),
-        ({**FILTER, "kind": "documents", "span_tokens": 0}, None, "12,345 documents, false-positive rate 1.0e-07"),
+        (SPANS, None, "12,345 spans of 50 tokens, false-positive rate 1.0e-07"),
+        ({**SPANS, "stride": 7}, None, "12,345 spans of 50 tokens, one at every 7 tokens, false-positive rate 1.0e-07"),
+        (DOCUMENTS, None, "12,345 documents, false-positive rate 1.0e-07"),
         (None, "disabled", "none: switched off"),
         (None, "too_many_documents", "none: too many documents"),
         (None, "no_corpus", "none: the corpus was unavailable"),

@@ -4,10 +4,12 @@ import concurrent.futures
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from contract.card import load_assets
 from contract.tokenizers import CharacterTokenizer
@@ -42,9 +44,7 @@ def left_in(models_dir):
 @pytest.fixture
 def without_graph(monkeypatch):
     """Publish without a SavedModel, which takes seconds."""
-    monkeypatch.setattr(
-        publishing, "_save_graph", lambda draft, _model, _tokenizer, card, _held_out: draft.mkdir() or card
-    )
+    monkeypatch.setattr(publishing, "_save_graph", lambda draft, *others: draft.mkdir() or others[2])
     monkeypatch.setattr(publishing, "check_saved_model", lambda *_: None)
 
 
@@ -119,18 +119,6 @@ def test_a_version_answers_its_own_warmup_requests(version):
 
 
 @pytest.mark.usefixtures("without_graph")
-def test_a_plot_that_fails_leaves_no_version(model, models_dir, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("no font")
-
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(PublishError, match=r"^history\.png cannot be drawn \(RuntimeError: no font\)$"):
-        publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
-    assert list((models_dir / "m").iterdir()) == []
-    assert not (models_dir / "models.config").exists()
-
-
-@pytest.mark.usefixtures("without_graph")
 def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
     home = models_dir / "m"
     for name in ("7", "x9", "12a", "-3", "²"):
@@ -193,12 +181,12 @@ def wrong_logprobs(patch):
     patch.setattr(signatures.Generator, "_sample_tokens", changed)
 
 
+SLOW = (wrong_output, wrong_state, wrong_order)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [
-        *(wrong_cell, wrong_logprobs),
-        *(pytest.param(wrong, marks=pytest.mark.slow) for wrong in (wrong_output, wrong_state, wrong_order)),
-    ],
+    [wrong_cell, wrong_logprobs, *(pytest.param(wrong, marks=pytest.mark.slow) for wrong in SLOW)],
 )
 def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypatch, wrong):
     """Errors in a cell, the output layer or a loop are found before the version is visible."""
@@ -210,23 +198,26 @@ def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("place", "error", "message"),
+    ("place", "name", "error", "message"),
     [
-        ("sync_tree", OSError(28, "No space left on device"), "m: No space left on device"),
-        ("_save_graph", tf.errors.ResourceExhaustedError(None, None, "variables: full"), "m: variables: full"),
+        (publishing, "sync_tree", OSError(28, "No space left on device"), "m: No space left on device"),
+        (publishing, "_save_graph", tf.errors.ResourceExhaustedError(None, None, "disk: full"), "m: disk: full"),
+        (Figure, "savefig", RuntimeError("no font"), r"^history\.png cannot be drawn \(RuntimeError: no font\)$"),
     ],
-    ids=["system", "TensorFlow"],
+    ids=["system", "TensorFlow", "plot"],
 )
 @pytest.mark.usefixtures("without_graph")
-def test_a_full_disk_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, error, message):
-    def full(draft, *_):
-        draft.mkdir(exist_ok=True)
+def test_a_failure_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, name, error, message):
+    def fail(draft, *_, **__):
+        if isinstance(draft, Path):
+            draft.mkdir(exist_ok=True)
         raise error
 
-    monkeypatch.setattr(publishing, place, full)
+    monkeypatch.setattr(place, name, fail)
     with pytest.raises(PublishError, match=message):
-        publish(model, TOKENIZER, "m", models_dir)
-    assert left_in(models_dir) == []
+        publish(model, TOKENIZER, "m", models_dir, history=HISTORY)
+    assert list((models_dir / "m").iterdir()) == []
+    assert not (models_dir / "models.config").exists()
 
 
 def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):
@@ -279,8 +270,10 @@ def test_an_invalid_model_name_is_refused(model, models_dir, name):
 
 
 def test_listing_a_model_again_keeps_models_config(tmp_path):
-    add_to_models_config(tmp_path, "a")
+    """The removal of the last model leaves an empty list."""
     path = tmp_path / "models.config"
+    path.write_text("model_config_list {}\n")
+    add_to_models_config(tmp_path, "a")
     path.write_text(path.read_text().replace("num_versions: 2", "num_versions: 5"))
     add_to_models_config(tmp_path, "b")
     add_to_models_config(tmp_path, "a")
@@ -303,10 +296,3 @@ def test_an_invalid_models_config_is_not_overwritten(tmp_path, content, message)
     with pytest.raises(PublishError, match=message):
         add_to_models_config(tmp_path, "a")
     assert path.read_text() == content
-
-
-def test_a_models_config_with_an_empty_list_gets_the_model(tmp_path):
-    """The removal of the last model leaves such a file."""
-    (tmp_path / "models.config").write_text("model_config_list {}\n")
-    add_to_models_config(tmp_path, "a")
-    assert 'name: "a"' in (tmp_path / "models.config").read_text()

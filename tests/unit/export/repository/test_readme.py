@@ -2,18 +2,14 @@
 
 import pytest
 
-from export.repository.readme import code, fenced, printable, table
+from export.repository.readme import code, fenced, printable
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("book.txt", "`book.txt`"),
-        ("a`b", "``a`b``"),
-        ("`a`", "`` `a` ``"),
-        ("a|b", "`a\\|b`"),
-        ("a\nb\x1b", "`a b·`"),
-        (" ", ""),
+        *(("a.txt", "`a.txt`"), ("a`b", "``a`b``"), ("`a`", "`` `a` ``")),
+        *(("a|b", "`a\\|b`"), ("a\nb\x1b", "`a b·`"), (" ", "")),
     ],
 )
 def test_a_code_span_stays_in_its_line_and_table_cell(text, expected):
@@ -32,7 +28,3 @@ def test_no_text_closes_its_code_block(text):
 def test_unprintable_characters_become_dots():
     """Escape sequences and line separators reach no terminal and no editor."""
     assert printable("a\x1b[2J\u2028b\r\n\tc\ud800") == "a·[2J·b·\n    c·"
-
-
-def test_a_table_has_a_line_for_each_row():
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

@@ -17,13 +17,6 @@ from tests.commands import main
 from tests.unit.export.repository.stored import store
 
 
-def answer(monkeypatch, text):
-    """Simulate a terminal on which this text is typed."""
-    stdin = io.StringIO(text)
-    stdin.isatty = lambda: True
-    monkeypatch.setattr("sys.stdin", stdin)
-
-
 def remove(*arguments):
     """Remove a version that no server serves, without a wait."""
     return main(["remove", "--wait", "0", *arguments])
@@ -78,9 +71,7 @@ def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(repo
         store(repository, version=version)
     seen = []
     wait = removal.wait_until_unloaded
-    monkeypatch.setattr(
-        removal, "wait_until_unloaded", lambda *a: (seen.append(("wait", listed(repository))), wait(*a))
-    )
+    monkeypatch.setattr(removal, wait.__name__, lambda *a: (seen.append(("wait", listed(repository))), wait(*a)))
     rename, rmtree = Path.rename, shutil.rmtree
     monkeypatch.setattr(Path, "rename", lambda *a: (seen.append((a[0].name, listed(repository))), rename(*a))[1])
 
@@ -95,9 +86,9 @@ def test_the_entry_is_removed_and_versions_renamed_before_files_are_deleted(repo
     assert all(name.startswith(".removed-") for _, left in seen[3:] for name in left)
 
 
-def test_a_removal_deletes_what_a_killed_removal_left(repository, monkeypatch):
-    store(repository)
-    store(repository, "n")
+def test_a_removal_deletes_what_a_killed_removal_left_and_the_last_one_leaves_an_empty_list(repository, monkeypatch):
+    for name in ("m", "n"):
+        store(repository, name)
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -109,6 +100,8 @@ def test_a_removal_deletes_what_a_killed_removal_left(repository, monkeypatch):
     assert listed(repository) == ["n"]
     assert remove("n", "--yes") == 0
     assert versions(repository) == []
+    # TensorFlow Serving refuses an empty file, and would keep serving the removed models.
+    assert (repository / "models.config").read_text().split() == ["model_config_list", "{", "}"]
 
 
 @pytest.mark.parametrize("moment", ["_is_confirmed", "wait_until_unloaded"])
@@ -120,28 +113,21 @@ def test_a_version_published_meanwhile_stays_with_its_entry(repository, monkeypa
     assert (listed(repository), versions(repository)) == (["m"], ["2"])
 
 
-def test_files_that_are_no_version_stay(repository):
+@pytest.mark.parametrize("text", ["y\n", "n\n", "\n", ""])
+def test_only_a_yes_confirms_a_removal(repository, monkeypatch, text):
     store(repository)
     (repository / "m" / ".draft-host-1").mkdir()
-    (repository / "m" / "notes.txt").write_text("mine")
-    assert remove("m", "--yes") == 0
-    assert versions(repository) == [".draft-host-1", "notes.txt"]
-
-
-@pytest.mark.parametrize(
-    ("text", "code", "left"), [("y\n", 0, []), ("n\n", 1, ["1"]), ("\n", 1, ["1"]), ("", 1, ["1"])]
-)
-def test_only_a_yes_confirms_a_removal(repository, monkeypatch, text, code, left):
-    store(repository)
-    store(repository, "n")
     (repository / "m" / "keep").touch()
-    answer(monkeypatch, text)
-    assert remove("m") == code
-    assert versions(repository) == [*left, "keep"]
+    stdin = io.StringIO(text)
+    stdin.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", stdin)
+    is_removed = text == "y\n"
+    assert remove("m") == (0 if is_removed else 1)
+    # What is no version stays.
+    assert versions(repository) == [".draft-host-1", *([] if is_removed else ["1"]), "keep"]
 
 
 def test_without_a_terminal_the_option_yes_is_required(repository, capsys, monkeypatch):
-    """A script without it deletes nothing."""
     store(repository)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert remove("m") == 1
@@ -149,9 +135,7 @@ def test_without_a_terminal_the_option_yes_is_required(repository, capsys, monke
     assert versions(repository) == ["1"]
 
 
-@pytest.mark.parametrize(
-    "reference", ["../outside", "..", ".", "models/m/1", "/tmp", "m/../m", "m:1/..", "m:-1", "m:", "m\n"]
-)
+@pytest.mark.parametrize("reference", ["../outside", "..", ".", "m/1", "/tmp", "m/../m", "m:1/..", "m:-1", "m:", "m\n"])
 def test_paths_and_invalid_names_are_refused(repository, capsys, reference):
     """A path might lead out of the repository."""
     store(repository)
@@ -203,19 +187,11 @@ def test_a_removal_interrupted_in_its_wait_can_be_repeated(repository, capsys, m
     with monkeypatch.context() as patch:
         patch.setattr(removal.time, "sleep", interrupted)
         assert main(["remove", "m", "--yes", "--wait", "60"]) == 130
-    assert (
-        "m is no longer served, but its files still exist: run the command again to finish" in capsys.readouterr().out
-    )
+    told = "m is no longer served, but its files still exist: run the command again to finish"
+    assert told in capsys.readouterr().out
     assert (listed(repository), versions(repository)) == (["n"], ["1"])
     assert remove("m", "--yes") == 0
     assert (listed(repository), versions(repository)) == (["n"], [])
-
-
-def test_removing_the_last_entry_leaves_an_empty_list(repository):
-    """TensorFlow Serving refuses an empty file, and would keep serving the removed model."""
-    store(repository)
-    assert remove("m", "--yes") == 0
-    assert (repository / "models.config").read_text().split() == ["model_config_list", "{", "}"]
 
 
 def test_a_model_that_is_listed_again_during_the_wait_keeps_its_versions(repository, capsys, monkeypatch):
@@ -252,15 +228,15 @@ def test_empty_directories_are_deleted_after_an_hour_unless_listed(repository):
     assert sorted(path.name for path in repository.iterdir() if path.is_dir()) == ["fresh", "listed", "m"]
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["--wait=-1", "--wait=inf", "--wait=nan", "--wait=x", "--server=host", "--server=:8500", "--server=host:0"],
-)
-def test_invalid_options_are_usage_errors(repository, option):
+INVALID = [("--wait", "-1"), ("--wait", "inf"), ("--wait", "nan"), ("--wait", "x")]
+INVALID += [("--server", "host"), ("--server", ":8500"), ("--server", "host:0")]
+
+
+@pytest.mark.parametrize(("name", "value"), INVALID)
+def test_invalid_options_are_usage_errors(repository, name, value):
     store(repository)
-    outcome = CliRunner().invoke(program, ["remove", "m", "--yes", option])
+    outcome = CliRunner().invoke(program, ["remove", "m", "--yes", f"{name}={value}"])
     assert outcome.exit_code == 2
-    name, _, value = option.partition("=")
     assert f"Invalid value for '{name}': " in outcome.stderr
     assert value in outcome.stderr
     assert versions(repository) == ["1"]
@@ -277,15 +253,11 @@ def test_the_number_of_a_removed_version_is_not_given_again(repository):
     assert next_version(home) == 4
     store(repository, version=4)
     assert next_version(home) == 5
+    (home / LAST_REMOVED_FILE).write_text("damaged")
+    assert next_version(home) == 5
     assert remove("m", "--yes") == 0
     assert list(home.iterdir()) == []
     assert next_version(home) == 1
-
-
-def test_a_damaged_record_of_the_last_removed_version_is_ignored(repository):
-    store(repository, version=2)
-    (repository / "m" / LAST_REMOVED_FILE).write_text("?")
-    assert next_version(repository / "m") == 3
 
 
 def test_a_lock_that_another_user_created_can_be_taken(repository, monkeypatch):

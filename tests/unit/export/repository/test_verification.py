@@ -198,10 +198,8 @@ def test_a_custom_keras_layer_is_not_run_and_not_checked(version):
     keras.Sequential([keras.layers.Input([3]), Doubled()]).save(version / "assets.extra" / "model.keras")
     told = verified(version)
     assert failed(told) == []
-    assert told["model.keras"] == (
-        NOT_CHECKED,
-        "model.keras: assets.extra/model.keras: layer class 'Doubled' is not one of Keras's",
-    )
+    reason = "model.keras: assets.extra/model.keras: layer class 'Doubled' is not one of Keras's"
+    assert told["model.keras"] == (NOT_CHECKED, reason)
 
 
 @pytest.mark.usefixtures("quick")

@@ -185,9 +185,7 @@ def test_an_unresponsive_redis_is_retried_once_per_interval(make_limiter, monkey
 
 
 @pytest.mark.parametrize("reason", ["ConnectionError", "AuthenticationError"])
-def test_redis_that_is_down_or_refuses_the_password_is_a_warning_without_it(
-    make_limiter, redis_url, subject, caplog, reason
-):
+def test_an_unavailable_redis_is_a_warning_without_its_password(make_limiter, redis_url, subject, caplog, reason):
     """The gateway starts without its Redis."""
     url = f"redis://127.0.0.1:{free_port()}/0" if reason == "ConnectionError" else redis_url
     limiter = make_limiter(url.replace("//", "//me:hunter2@"))
@@ -198,10 +196,7 @@ def test_redis_that_is_down_or_refuses_the_password_is_a_warning_without_it(
     assert "hunter2" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "localhost:6379", "http://hunter2@localhost", "redis://me:hunter2/@localhost", "redis://localhost?hunter2=1"],
-)
+@pytest.mark.parametrize("url", ["", "a:6379", "http://hunter2@a", "redis://me:hunter2/@a", "redis://a?hunter2=1"])
 def test_an_invalid_redis_url_names_the_setting_not_its_value(url):
     """The URL may hold a password, so neither the message nor its traceback has any part of it."""
     with pytest.raises(ConfigurationError, match="SOSTENUTO_REDIS_URL") as caught:

@@ -33,10 +33,8 @@ def parse(kind, **fields):
     return body.parse(kind, json.dumps({**REQUIRED[kind], **fields}).encode(), Settings())
 
 
-EVERY = [
-    *((CompletionRequest, name, values) for name, values in COMPLETION_FIELDS.items()),
-    *((EmbeddingsRequest, name, values) for name, values in EMBEDDING_FIELDS.items()),
-]
+FIELDS = {CompletionRequest: COMPLETION_FIELDS, EmbeddingsRequest: EMBEDDING_FIELDS}
+EVERY = [(kind, *field) for kind, fields in FIELDS.items() for field in fields.items()]
 every = pytest.mark.parametrize(("kind", "name", "values"), EVERY, ids=[f"{e[0].__name__}-{e[1]}" for e in EVERY])
 
 
@@ -147,29 +145,13 @@ def test_a_value_that_requests_nothing_is_dropped(kind, name, values):
     [
         # OpenAI's client, with optional fields of its types and of its other endpoints.
         {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "safety_identifier": "s"},
-        {
-            "response_format": {"type": "text"},
-            "suffix": None,
-            "logit_bias": None,
-            "stop": None,
-            "prompt_cache_key": "k",
-        },
+        {"response_format": {"type": "text"}, "suffix": None, "logit_bias": None, "prompt_cache_key": "k"},
         {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
-        {
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "n", "description": "d", "strict": True, "schema": {"type": "null"}},
-            }
-        },
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"description": "d", "schema": {}}}},
         # guidellm.
-        {
-            "max_tokens": 5,
-            "max_completion_tokens": 5,
-            "stop": None,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        },
+        {"max_tokens": 5, "max_completion_tokens": 5, "stop": None, "ignore_eos": True},
+        {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
         # lm-evaluation-harness, langchain, and the benchmark of vLLM.
         {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True, "add_special_tokens": False},
         {"top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "n": 1, "logprobs": None, "max_tokens": 256},
@@ -192,9 +174,7 @@ def test_requests_of_unmodified_clients_pass(fields):
 def test_max_completion_tokens_is_an_alias_of_max_tokens():
     assert parse(CompletionRequest, max_completion_tokens=7).max_tokens == 7
     assert parse(CompletionRequest, max_completion_tokens=7, max_tokens=7).max_tokens == 7
-    with pytest.raises(
-        InvalidRequest, match=r"max_completion_tokens must be absent or equal to max_tokens \(7\), got 8"
-    ):
+    with pytest.raises(InvalidRequest, match=r"max_completion_tokens must be .* equal to max_tokens \(7\), got 8"):
         parse(CompletionRequest, max_completion_tokens=8, max_tokens=7)
     with pytest.raises(InvalidRequest, match="max_completion_tokens must be at most 100000, got 100001"):
         parse(CompletionRequest, max_completion_tokens=100_001)

@@ -16,9 +16,9 @@ from service.errors import InvalidRequest
 from service.scheduling.sampling_params import SamplingParams
 from service.settings import Settings
 
-SETTINGS = Settings(
-    max_tokens=1000, max_request_tokens=20_000, max_prompts=10, max_running=100, max_queued=100, max_timeout_s=60.0
-)
+LIMITS = {"max_tokens": 1000, "max_request_tokens": 20_000, "max_prompts": 10, "max_timeout_s": 60.0}
+SETTINGS = Settings(max_running=100, max_queued=100, **LIMITS)
+PENALTIES = ("presence_penalty", "frequency_penalty", "repetition_penalty")
 
 
 def parsed(**fields):
@@ -37,6 +37,7 @@ def test_defaults_are_openais():
     assert not request.sampling.adjusts
     assert request.stop == []
     assert 0 <= request.seed < 2**53
+    assert request.seed != parsed().seed
 
 
 def test_a_resumed_request_has_no_seed_unless_it_sets_one():
@@ -47,68 +48,24 @@ def test_a_resumed_request_has_no_seed_unless_it_sets_one():
     assert (parsed().state, parsed().return_state) == (None, False)
 
 
-def test_random_seeds_differ():
-    assert parsed().seed != parsed().seed
-
-
 def test_every_field_is_parsed():
-    request = parsed(
-        prompt="x",
-        max_tokens=5,
-        temperature=0,
-        top_p=0.5,
-        top_k=7,
-        min_p=0.1,
-        seed=-3,
-        stop=["a", "b"],
-        n=2,
-        best_of=3,
-        logprobs=4,
-        echo=True,
-        presence_penalty=-1.5,
-        frequency_penalty=2,
-        repetition_penalty=1.25,
-        logit_bias={"7": -100, "9": 0, "11": 2.5},
-        min_tokens=3,
-        timeout_s=1.5,
-    )
-    assert request.sampling == SamplingParams(
-        temperature=0.0,
-        top_k=7,
-        top_p=0.5,
-        min_p=0.1,
-        presence_penalty=-1.5,
-        frequency_penalty=2.0,
-        repetition_penalty=1.25,
-        bias=((7, -100.0), (9, 0.0), (11, 2.5)),
-        min_tokens=3,
-    )
-    assert (request.seed, request.stop, request.n, request.best_of) == (-3, ["a", "b"], 2, 3)
-    assert (request.logprobs, request.echo, request.timeout_s) == (4, True, 1.5)
+    others = {"seed": -3, "stop": ["a", "b"], "n": 2, "best_of": 3, "logprobs": 4, "echo": True, "timeout_s": 1.5}
+    sampling = {"temperature": 0, "top_k": 7, "top_p": 0.5, "min_p": 0.1, "min_tokens": 3}
+    sampling |= {"presence_penalty": -1.5, "frequency_penalty": 2, "repetition_penalty": 1.25}
+    request = parsed(prompt="x", max_tokens=5, logit_bias={"7": -100, "9": 0, "11": 2.5}, **others, **sampling)
+    assert request.sampling == SamplingParams(**sampling, bias=((7, -100.0), (9, 0.0), (11, 2.5)))
+    assert {name: getattr(request, name) for name in others} == others
 
 
 @pytest.mark.parametrize(
-    ("prompt", "prompts"),
-    [
-        ("a", ("a",)),
-        ("", ("",)),
-        (["a", ""], ("a", "")),
-        ([1, 2], ([1, 2],)),
-        ([[1], [2, 3], []], ([1], [2, 3], [])),
-        (None, ("",)),
-    ],
+    ("value", "texts"),
+    [("a", ("a",)), ("", ("",)), (["a", ""], ("a", "")), ([1, 2], ([1, 2],)), ([[1], [2, 3], []], ([1], [2, 3], []))],
     ids=str,
 )
-def test_a_prompt_has_four_forms(prompt, prompts):
+def test_a_prompt_or_suffix_has_four_forms(value, texts):
     """A string, a list of strings, a list of token ids or a list of such lists; null is one empty prompt."""
-    assert parsed(prompt=prompt).prompts == prompts
-
-
-@pytest.mark.parametrize(
-    ("suffix", "suffixes"), [("a", ("a",)), ([1, 2], ([1, 2],)), (["a", ""], ("a", "")), ("", ("",))]
-)
-def test_a_suffix_has_the_same_forms_as_a_prompt(suffix, suffixes):
-    assert (parsed(suffix=suffix).suffixes, parsed(suffix=suffix).prompts) == (suffixes, ("",))
+    assert (parsed(prompt=value).prompts, parsed(prompt=None).prompts) == (texts, ("",))
+    assert (parsed(suffix=value).suffixes, parsed(suffix=value).prompts) == (texts, ("",))
 
 
 def test_stream_options_prepend_is_false_by_default():
@@ -132,8 +89,8 @@ def test_embeddings_parse_their_fields_and_defaults():
     "field",
     [
         *("prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "n", "best_of", "stream", "echo"),
-        *("stream_options", "suffix", "user", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty"),
-        *("repetition_penalty", "ignore_eos", "min_tokens", "add_special_tokens", "timeout_s"),
+        *("stream_options", "suffix", "user", "logprobs", "logit_bias", *PENALTIES, "ignore_eos", "min_tokens"),
+        *("add_special_tokens", "timeout_s"),
     ],
 )
 def test_null_means_absent(field):
@@ -248,11 +205,7 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
         ({"prompt": ["a"] * 3, "n": 4000, "max_tokens": 0}, "n", r"prompts × n .* must be at most 10000, got 3 × 4000"),
         ({"suffix": ["a"] * 3, "n": 4000, "max_tokens": 0}, "n", r"suffixes × n .* at most 10000, got 3 × 4000"),
         ({"best_of": 129, "max_tokens": 1}, "best_of", "best_of must be at most n, or 128, got 129"),
-        (
-            {"best_of": 3, "unique": True},
-            "best_of",
-            "best_of must be n with unique, which rejects .* best_of 3 and n 1",
-        ),
+        ({"best_of": 3, "unique": True}, "best_of", "best_of must be n with unique, which .* best_of 3 and n 1"),
         ({"best_of": 3, "not_in_training": True}, "best_of", "best_of must be n with not_in_training"),
         ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
         ({"labels": {"style": "late"}, "state": "ost1"}, "labels", "labels must be absent with state"),
@@ -317,10 +270,7 @@ def test_one_invalid_token_id_among_a_million_is_named():
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-@pytest.mark.parametrize(
-    "field",
-    ["temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "timeout_s"],
-)
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", *PENALTIES, "timeout_s"])
 def test_nan_and_infinity_are_rejected(field, number):
     """Some JSON writers emit them, and 1e999 becomes infinity; the error names the field."""
     with pytest.raises(InvalidRequest, match=f"{field} must be a finite number"):

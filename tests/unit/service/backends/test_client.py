@@ -7,16 +7,9 @@ import grpc
 import numpy as np
 import pytest
 
+from service import errors
 from service.backends.client import ModelServerClient, backend_tls
 from service.backends.messages import get_model_status_pb2
-from service.errors import (
-    BackendUnavailable,
-    BatchingConflict,
-    ConfigurationError,
-    InternalError,
-    InvalidResponse,
-    ServerBusy,
-)
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from tests.certificates import make_certificate
@@ -81,42 +74,38 @@ def test_a_closed_client_opens_no_new_connection(answers):
     assert [status.version for status in client.versions("any")] == [7]
     client.close()
     client.reset()
-    with pytest.raises(BackendUnavailable):
+    with pytest.raises(errors.BackendUnavailable):
         client.versions("any")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff\xffjunk", b""], ids=["no message", "an empty message"])
-def test_an_invalid_response_and_a_refusal_are_different_errors(answers, content):
+def test_an_invalid_response_a_refusal_and_a_busy_server_are_different_errors(answers, content):
     handler, client = answers
     handler.content = content
-    with pytest.raises(InvalidResponse):
+    with pytest.raises(errors.InvalidResponse):
         client.predict(*CALL)
-    handler.code = grpc.StatusCode.INTERNAL
-    with pytest.raises(InternalError):
-        client.predict(*CALL)
+    for code, error in (("INTERNAL", errors.InternalError), ("RESOURCE_EXHAUSTED", errors.ServerBusy)):
+        handler.code = grpc.StatusCode[code]
+        with pytest.raises(error):
+            client.predict(*CALL)
+    with pytest.raises(errors.ServerBusy):
+        client.versions("demo")
 
 
 def test_merged_calls_of_different_shapes_are_no_fault_of_the_call(answers, caplog):
     """TensorFlow Serving's batching error is a `BatchingConflict`, and the log says once which flag to remove."""
     handler, client = answers
     handler.code = grpc.StatusCode.FAILED_PRECONDITION
-    with pytest.raises(InternalError):
+    with pytest.raises(errors.InternalError):
         client.predict(*CALL)
     caplog.clear()
     handler.message = (
         "Tensors with name 'prefill_token_ids:0' from different tasks have different shapes and padding is turned off."
     )
     for _ in range(3):
-        with pytest.raises(BatchingConflict, match="start it without --enable_batching"):
+        with pytest.raises(errors.BatchingConflict, match="start it without --enable_batching"):
             client.predict(*CALL)
     assert sum("--enable_batching" in record.getMessage() for record in caplog.records) == 1
-
-
-def test_a_server_that_reports_resource_exhausted_is_busy(answers):
-    handler, client = answers
-    handler.code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    with pytest.raises(ServerBusy):
-        client.versions("demo")
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +131,15 @@ def test_a_server_certificate_must_match_the_authority_and_the_host(made, serve)
     port = serve(certificate=made["server"])
     assert versions(port, ca_file=made["server"].cert) == [7]
     for host, authority in (("127.0.0.1", "stranger"), ("other.example", "server")):
-        with pytest.raises(BackendUnavailable):
+        with pytest.raises(errors.BackendUnavailable):
             versions(port, host, ca_file=made[authority].cert)
     # The server does not answer without TLS.
-    with pytest.raises(BackendUnavailable):
+    with pytest.raises(errors.BackendUnavailable):
         versions(port)
     port = serve(certificate=made["named"])
     assert versions(port, "models.example", ca_file=made["named"].cert) == [7]
     assert versions(port, "10.0.0.1", ca_file=made["named"].cert, name="models.example") == [7]
-    with pytest.raises(BackendUnavailable):
+    with pytest.raises(errors.BackendUnavailable):
         versions(port, "models.example", ca_file=made["named"].cert, name="other.example")
 
 
@@ -160,7 +149,7 @@ def test_the_gateway_presents_its_client_certificate(made, serve):
     trusting = {"ca_file": made["server"].cert}
     assert versions(port, **trusting, cert_file=made["gateway"].cert, key_file=made["gateway"].key) == [7]
     for own in ({}, {"cert_file": made["stranger"].cert, "key_file": made["stranger"].key}):
-        with pytest.raises(BackendUnavailable):
+        with pytest.raises(errors.BackendUnavailable):
             versions(port, **trusting, **own)
 
 
@@ -181,5 +170,5 @@ def test_invalid_tls_files_are_refused_at_startup(made, tmp_path):
         ({**trusting, "cert_file": cert, "key_file": junk}, "KEY_FILE=.*junk.pem: "),
         ({**trusting, "cert_file": cert, "key_file": locked}, "KEY_FILE: the key is encrypted"),
     ):
-        with pytest.raises(ConfigurationError, match=message):
+        with pytest.raises(errors.ConfigurationError, match=message):
             versions(1, **settings)

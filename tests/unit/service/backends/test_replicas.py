@@ -53,14 +53,12 @@ class FakeServer:
 
     def reset(self):
         self.num_resets += 1
-        held, self._held = self._held, []
-        for done in held:
-            done(BackendUnavailable("given up"))
+        self.release(BackendUnavailable("given up"))
 
-    def release(self):
+    def release(self, answer=None):
         held, self._held = self._held, []
         for done in held:
-            done(self.answer)
+            done(answer or self.answer)
 
     def close(self):
         self.closed = True
@@ -111,6 +109,15 @@ def test_a_call_goes_to_the_replica_with_the_fewest_calls_in_flight():
     assert fleet.replicas.num_servers(MODEL) == 3
 
 
+@pytest.fixture
+def now(monkeypatch):
+    """The clock of replicas, in a list."""
+    now = [0.0]
+    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
 @pytest.mark.parametrize("error", [BackendUnavailable("gone"), InternalError("refused"), InvalidResponse("nonsense")])
 def test_a_failed_call_ejects_its_replica_and_is_retried_on_another(error):
     fleet = Fleet()
@@ -156,12 +163,17 @@ def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
 
 
 def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
+    """Not if the other's response is invalid: that one is ejected."""
     fleet = Fleet()
     for letter in "ab":
         fleet.servers[letter].answer = state_of(letter, np.nan)
     assert fleet.answer() == ("b", "usual")
     assert fleet.left_out() == ""
     fleet.servers["b"].answer = state_of("b")
+    assert fleet.answer() == ("b", "usual")
+    assert fleet.left_out() == "a"
+    fleet = Fleet()
+    fleet.servers["a"].answer, fleet.servers["b"].answer = InvalidResponse("nonsense"), state_of("b", np.nan)
     assert fleet.answer() == ("b", "usual")
     assert fleet.left_out() == "a"
 
@@ -178,14 +190,6 @@ def test_invalid_responses_of_every_replica_eject_none():
         fleet.servers["a"].answer = state_of("a")
         assert fleet.answer() == ("a", "usual")
         assert fleet.left_out() == ""
-
-
-def test_an_invalid_response_ejects_even_if_the_other_replica_computes_nan():
-    """The NaN is accepted as the sequence's own."""
-    fleet = Fleet()
-    fleet.servers["a"].answer, fleet.servers["b"].answer = InvalidResponse("nonsense"), state_of("b", np.nan)
-    assert fleet.answer() == ("b", "usual")
-    assert fleet.left_out() == "a"
 
 
 def test_a_version_that_needs_another_probe_gets_no_calls():
@@ -236,10 +240,7 @@ def test_a_replica_with_another_probe_hash_is_the_last_resort():
     assert fleet.answer() == ("b", "usual")
 
 
-def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(monkeypatch):
-    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
-    now = [0.0]
-    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
+def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(now):
     fleet = Fleet()
     for _ in range(4):
         fleet.answer()
@@ -293,10 +294,9 @@ def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
     assert all(server.closed for server in fleet.servers.values())
 
 
-def test_repeated_ejections_back_off_exponentially(monkeypatch):
-    fleet, now = Fleet(), [0.0]
-    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
-    replica, pauses = fleet.replica("a"), []
+def test_repeated_ejections_back_off_exponentially(now):
+    fleet, pauses = Fleet(), []
+    replica = fleet.replica("a")
     for _ in range(8):
         fleet.replicas.eject(replica, "ill")
         fleet.replicas.eject(replica, "still ill")
@@ -320,12 +320,6 @@ def test_discovery_follows_dns():
     assert fleet.servers["a"].closed
     assert fleet.answer() == ("b", "usual")
 
-    def fail(_):
-        raise OSError("no such name")
-
-    fleet.replicas._resolve = fail
-    assert [replica.address for replica in fleet.replicas.discover()] == ["b:1", "c:1"]
-
 
 def test_each_connection_gets_the_host_name_of_its_address():
     """Certificates are issued for names, not for addresses."""
@@ -338,20 +332,20 @@ def test_each_connection_gets_the_host_name_of_its_address():
 
 def test_a_name_that_cannot_be_resolved_does_not_affect_the_others(caplog):
     known = {"a": ["a:1"]}
-    replicas = Replicas(
-        lambda address, _: FakeServer(address),
-        ["a", "b"],
-        resolve=lambda name: known[name] if name in known else _fail(),
-    )
+
+    def resolve(name):
+        if name not in known:
+            raise OSError("no such name")
+        return known[name]
+
+    replicas = Replicas(lambda address, _: FakeServer(address), ["a", "b"], resolve=resolve)
     for _ in range(3):
         assert [replica.address for replica in replicas.discover()] == ["a:1"]
     assert caplog.text.count("cannot resolve its name") == 1
     known["b"] = ["b:1"]
     assert [replica.address for replica in replicas.discover()] == ["a:1", "b:1"]
-
-
-def _fail():
-    raise OSError("no such name")
+    known.clear()
+    assert [replica.address for replica in replicas.discover()] == ["a:1", "b:1"]
 
 
 def test_names_are_resolved_and_addresses_are_used_as_they_are(monkeypatch):
@@ -414,11 +408,8 @@ def test_a_replica_ejected_during_its_probe_is_not_readmitted_by_it():
     assert fleet.left_out() == ""
 
 
-def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(monkeypatch):
+def test_a_call_sent_while_its_replica_is_ejected_is_retried_too(now):
     """The reset of the ejection misses it, and the next check for hanging calls finds it."""
-    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
-    now = [0.0]
-    monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     fleet = Fleet()
     fleet.answer()
     fleet.servers["a"].hangs = True

@@ -52,18 +52,11 @@ def test_add_has_an_option_for_every_limit(path):
         assert read_keys(path)[-1].limits == KeyLimits(**{name: number})
 
 
-@pytest.mark.parametrize(
-    ("text", "expires"),
-    [
-        ("2999-01-31", datetime(2999, 1, 31, tzinfo=UTC)),
-        ("2999-01-31T12:00:00Z", datetime(2999, 1, 31, 12, tzinfo=UTC)),
-        ("2999-01-31T12:00:00+02:00", datetime(2999, 1, 31, 10, tzinfo=UTC)),
-    ],
-)
-def test_a_key_expires_at_a_date_or_time(path, text, expires):
+@pytest.mark.parametrize(("text", "hour"), [("", 0), ("T12:00:00Z", 12), ("T12:00:00+02:00", 10)])
+def test_a_key_expires_at_a_date_or_time(path, text, hour):
     """A date means midnight UTC; a time needs a time zone."""
-    assert call("add", "--tenant", "acme", "--expires", text) == 0
-    assert only_key(path).expires == expires
+    assert call("add", "--tenant", "acme", "--expires", f"2999-01-31{text}") == 0
+    assert only_key(path).expires == datetime(2999, 1, 31, hour, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(("text", "span"), [("30d", timedelta(days=30)), ("12h", timedelta(hours=12))])
@@ -117,23 +110,11 @@ def test_list_is_a_table_without_secrets(path, capsys):
 def test_list_json_has_the_fields_of_the_table(path, capsys):
     key, _ = add_key(path, "acme", datetime(2999, 1, 31, tzinfo=UTC), KeyLimits(max_sequences=8))
     assert call("list", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [
-        {
-            "id": key.id,
-            "tenant": "acme",
-            "created": f"{key.created:%Y-%m-%dT%H:%M:%SZ}",
-            "expires": "2999-01-31T00:00:00Z",
-            "roles": ["generate", "read"],
-            "models": ["*"],
-            "state": "active",
-            "limits": {
-                "max_sequences": 8,
-                "max_queued_tokens": None,
-                "requests_per_minute": None,
-                "tokens_per_minute": None,
-            },
-        }
-    ]
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown.pop("limits") == {**dict.fromkeys(KeyLimits.model_fields), "max_sequences": 8}
+    times = {"created": f"{key.created:%Y-%m-%dT%H:%M:%SZ}", "expires": "2999-01-31T00:00:00Z"}
+    others = {"roles": ["generate", "read"], "models": ["*"], "state": "active"}
+    assert shown == {"id": key.id, "tenant": "acme", **times, **others}
 
 
 def test_revoke_removes_only_the_named_keys(path):
@@ -143,9 +124,8 @@ def test_revoke_removes_only_the_named_keys(path):
 
 
 def test_revoking_an_unknown_id_is_a_one_line_error(path, capsys):
-    """The exit code is 1, and the line shows nothing of the file's content."""
     key, _ = add_key(path, "acme", None, KeyLimits())
-    assert call("revoke", "00000000") == 1
+    assert call("revoke", key.id, "00000000") == 1
     assert capsys.readouterr().err == f"error: {path}: there is no key 00000000; nothing was revoked\n"
     assert only_key(path) == key
 
@@ -160,14 +140,12 @@ def test_revoking_by_the_whole_key_does_not_show_it(path, capsys):
 
 
 def test_the_file_option_overrides_the_setting(path, tmp_path):
-    """The setting's file is not even created."""
     other = tmp_path / "other.json"
     assert call("add", "--tenant", "acme", "--file", str(other)) == 0
     assert (path.exists(), other.exists()) == (False, True)
 
 
 def test_without_a_file_the_error_names_option_and_setting(capsys, monkeypatch):
-    """The exit code is 2."""
     monkeypatch.delenv("SOSTENUTO_KEYS_FILE")
     assert call("add", "--tenant", "acme") == 2
     assert re.fullmatch(r"error: .*--file.*SOSTENUTO_KEYS_FILE\n", capsys.readouterr().err)

@@ -170,13 +170,10 @@ def test_a_process_whose_parent_has_already_ended_does_not_start():
     assert orphan.wait(LIMIT_S) == 1
 
 
-@pytest.mark.parametrize(
-    ("config", "names", "name"),
-    [
-        (b'model_config_list { config { name: "mine" } config { name: "other" } }', "mine, other", "mine"),
-        (b"\xff", "MODEL", "MODEL"),
-    ],
-)
+TWO = b'model_config_list { config { name: "mine" } config { name: "other" } }'
+
+
+@pytest.mark.parametrize(("config", "names", "name"), [(TWO, "mine, other", "mine"), (b"\xff", "MODEL", "MODEL")])
 def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeypatch, capsys, config, names, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models.config").write_bytes(config)

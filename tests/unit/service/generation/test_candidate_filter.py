@@ -51,8 +51,6 @@ def test_a_window_smaller_than_n_changes_no_text(start_service):
     ):
         assert ask(narrow, **fields) == ask(wide, **fields)
     assert max(len(call.sequences) for call in narrow.backend.calls) <= 3
-    for service in (wide, narrow):
-        service.close()
 
 
 def test_a_request_takes_no_more_of_the_queue_than_its_window(start_service):
@@ -121,9 +119,8 @@ def test_copies_of_the_training_text_are_replaced(service):
 
 
 def test_a_model_without_a_filter_refuses_not_in_training(service):
-    with pytest.raises(
-        InvalidRequest, match="not_in_training must be false for model 'characters': version 1 has no training filter"
-    ):
+    told = "not_in_training must be false for model 'characters': version 1 has no training filter"
+    with pytest.raises(InvalidRequest, match=told):
         ask(service, not_in_training=True)
 
 

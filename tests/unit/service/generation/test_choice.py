@@ -33,17 +33,10 @@ def test_an_incomplete_character_at_the_end_is_shown_or_completes_a_stop(stops, 
     assert (choice.take_delta(0).text, choice.is_stopped) == (visible, stopped)
 
 
-def joined_tokens(*parts):
-    """Return the token of these bytes, in the alphabet of the vocabulary file."""
-    return "".join(BYTES.tokens[BYTE_IDS[part]] for part in parts)
-
-
-# Tokens that begin or end within a character, or extend beyond a stop string.
+# Tokens that begin or end within a character, or extend beyond a stop string, in the alphabet of the vocabulary file.
 MERGED = [(0x61, 0x62), (0x82, 0x61), (0x61, 0xE2), (0xAC, 0x62), (0x82, 0xAC)]
-SUBWORDS = SubwordTokenizer(
-    [*BYTES.tokens, *(joined_tokens(*pair) for pair in MERGED)],
-    [(joined_tokens(left), joined_tokens(right)) for left, right in MERGED],
-)
+_MERGES = [tuple(BYTES.tokens[BYTE_IDS[byte]] for byte in pair) for pair in MERGED]
+SUBWORDS = SubwordTokenizer([*BYTES.tokens, *map("".join, _MERGES)], _MERGES)
 DRAWN = [*(BYTE_IDS[byte] for byte in b"aab\xe2\x82\xac\xf0\x9f"), *range(len(BYTES), len(SUBWORDS))]
 drawn_ids = st.lists(st.sampled_from(DRAWN), max_size=14)
 drawn_stops = st.lists(st.text("ab€\ufffd", min_size=1, max_size=3), max_size=2)
@@ -103,10 +96,8 @@ def test_text_and_offsets_are_those_of_decoding_all_tokens_at_once(backward, ids
     told = [i for i in range(len(content)) if starts[i] < end and (starts[i] >= begin or ends[i] > begin)]
     assert logprobs.text_offset == [max(0, starts[i] - begin) for i in told]
     assert logprobs.token_logprobs == [-float(len(ids) - 1 - i if backward else i) for i in told]
-    assert all(
-        logprob == top[token]
-        for token, logprob, top in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True)
-    )
+    tops = zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True)
+    assert all(logprob == top[token] for token, logprob, top in tops)
 
 
 @both_directions

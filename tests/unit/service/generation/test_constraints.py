@@ -4,12 +4,14 @@ import json
 import re
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 
 from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import resume_tokens
+from service.generation.running_request import RunningRequest
 from service.memory_budget import MemoryBudget
 from tests.unit.service.engines import request
 from tests.waiting import until
@@ -56,12 +58,7 @@ def test_tokens_of_several_characters_match_in_both_directions(service, directio
     """A pattern may begin or end within what a regular expression of the tokenizer would take as a whole."""
     given = {"prompt": None, "suffix": "c1"} if direction else {"prompt": "c1"}
     fields = {"model": "matches" + direction, "n": 20, "max_tokens": 40, **given}
-    schema = {
-        "type": "object",
-        "properties": {"a": {"enum": [12, 1]}},
-        "required": ["a"],
-        "additionalProperties": False,
-    }
+    schema = {"properties": {"a": {"enum": [12, 1]}}, "required": ["a"], "additionalProperties": False}
     for pattern in (r"(\[[a-d]+\]|bc|b){3,6}12?", r"\]?a\[bb"):
         results = ask(service, pattern=pattern, **fields)
         assert all(re.fullmatch(pattern, result.text) for result in results)
@@ -80,9 +77,7 @@ def test_max_tokens_cuts_no_match_off(service, max_tokens):
 
 
 def test_a_match_longer_than_max_tokens_is_an_error(service):
-    with pytest.raises(
-        InvalidRequest, match=r"max_tokens must be at least 4, the tokens of the shortest match .* got 3"
-    ):
+    with pytest.raises(InvalidRequest, match=r"max_tokens must be at least 4, the tokens of the shortest .* got 3"):
         ask(service, max_tokens=3)
     assert len(ask(service, max_tokens=3, complete_within_max_tokens=False)[0].text) == 3
     assert ask(service, max_tokens=0)[0].text == ""
@@ -148,29 +143,22 @@ def test_a_match_that_stops_at_a_stop_string_can_be_resumed(service):
 
 
 def test_a_resume_token_of_another_automaton_is_refused(service, monkeypatch):
-    monkeypatch.setattr(resume_tokens.SavedMatch, "__init__", _with_other_digest(resume_tokens.SavedMatch.__init__))
+    init = resume_tokens.SavedMatch.__init__
+    monkeypatch.setattr(resume_tokens.SavedMatch, "__init__", lambda *args: init(*args[:-1], args[-1][::-1] + "x"))
     part = ask(service, max_tokens=2, complete_within_max_tokens=False, return_state=True)[0]
     with pytest.raises(StateRefused, match="another release of this server compiled"):
         ask(service, pattern=None, state=part.resume_token, prompt=None, seed=None)
 
 
-def _with_other_digest(init):
-    return lambda self, constraint, row, digest: init(self, constraint, row, digest[::-1] + "x")
-
-
 def test_sequences_with_different_patterns_share_calls_with_sequences_without(service):
-    kinds = [{"pattern": PATTERN}, {"pattern": "[a-e]{30}"}, {"pattern": None, "presence_penalty": 1.0}]
-    alone = [[result.text for result in ask(service, n=2, **kind)] for kind in kinds]
-    bodies = [
-        request(
-            n=2,
-            max_tokens=40,
-            **({"structured_outputs": {"regex": kind["pattern"]}} if kind["pattern"] else {"presence_penalty": 1.0}),
-        )
-        for kind in kinds
-    ]
+    kinds = [{"guided_regex": PATTERN}, {"guided_regex": "[a-e]{30}"}, {"presence_penalty": 1.0}]
+    alone = [[result.text for result in ask(service, n=2, pattern=None, **kind)] for kind in kinds]
+    bodies = [request(n=2, max_tokens=40, **kind) for kind in kinds]
     running = [service.engine.start_completion(body, RequestContext()) for body in bodies]
     assert [[result.text for result in generation.results()] for generation in running] == alone
+
+
+NONE = "their combination matches no text"
 
 
 @pytest.mark.parametrize(
@@ -180,28 +168,16 @@ def test_sequences_with_different_patterns_share_calls_with_sequences_without(se
         ({"guided_choice": ["É"]}, "guided_choice", "needs characters that the model's vocabulary lacks, such as 'É'"),
         ({"guided_json": {"not": {}}}, "guided_json", "guided_json: schema must have a type"),
         ({"guided_json": "{"}, "guided_json", "guided_json must be a JSON Schema, as an object or a JSON string"),
-        (
-            {"guided_regex": "a", "guided_choice": ["b"]},
-            "guided_choice",
-            "guided_choice must be absent if guided_regex",
-        ),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "guided_choice must be absent if guided_reg"),
         ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema must be given with type json_s"),
         ({"response_format": {"type": "xml"}}, "response_format", "response_format.type must be 'text', 'json_object'"),
-        (
-            {"structured_outputs": {"grammar": "x"}},
-            "structured_outputs",
-            "grammar must be absent (unsupported; use regex)",
-        ),
+        ({"structured_outputs": {"grammar": "x"}}, "structured_outputs", "grammar must be absent (unsupported; use re"),
         (
             {"structured_outputs": {"regex": "a", "banned_characters": "a"}},
             "structured_outputs",
-            "structured_outputs.regex and structured_outputs.banned_characters: their combination matches no text",
+            f"structured_outputs.regex and structured_outputs.banned_characters: {NONE}",
         ),
-        (
-            {"guided_regex": "foo|bar", "min_length": 40, "max_tokens": 60},
-            "guided_regex",
-            "guided_regex and min_length: their combination matches no text",
-        ),
+        ({"guided_regex": "a|b", "min_length": 9}, "guided_regex", f"guided_regex and min_length: {NONE}"),
         ({"guided_regex": "(foo", "min_length": 4}, "guided_regex", "guided_regex is not a valid regular expression"),
         ({"guided_regex": "[a&&b]"}, "guided_regex", "guided_regex matches no text"),
         ({"min_length": 10_001}, "min_length", "min_length must be less than or equal to 10000, got 10001"),
@@ -300,3 +276,18 @@ def start(service, watch=lambda _: None, context=None, **fields):
     finally:
         for running in requests:
             running.close()
+
+
+def test_a_cancellation_ends_a_wait_at_once():
+    """The awaited future, such as a pattern's compilation, is cancelled; the deadline is not waited for."""
+    others = {name: Mock() for name in ("scheduler", "admission", "metrics")}
+    request = RunningRequest(Mock(card=Mock(state_size=1)), None, Mock(), 60.0, **others, max_unfinished=1)
+
+    class Compilation(Future):
+        def result(self, timeout=None):
+            request.cancel()
+            assert self.cancelled()
+            return super().result(timeout)
+
+    with pytest.raises(ClientGone):
+        request.wait(Compilation())

@@ -100,10 +100,7 @@ def test_a_resume_token_continues_with_the_interventions_that_the_request_has(se
         ([*SET, {"layer": 1, "unit": 0, "set": 1, "scale": 1}], "interventions[1] must have either set or scale"),
         ([{"layer": 2, "unit": 0, "set": 1}], "interventions[0].layer must be at most 1, got 2"),
         ([{"layer": 1, "unit": 4, "set": 1}], "interventions[0].unit must be below 4 in layer 1, got 4"),
-        (
-            [{"layer": 1, "unit": 0, "set": 1, "kind": "cell"}],
-            "interventions[0].kind must be hidden in layer 1, got cell",
-        ),
+        ([{**SET[0], "kind": "cell"}], "interventions[0].kind must be hidden in layer 1, got cell"),
         ([*SET, *SET], "interventions[1] must be of another unit than interventions[0]"),
         (SET * 65, "interventions must have at most 64 items, got "),
         ([{"layer": 1, "unit": 0, "set": 101}], "interventions[0].set must be less than or equal to 100, got 101"),

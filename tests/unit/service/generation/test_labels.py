@@ -93,7 +93,6 @@ def test_an_inspection_after_a_resume_token_has_its_labels():
 
 
 def test_labels_are_never_sampled_by_a_pattern(service):
-    """A pattern that the name of a label matches does not produce one."""
     fields = {"model": "labelled", "max_tokens": 9, "structured_outputs": {"regex": "[a-c]{3}"}}
     assert set(service.results("", **fields)[0].text) <= set("abc")
 
@@ -101,11 +100,7 @@ def test_labels_are_never_sampled_by_a_pattern(service):
 @pytest.mark.parametrize(
     ("model", "labels", "message"),
     [
-        (
-            "labelled",
-            {"stile": "late"},
-            "labels must have columns of model 'labelled', which are style, age, got 'stile'",
-        ),
+        ("labelled", {"stile": ""}, "labels must have columns of model 'labelled', which are style, age, got 'stile'"),
         ("labelled", {"style": "Late"}, "labels.style must be one of early, late; got 'Late'"),
         ("labelled", {"age": "old"}, "labels.age must be a number, or one of ..18, 18..; got 'old'"),
         ("characters", {"style": "late"}, "labels must be absent: version 1 of model 'characters' was trained without"),

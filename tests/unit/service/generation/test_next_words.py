@@ -19,9 +19,8 @@ from tests.unit.service.engines import LABELLED, SETTINGS, Models
 
 # Few letters and many separators: words end soon.
 _KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
-TEXT = CharacterTokenizer.train(
-    _KNOWN + "".join(map(chr, range(0x2190, 0x2190 + VOCABULARY - 3 - len(_KNOWN)))), end_token=True
-)
+_OTHERS = map(chr, range(0x2190, 0x2190 + VOCABULARY - 3 - len(_KNOWN)))
+TEXT = CharacterTokenizer.train(_KNOWN + "".join(_OTHERS), end_token=True)
 
 
 @pytest.fixture
@@ -167,11 +166,7 @@ def test_words_of_a_word_model_are_tokens():
 
 def test_tokens_of_several_characters_end_words_inside():
     tokenizer = SubwordTokenizer.train(["king. king. king, " * 50], vocab_size=300)
-    assert kinds(tokenizer, "k", "Ġ", ".") == [
-        [WITHIN, WITHIN, WITHIN],
-        [BEFORE, next_words._ENDS, BEFORE],
-        [BEFORE, next_words._ENDS, BEFORE],
-    ]
+    assert kinds(tokenizer, "k", "Ġ", ".") == [[WITHIN] * 3, *[[BEFORE, next_words._ENDS, BEFORE]] * 2]
     assert next_words._classify("ng, the", is_within=True) == (next_words._ENDS, 5)
     assert next_words._classify(" o'er. ", is_within=False) == (next_words._ENDS, 2)
     assert next_words._classify(" 'tis", is_within=False) == (WITHIN, 0)

@@ -39,9 +39,8 @@ class FakeModel:
         for node in nodes:
             assert node.parent is None or node.parent.state.tolist() == node.token_ids[:-1]
         self.expanded += [tuple(node.token_ids) for node in nodes]
-        return [
-            (distribution(node.token_ids, self.ties, self.seed), np.array(node.token_ids, np.float32)) for node in nodes
-        ]
+        prefixes = [node.token_ids for node in nodes]
+        return [(distribution(ids, self.ties, self.seed), np.array(ids, np.float32)) for ids in prefixes]
 
 
 def every_text(ties=False):
@@ -116,13 +115,6 @@ def test_a_beam_as_wide_as_the_tree_finds_every_text(penalty, ties):
 def test_a_beam_that_ends_early_has_missed_nothing(width, penalty):
     for seed in range(20):
         assert beams(width, penalty, seed=seed) == beams(width, penalty, seed=seed, until_the_end=True)
-
-
-def test_a_narrow_beam_finds_less_probable_texts():
-    """Beam search is no exact search: the most probable text may begin with an improbable token."""
-    assert math.fsum(math.exp(logprob) for logprob, _ in beams(2)) < math.fsum(
-        math.exp(logprob) for logprob, _ in every_text()[:2]
-    )
 
 
 def test_known_expansions_take_no_place_in_a_batch_and_change_nothing():

@@ -45,10 +45,8 @@ def every_text(prompt, max_tokens, pattern=".*", min_tokens=0):
 
 
 def choices(texts):
-    return [
-        (CHARACTERS.decode(ids), pytest.approx(logprob, abs=1e-9), "stop" if ids[-1] == END else "length")
-        for logprob, ids in texts
-    ]
+    finished = [(*text, "stop" if text[1][-1] == END else "length") for text in texts]
+    return [(CHARACTERS.decode(ids), pytest.approx(logprob, abs=1e-9), reason) for logprob, ids, reason in finished]
 
 
 def shown(results):
@@ -56,16 +54,12 @@ def shown(results):
 
 
 @pytest.mark.parametrize("min_tokens", [0, 1])
-def test_top_texts_are_the_most_probable_ones_of_all(service, min_tokens):
-    results = service.results("abc", top_texts=40, max_tokens=2, min_tokens=min_tokens)
-    assert shown(results) == choices(every_text("abc", 2, min_tokens=min_tokens)[:40])
-    assert [result.index for result in results] == list(range(40))
-
-
-def test_each_prompt_has_texts_of_its_own(service):
-    results = service.results("abc", "hello", top_texts=5, max_tokens=2)
-    assert [result.index for result in results] == list(range(10))
-    assert shown(results[5:]) == choices(every_text("hello", 2)[:5])
+def test_top_texts_are_the_most_probable_ones_of_each_prompt(service, min_tokens):
+    prompts = ("abc", "hello")
+    results = service.results(*prompts, top_texts=40, max_tokens=2, min_tokens=min_tokens)
+    expected = [text for prompt in prompts for text in every_text(prompt, 2, min_tokens=min_tokens)[:40]]
+    assert shown(results) == choices(expected)
+    assert [result.index for result in results] == list(range(80))
 
 
 @pytest.mark.parametrize("pattern", ["[abc]{1,3}", "a?b?c?d?"])
@@ -79,17 +73,9 @@ def test_top_texts_match_a_pattern(service, pattern):
     assert processor.limit_reached is False
 
 
-def test_top_texts_of_a_list_of_choices(service):
-    results = service.results("a", top_texts=3, max_tokens=8, structured_outputs={"choice": ["abc", "bcd", "ca", "d"]})
-    assert len({result.text for result in results}) == 3
-    assert {result.text for result in results} < {"abc", "bcd", "ca", "d"}
-
-
 def test_a_text_of_several_token_sequences_is_returned_once(service):
-    results = service.results(
-        "a", model="matches", top_texts=50, max_tokens=4, structured_outputs={"regex": r'(bc|12|"a":){2}'}
-    )
-    texts = [result.text for result in results]
+    fields = {"model": "matches", "top_texts": 50, "max_tokens": 4, "guided_regex": r'(bc|12|"a":){2}'}
+    texts = [result.text for result in service.results("a", **fields)]
     assert sorted(texts) == sorted("".join(parts) for parts in itertools.product(["bc", "12", '"a":'], repeat=2))
 
 
@@ -109,26 +95,6 @@ def test_a_search_that_finds_nothing_before_its_limit_is_an_error(start_service)
     assert error.value.param == "top_texts"
 
 
-def test_a_beam_as_wide_as_all_texts_finds_the_most_probable_ones(service):
-    results = service.results("abc", use_beam_search=True, n=1400, max_tokens=2, length_penalty=0)
-    assert shown(results) == choices(every_text("abc", 2))[:1400]
-
-
-def test_a_beam_of_width_one_is_greedy(service):
-    """With length_penalty 0: a penalty prefers other lengths."""
-    (found,) = service.results("abc", use_beam_search=True, n=1, max_tokens=6, length_penalty=0)
-    state, ids = np.zeros(STATE_SIZE, np.float32), CHARACTERS.encode("abc")
-    for token_id in ids[:-1]:
-        state = fake_step(token_id, state)
-    greedy = ids[-1:]
-    while greedy[-1] != END and len(greedy) <= 6:
-        state = fake_step(greedy[-1], state)
-        row = fake_distribution(state)
-        row[list(NEVER)] = -np.inf
-        greedy.append(int(row.argmax()))
-    assert found.text == CHARACTERS.decode(greedy[1:])
-
-
 def test_the_length_penalty_divides_by_a_power_of_all_tokens_but_eos(service):
     """As in vLLM: the tokens of the prompt count."""
     results = service.results("abcd", use_beam_search=True, n=1400, max_tokens=2, length_penalty=3.0)
@@ -146,42 +112,6 @@ def test_a_backward_model_searches_from_the_end(service):
     forward = service.results("abc", top_texts=9, max_tokens=2)
     backward = service.results(model="characters backward", prompt=None, suffix="cba", top_texts=9, max_tokens=2)
     assert [result.text for result in backward] == [result.text[::-1] for result in forward]
-
-
-@pytest.mark.parametrize("fields", [{"top_texts": 30}, {"use_beam_search": True, "n": 30}])
-def test_a_search_is_the_same_among_other_requests(service, fields):
-    alone = service.results("abc", max_tokens=3, **fields)
-    others = [service.start("hello", max_tokens=200, seed=seed) for seed in range(8)]
-    threads = [threading.Thread(target=other.results) for other in others]
-    for thread in threads:
-        thread.start()
-    assert service.results("abc", max_tokens=3, **fields) == alone
-    for thread in threads:
-        thread.join(timeout=10)
-
-
-def test_streams_go_on_beside_a_search(start_service):
-    service = start_service(max_search_tokens=100_000, max_calls=1)
-    search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)
-    errors = []
-
-    def run():
-        with pytest.raises(ClientGone) as error:
-            search.results()
-        errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    until(lambda: service.calls().count("next_logprobs") > 20)
-    num_before = len(service.calls())
-    assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
-    calls = service.calls()[num_before:]
-    assert "next_logprobs" in calls
-    assert thread.is_alive()
-    search.request.cancel()
-    thread.join(timeout=10)
-    assert errors
-    until(lambda: service.admission.num_sequences == 0)
 
 
 def test_a_key_is_charged_for_what_a_search_computes(service):

@@ -13,10 +13,10 @@ from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS, WORDS
+from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS, WORDS, Models
 from tests.waiting import until
 
-TEXT = "thecatsatonthemat"
+TEXT, BACKWARD, LATE = "thecatsatonthemat", "characters backward", {"style": "late"}
 
 
 def processor(service, given, context=None, **fields):
@@ -63,10 +63,8 @@ def test_the_first_token_of_a_running_text_has_no_score(service):
     ids = WORDS.encode("the cat sat")
     (score,) = scored(service, "the cat sat", model="words")
     assert score["nats"] == pytest.approx(sum(surprisals(ids)), abs=1e-5)
-    assert (score["num_tokens"], score["nats_per_character"]) == (
-        2,
-        pytest.approx(score["nats"] / len("cat sat"), abs=1e-6),
-    )
+    assert score["num_tokens"] == 2
+    assert score["nats_per_character"] == pytest.approx(score["nats"] / len("cat sat"), abs=1e-6)
     (backward,) = scored(service, "the cat sat", model="words backward")
     assert backward["nats"] == pytest.approx(sum(surprisals(ids[::-1])), abs=1e-5)
     assert backward["nats_per_character"] == pytest.approx(backward["nats"] / len("the cat "), abs=1e-6)
@@ -158,33 +156,34 @@ def test_a_score_continues_from_a_completion_and_the_other_way_round(service):
     assert len(rest.text) <= 4
 
 
-def test_the_percentile_is_that_among_held_out_texts(service, monkeypatch):
-    registry, per_character = service.engine._model_registry, sum(of_characters(TEXT)) / (len(TEXT) + 1)
-    find = registry.find
+@pytest.fixture
+def set_held_out(monkeypatch):
+    """A function that sets the scores of held-out texts on the cards of all models."""
+    find = Models.find
 
-    def with_scores(low, high):
-        held_out = HeldOutScores(kind="documents", num_texts=100, quantiles=tuple(np.linspace(low, high, 101)))
-        return lambda *given, **fields: replace(
-            found := find(*given, **fields), card=found.card.model_copy(update={"held_out_scores": held_out})
-        )
+    def set_held_out(kind, quantiles):
+        scores = kind and HeldOutScores(kind=kind, num_texts=100, quantiles=tuple(quantiles))
 
+        def with_scores(*given, **fields):
+            found = find(*given, **fields)
+            return replace(found, card=found.card.model_copy(update={"held_out_scores": scores}))
+
+        monkeypatch.setattr(Models, "find", with_scores)
+
+    return set_held_out
+
+
+def test_the_percentile_is_that_among_held_out_texts(service, set_held_out):
+    per_character = sum(of_characters(TEXT)) / (len(TEXT) + 1)
     for low, high, percentile in ((0, 2 * per_character, 50), (0, 0.001, 100), (99, 100, 0)):
-        monkeypatch.setattr(registry, "find", with_scores(low, high))
+        set_held_out("documents", np.linspace(low, high, 101))
         assert scored(service, TEXT)[0]["percentile"] == pytest.approx(percentile, abs=0.01)
         assert scored(service, TEXT, carry_state=True)[0]["percentile"] is None
 
 
-def test_texts_are_whole_by_default_for_models_of_short_documents(service, monkeypatch):
-    registry, find = service.engine._model_registry, service.engine._model_registry.find
+def test_texts_are_whole_by_default_for_models_of_short_documents(service, set_held_out):
     for kind in ("documents", "lines", None):
-        held_out = kind and HeldOutScores(kind=kind, num_texts=100, quantiles=(1.0,) * 101)
-        monkeypatch.setattr(
-            registry,
-            "find",
-            lambda *given, held_out=held_out, **fields: replace(
-                found := find(*given, **fields), card=found.card.model_copy(update={"held_out_scores": held_out})
-            ),
-        )
+        set_held_out(kind, [1.0] * 101)
         for whole in (None, True, False):
             job = processor(service, "abc", whole=whole)
             (score,) = job.results()
@@ -200,37 +199,27 @@ def test_texts_are_whole_by_default_for_models_of_short_documents(service, monke
         ({"ratio_to": "words"}, "whole", "be false for model 'words', which was not trained on documents"),
         ({"state": "x"}, "state", "be absent without carry_state"),
         ({"carry_state": True, "ratio_to": "words"}, "ratio_to", "be absent with carry_state, got 'words'"),
-        (
-            {"carry_state": True, "model": "characters backward"},
-            "carry_state",
-            "be false for model 'characters backward', which reads",
-        ),
-        ({"input": ["a" * 900] * 3, "tokens": True}, "tokens", "at most 2000 tokens, got 2700"),
-        (
-            {"input": ["a" * 900] * 3, "carry_state": True},
-            "input",
-            "at most 1000 tokens in all with carry_state, got 2700",
-        ),
-        ({"input": "a" * 1001}, "input", "at most 1000 tokens, got 1001"),
-        ({"input": [[1, 50]]}, "input", "token ids below 50, got 50"),
+        ({"carry_state": True, "model": BACKWARD}, "carry_state", f"be false for model '{BACKWARD}', which reads"),
+        ({"given": ["a" * 900] * 3, "tokens": True}, "tokens", "at most 2000 tokens, got 2700"),
+        ({"given": ["a" * 900] * 3, "carry_state": True}, "input", "1000 tokens in all with carry_state, got 2700"),
+        ({"given": "a" * 1001}, "input", "at most 1000 tokens, got 1001"),
+        ({"given": [[1, 50]]}, "input", "token ids below 50, got 50"),
+        ({"model": "labelled", "labels": LATE, "whole": False}, "labels", "be absent without whole"),
+        ({"model": "labelled", "labels": LATE, "carry_state": True}, "labels", "be absent with carry_state"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(service, fields, param, message):
     with pytest.raises(InvalidRequest, match=message) as error:
-        scored(
-            service,
-            **{"given": "abc", **{"given" if name == "input" else name: value for name, value in fields.items()}},
-        )
+        scored(service, **{"given": "abc", **fields})
     assert error.value.param == param
 
 
 def test_both_requests_of_a_ratio_end_with_the_client(start_service):
     """The web watches one of them."""
     service, started = start_service(FakeBackend(held=True)), []
-    body = {"model": "characters", "input": ["the cat"] * 3, "ratio_to": "words", "whole": False, "timeout_s": 9.0}
-    job = service.engine.start_score(
-        parse(ScoreRequest, orjson.dumps(body), SETTINGS), RequestContext(), started.append
-    )
+    fields = {"input": ["the cat"] * 3, "ratio_to": "words", "whole": False, "timeout_s": 9.0}
+    body = parse(ScoreRequest, orjson.dumps({"model": "characters", **fields}), SETTINGS)
+    job = service.engine.start_score(body, RequestContext(), started.append)
     assert started == [job.request]
     until(lambda: service.admission.num_sequences == 6, timeout=10)
     job.request.cancel()
@@ -251,11 +240,3 @@ def test_labels_are_read_before_each_text_and_not_scored(service):
             own = surprisals([*opening, *LABELLED.encode(text), END])[len(opening) - 1 :]
             assert score["surprisals"] == pytest.approx(own, abs=1e-5)
             assert score["ratio"] == pytest.approx(sum(of_characters(text)) - sum(own), abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("fields", "rule"), [({"whole": False}, "without whole"), ({"carry_state": True}, "with carry_state")]
-)
-def test_labels_are_of_whole_texts_by_themselves(service, fields, rule):
-    with pytest.raises(InvalidRequest, match=f"labels must be absent {rule}"):
-        scored(service, "ab", model="labelled", labels={"style": "late"}, **fields)

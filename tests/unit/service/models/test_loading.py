@@ -1,32 +1,37 @@
 """Until the gateway knows what is served, a request gets `503` with `Retry-After`, never `404`."""
 
+import contextlib
 import threading
 
 import pytest
 
 from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound, ServerBusy
+from service.models.registry import ModelRegistry
 from service.scheduling.sequence import ModelVersion
 from tests.registries import LOADING, FakeServer, PolledRegistry, add, label, only
 from tests.waiting import until
 
 
-class Gate:
-    """Blocks every probe of a version until it is opened."""
+@contextlib.contextmanager
+def held_probe(model_registry, server, name, version=1):
+    """Poll in the background; probes of a version are held until the event is set, or to the end of the block."""
+    reached, opened, honest = threading.Event(), threading.Event(), server.predict
 
-    def __init__(self, server, name, version=1):
-        self.reached, self._opened = threading.Event(), threading.Event()
-        self._honest, self._ref = server.predict, ModelVersion(name, version)
-        server.predict = self._predict
+    def predict(model, *call):
+        if model == ModelVersion(name, version):
+            reached.set()
+            assert opened.wait(20)
+        return honest(model, *call)
 
-    def _predict(self, model, *call):
-        if model == self._ref:
-            self.reached.set()
-            assert self._opened.wait(20)
-        return self._honest(model, *call)
-
-    def open(self):
-        self._opened.set()
+    server.predict = predict
+    model_registry.start()
+    try:
+        assert reached.wait(20)
+        yield opened
+    finally:
+        opened.set()
+        model_registry.close()
 
 
 @pytest.fixture
@@ -107,18 +112,12 @@ def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
     assert [refused(model_registry, name) for name in ("demo:3", "demo:9", "demo@beta")] == [ModelNotFound] * 3
     assert model_registry.find("demo").ref.number == 1
     server.models["demo"] = {1: "", 2: ""}
-    gate = Gate(server, "demo", 2)
-    looking = threading.Thread(target=model_registry.refresh)
-    looking.start()
-    try:
-        assert gate.reached.wait(20)
+    with held_probe(model_registry, server, "demo", 2):
         assert [refused(model_registry, name) for name in ("demo:2", "demo@canary")] == [ModelLoading] * 2
         with pytest.raises(ModelLoading):
             model_registry.find_version(ModelVersion("demo", 2))
         assert model_registry.find("demo").ref.number == 1
-    finally:
-        gate.open()
-        looking.join()
+    model_registry.refresh()
     assert model_registry.find("demo@canary").ref.number == 2
     server.models["demo"] = {1: "", 2: "unloaded"}
     model_registry.refresh()
@@ -128,11 +127,8 @@ def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
 def test_a_slow_probe_does_not_delay_other_models(repository):
     """Each is served once it is probed, also by the same backend. The gateway is ready after the last one."""
     server = serving(1)
-    gate = Gate(server, "demo")
-    model_registry = PolledRegistry(repository, only(server), poll_s=0.01)
-    model_registry.start()
-    try:
-        assert gate.reached.wait(20)
+    model_registry = ModelRegistry(repository, only(server), poll_s=0.01)
+    with held_probe(model_registry, server, "demo") as opened:
         until(lambda: served(model_registry) == ["large"])
         assert model_registry.find("large").ref.number == 1
         assert refused(model_registry, "demo") is ModelLoading
@@ -143,12 +139,9 @@ def test_a_slow_probe_does_not_delay_other_models(repository):
         add(repository, "late", 1)
         server.models["late"] = {1: ""}
         until(lambda: served(model_registry) == ["large", "late"])
-        gate.open()
+        opened.set()
         until(lambda: served(model_registry) == ["demo", "large", "late"])
         assert model_registry.ready_models() == ["demo", "large", "late"]
-    finally:
-        gate.open()
-        model_registry.close()
 
 
 def test_the_gateway_is_not_ready_until_a_busy_backend_has_taken_the_first_probes(repository):
@@ -180,14 +173,8 @@ def test_a_model_that_is_added_later_leaves_the_gateway_ready(repository):
     assert model_registry.ready_models() == ["demo", "large"]
     add(repository, "late", 1)
     server.models["late"] = {1: ""}
-    gate = Gate(server, "late")
-    model_registry.start()
-    try:
-        assert gate.reached.wait(20)
+    with held_probe(model_registry, server, "late"):
         assert model_registry.ready_models() == ["demo", "large"]
-    finally:
-        gate.open()
-        model_registry.close()
 
 
 def test_a_backend_takes_calls_of_probed_models_during_a_slow_probe(repository):
@@ -197,24 +184,23 @@ def test_a_backend_takes_calls_of_probed_models_during_a_slow_probe(repository):
     model_registry.refresh()
     (replica,) = replicas.all()
     replicas.eject(replica, "for the test")
-    gate = Gate(server, "demo")
-    model_registry.start()
-    try:
-        assert gate.reached.wait(20)
+    with held_probe(model_registry, server, "demo"):
         until(lambda: replica.takes(ModelVersion("large", 1)))
         assert not replica.takes(ModelVersion("demo", 1))
-    finally:
-        gate.open()
-        model_registry.close()
 
 
 def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
     label(repository, stable=1, canary=2)
     servers = {"a:1": serving(2), "b:1": serving(1)}
     servers["b:1"].down = True
-    replicas = Replicas(lambda address, _: servers[address], list(servers), resolve=lambda address: [address])
-    model_registry = PolledRegistry(repository, replicas)
-    model_registry.refresh()
+
+    def start():
+        replicas = Replicas(lambda address, _: servers[address], list(servers), resolve=lambda address: [address])
+        model_registry = PolledRegistry(repository, replicas)
+        model_registry.refresh()
+        return model_registry
+
+    model_registry = start()
     assert [refused(model_registry, name) for name in ("demo", "demo@stable", "demo:1")] == [ModelLoading] * 3
     assert model_registry.find("demo@canary").ref.number == model_registry.find("demo:2").ref.number == 2
     servers["b:1"].down = False
@@ -225,11 +211,7 @@ def test_no_other_version_replaces_a_stable_one_that_may_be_loading(repository):
     assert model_registry.find("demo").ref.number == 2
     # A gateway that starts when no backend has the stable version any more serves another one.
     servers["b:1"].down, servers["b:1"].models = False, {}
-    late = PolledRegistry(
-        repository, Replicas(lambda address, _: servers[address], list(servers), resolve=lambda it: [it])
-    )
-    late.refresh()
-    assert late.find("demo").ref.number == 2
+    assert start().find("demo").ref.number == 2
 
 
 def served(model_registry):

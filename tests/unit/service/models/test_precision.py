@@ -24,6 +24,7 @@ def cpuinfo(vendor, flags):
     return core * 2
 
 
+INTEL, AMD = "GenuineIntel", "AuthenticAMD"
 AMX, BF16, PLAIN = "avx512f avx512_bf16 amx_bf16 amx_tile", "avx512f avx512_bf16", "avx512f avx2"
 
 
@@ -36,21 +37,23 @@ def on_cpu(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("setting", "difference", "expected"),
+    ("setting", "fields", "expected"),
     [
-        ({"": "float32"}, 0.0, "float32"),
-        ({"": "bfloat16"}, 0.5, "bfloat16"),
-        ({"": "bfloat16", "demo": "float32"}, 0.0, "float32"),
-        ({"": "float32", "demo": "bfloat16", "other": "float32"}, 0.0, "bfloat16"),
-        ({"": "auto"}, MAX_DIFFERENCE * 0.99, "bfloat16"),
-        ({"": "auto"}, MAX_DIFFERENCE * 1.01, "float32"),
+        ({"": "float32"}, {}, "float32"),
+        ({"": "bfloat16"}, {"difference": 0.5, "units": 1}, "bfloat16"),
+        ({"": "bfloat16", "demo": "float32"}, {}, "float32"),
+        ({"": "float32", "demo": "bfloat16", "other": "float32"}, {}, "bfloat16"),
+        ({"": "auto"}, {"difference": MAX_DIFFERENCE * 0.99}, "bfloat16"),
+        ({"": "auto"}, {"difference": MAX_DIFFERENCE * 1.01}, "float32"),
+        ({"": "auto"}, {"units": MIN_UNITS}, "bfloat16"),
+        ({"": "auto"}, {"units": MIN_UNITS - 1}, "float32"),
     ],
     ids=str,
 )
-def test_a_given_precision_goes_before_the_card(on_cpu, setting, difference, expected):
-    """A model's own entry goes before the one for all; `auto` rejects bfloat16 if it costs too much by the card."""
-    on_cpu("GenuineIntel", AMX)
-    assert choose_precision(DEMO, card(difference), setting) == expected
+def test_a_given_precision_goes_before_the_card(on_cpu, setting, fields, expected):
+    """A model's own goes before that for all; `auto` rejects bfloat16 if it costs too much or gains nothing."""
+    on_cpu(INTEL, AMX)
+    assert choose_precision(DEMO, card(**fields), setting) == expected
 
 
 @pytest.mark.parametrize("wanted", ["auto", "float32", "bfloat16"])
@@ -60,20 +63,9 @@ def test_a_version_without_bfloat16_is_called_in_float32(wanted, caplog):
     assert ("exported without signatures in bfloat16" in caplog.text) == (wanted == "bfloat16")
 
 
-@pytest.mark.parametrize(("units", "expected"), [(MIN_UNITS, "bfloat16"), (MIN_UNITS - 1, "float32")])
-def test_auto_chooses_bfloat16_for_wide_models_alone(on_cpu, units, expected):
-    on_cpu("GenuineIntel", AMX)
-    assert choose_precision(DEMO, card(units=units)) == expected
-
-
 @pytest.mark.parametrize(
     ("vendor", "flags", "is_fast"),
-    [
-        ("GenuineIntel", AMX, True),
-        ("AuthenticAMD", BF16, True),
-        ("GenuineIntel", BF16, False),
-        ("AuthenticAMD", PLAIN, False),
-    ],
+    [(INTEL, AMX, True), (AMD, BF16, True), (INTEL, BF16, False), (AMD, PLAIN, False)],
 )
 def test_auto_chooses_bfloat16_on_cpus_that_multiply_it_faster(on_cpu, caplog, vendor, flags, is_fast):
     caplog.set_level("INFO")
@@ -91,7 +83,7 @@ def test_auto_chooses_float32_on_an_unknown_cpu(tmp_path, monkeypatch, content):
 
 
 def test_the_choice_needs_no_call_and_is_that_of_the_probe_and_all_calls(tmp_path, monkeypatch, on_cpu):
-    on_cpu("GenuineIntel", AMX)
+    on_cpu(INTEL, AMX)
     (tmp_path / "models.config").write_text("model_config_list {}")
     check = PrecisionCheck(text="sampled", tokens=1000, float32=1.5, bfloat16=1.5)
     add(tmp_path, "demo", 1, precision_check=check)

@@ -26,8 +26,6 @@ def model_registry(server, tmp_path):
 
 @pytest.fixture
 def poll(model_registry, server):
-    """Change the server, and poll it."""
-
     def poll(**state):
         vars(server).update(state)
         model_registry.refresh()
@@ -65,18 +63,16 @@ def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry
     assert model_registry.find("secret").ref == ModelVersion("secret", 1)
 
 
-@pytest.mark.parametrize("damage", ["no card", "half a card", "no tokenizer", "no folder"])
+@pytest.mark.parametrize("damage", ["generator", "tokenizer", "half a card", "no folder"])
 def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tmp_path, caplog, damage):
     add(tmp_path, "demo", 1)
     if damage != "no folder":
         add(tmp_path, "demo", 2)
     assets = tmp_path / "demo" / "2" / "assets.extra"
-    if damage == "no card":
-        (assets / "generator.json").unlink()
-    elif damage == "half a card":
+    if damage == "half a card":
         (assets / "generator.json").write_text('{"name": "de')
-    elif damage == "no tokenizer":
-        (assets / "tokenizer.json").unlink()
+    elif damage in ("generator", "tokenizer"):
+        (assets / f"{damage}.json").unlink()
     server.models = {"demo": {1: "", 2: ""}}
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
@@ -87,11 +83,9 @@ def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tm
 
 def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_registry, poll, tmp_path):
     """The code is that of the graph, which decides the bits as the weights do."""
-    add(tmp_path, "a", 1)
-    add(tmp_path, "b", 1)
-    add(tmp_path, "c", 1, weights_sha256="1" * 64)
-    add(tmp_path, "d", 1, code_sha256="1" * 64)
-    poll(models={"a": {1: ""}, "b": {1: ""}, "c": {1: ""}, "d": {1: ""}})
+    for name, fields in zip("abcd", ({}, {}, {"weights_sha256": "1" * 64}, {"code_sha256": "1" * 64}), strict=True):
+        add(tmp_path, name, 1, **fields)
+    poll(models={name: {1: ""} for name in "abcd"})
     prints = [model_registry.find(name).fingerprint for name in "abcd"]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
@@ -173,7 +167,7 @@ def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, s
     assert chooses.find(None).ref.name == "two"
 
 
-def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry, server, tmp_path, caplog):
+def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry, server, tmp_path):
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: "", 3: ""}}
@@ -182,16 +176,7 @@ def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry
     assert [model_registry.find(name).ref.number for name in ("demo", "demo@canary", "demo:2")] == [1, 3, 2]
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 1\ncanary = 1\n[gone]\nstable = 1\n")
     model_registry.refresh()
-    shared = [model_registry.find("demo", seed).ref.number for seed in range(40)]
-    assert set(shared) == {1, 3}
-    (tmp_path / "routing.toml").write_text("[demo")
-    (tmp_path / "labels.json").write_text('{"demo": {"stable": "1"}}')
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            model_registry.refresh()
-    assert [model_registry.find("demo", seed).ref.number for seed in range(40)] == shared
-    for name in ("routing.toml", "labels.json"):
-        assert len([record for record in caplog.records if name in record.getMessage()]) == 1
+    assert {model_registry.find("demo", seed).ref.number for seed in range(40)} == {1, 3}
     (tmp_path / "routing.toml").unlink()
     label(tmp_path, stable=2)
     model_registry.refresh()

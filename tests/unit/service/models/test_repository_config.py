@@ -14,13 +14,8 @@ def model_registry(server, two_versions):
     return PolledRegistry(two_versions, only(server))
 
 
-FILES = (
-    "models.config",
-    "labels.json",
-    "routing.toml",
-    "demo/1/assets.extra/generator.json",
-    "demo/1/assets.extra/tokenizer.json",
-)
+ASSETS = "demo/1/assets.extra"
+FILES = "models.config", "labels.json", "routing.toml", f"{ASSETS}/generator.json", f"{ASSETS}/tokenizer.json"
 
 
 def truncate(path, size):
@@ -49,38 +44,30 @@ def test_a_truncated_file_keeps_versions_labels_and_traffic_split(model_registry
         assert len([record for record in caplog.records if name.rpartition("/")[2] in record.getMessage()]) == 1
 
 
-def pipe(path):
-    os.mkfifo(path)
-
-
-def endless(path):
-    path.symlink_to("/dev/zero")
-
-
-def huge(path):
-    """Make a sparse file, larger than that of any kind may be."""
-    with path.open("wb") as file:
-        file.truncate(2**40)
+REPLACEMENTS = {
+    "a pipe": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    # Sparse, and larger than that of any kind may be.
+    "huge": lambda path: (path.touch(), os.truncate(path, 2**40)),
+}
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("replace", [pipe, endless, huge])
+@pytest.mark.parametrize("kind", REPLACEMENTS)
 @pytest.mark.parametrize("name", FILES)
-def test_a_special_or_huge_file_neither_blocks_a_poll_nor_fills_the_memory(
-    model_registry, tmp_path, name, replace, caplog
-):
+def test_a_special_or_huge_file_neither_blocks_nor_fills_the_memory(model_registry, tmp_path, name, kind, caplog):
     """The last valid content stays in effect, and the log names the file with the reason."""
     (tmp_path / "routing.toml").write_text("[demo]\nstable = 3\ncanary = 1\n")
     model_registry.refresh()
     versions = [model_registry.find("demo", seed) for seed in range(40)]
     (tmp_path / name).unlink()
-    replace(tmp_path / name)
+    REPLACEMENTS[kind](tmp_path / name)
     if name.endswith("tokenizer.json"):
         # It is read together with the card.
         os.utime(tmp_path / name.replace("tokenizer", "generator"))
     model_registry.refresh()
     assert [model_registry.find("demo", seed) for seed in range(40)] == versions
-    reason = "must have at most" if replace is huge else "is not a regular file"
+    reason = "must have at most" if kind == "huge" else "is not a regular file"
     assert [name in message and reason in message for message in caplog.messages].count(True) == 1
 
 
@@ -88,18 +75,19 @@ def test_a_special_or_huge_file_neither_blocks_a_poll_nor_fills_the_memory(
     ("name", "content"),
     [
         ("labels.json", b"[" * 10**5),
+        ("labels.json", b'{"demo": {"stable": "1", "canary": 2}}'),
         ("routing.toml", b"a = " + b"[" * 10**5),
         ("models.config", b"\x00\xff"),
         ("models.config", b'model_config_list { config { nome: "x" } }'),
     ],
-    ids=["nested labels", "nested routing", "no text", "unknown field"],
+    ids=["nested labels", "text as a version", "nested routing", "no text", "unknown field"],
 )
 def test_a_damaged_file_keeps_the_last_content(model_registry, tmp_path, name, content, caplog):
     """A parser's RecursionError does not end the poll."""
     model_registry.refresh()
     (tmp_path / name).write_bytes(content)
     model_registry.refresh()
-    assert model_registry.find("demo@canary").ref.number == 2
+    assert [model_registry.find(name).ref.number for name in ("demo", "demo@canary")] == [1, 2]
     assert name in caplog.text
 
 

@@ -53,7 +53,6 @@ def test_the_stable_version_is_the_default(labels, before, stable):
 
 
 def test_an_explicit_version_or_label_overrides_the_traffic_split():
-    """Shares apply to requests that name neither."""
     route, _ = make_route("demo", [1, 2, 3], {"stable": 1, "canary": 3}, {"stable": 1}, None)
     assert route.choose(Reference("demo", version=2), 5) == 2
     assert route.choose(Reference("demo", label="canary"), 5) == 3
@@ -101,7 +100,6 @@ def test_without_a_seed_the_version_with_the_largest_share_is_chosen():
 
 
 def test_a_share_without_a_served_version_is_reported_and_goes_to_the_others():
-    """No request is sent to a version that is not served, or to an unknown label."""
     shares = {"stable": 1, "9": 5, "beta": 5, "canary": 1, "2": 0}
     route, problems = make_route("demo", [1, 2], {"canary": 2}, shares, None)
     assert problems == ["version 9 is not served", "it has no label beta"]

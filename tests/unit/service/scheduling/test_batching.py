@@ -27,21 +27,18 @@ def queue():
     return ModelQueue(ModelVersion("demo", 1), LIMITS)
 
 
-def add(queue, count, **fields):
+def add(queue, count, generated=(), **fields):
     sequences = [make_sequence(**{"max_tokens": 1000, **fields}) for _ in range(count)]
     queue.sequences.update(sequences)
     for sequence in sequences:
+        if generated:
+            sequence.advance(generated, sequence.state)
         queue.enqueue(sequence)
     return sequences
 
 
 def add_running(queue, count, **fields):
-    sequences = [make_sequence(**{"max_tokens": 1000, **fields}) for _ in range(count)]
-    queue.sequences.update(sequences)
-    for sequence in sequences:
-        sequence.advance([5], sequence.state)
-        queue.enqueue(sequence)
-    return sequences
+    return add(queue, count, [5], **fields)
 
 
 def add_prompts(queue, count, length=100, **fields):
@@ -84,18 +81,16 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
     assert (kind(second), second.sequences) == ("first decode", first.sequences)
 
 
-@pytest.mark.parametrize(
-    ("num_arrived", "share_of_wait", "starts"), [(1, 0, False), (2, 0.9, False), (2, 1, True), (3, 0, True)]
-)
-def test_prompts_wait_for_expected_ones_but_not_for_long(queue, num_arrived, share_of_wait, starts):
+@pytest.mark.parametrize(("arrived", "share", "starts"), [(1, 0, False), (2, 0.9, False), (2, 1, True), (3, 0, True)])
+def test_prompts_wait_for_expected_ones_but_not_for_long(queue, arrived, share, starts):
     """Three sequences have ended, so three prompts are expected to share a prefill call."""
     for _ in range(3):
         queue.expected.sequence_ended(100.0)
-    queue.expected.sequences_arrived(num_arrived, 100.0)
-    add_prompts(queue, num_arrived, accepted_at=100.0)
-    call = queue.next_call(2, 2, 100.0 + share_of_wait * MAX_WAIT_S)
+    queue.expected.sequences_arrived(arrived, 100.0)
+    add_prompts(queue, arrived, accepted_at=100.0)
+    call = queue.next_call(2, 2, 100.0 + share * MAX_WAIT_S)
     assert (call is not None) == starts
-    assert call is None or len(call.sequences) == num_arrived
+    assert call is None or len(call.sequences) == arrived
 
 
 def test_a_prompt_does_not_wait_again_and_again(queue):
@@ -200,13 +195,11 @@ def test_a_prefill_call_has_one_signature_and_one_set_of_activations(queue):
     assert (call.signature, call.sequences) == ("inspect", tuple(first))
 
 
-@pytest.mark.parametrize(
-    ("count", "length", "batch_size", "size"), [(1, 30, 8, 29), (8, 1000, 8, 128), (60, 1000, 64, 64)]
-)
-def test_a_prefill_call_ends_with_the_longest_prompt_or_at_its_limit(queue, count, length, batch_size, size):
+@pytest.mark.parametrize(("count", "length", "shape"), [(1, 30, (8, 29)), (8, 1000, (8, 128)), (60, 1000, (64, 64))])
+def test_a_prefill_call_ends_with_the_longest_prompt_or_at_its_limit(queue, count, length, shape):
     add_prompts(queue, count, length)
     call = queue.next_call(1, 1)
-    assert (call.batch_size, call.size) == (batch_size, size)
+    assert (call.batch_size, call.size) == shape
 
 
 def test_an_inspect_call_returns_at_most_16_mib_of_activations(queue):
@@ -346,8 +339,5 @@ def test_a_search_reads_its_prompt_by_prefill_up_to_the_last_token(queue):
     root.record_prefill(19, root.state)
     queue.enqueue(root)
     call = queue.next_call(2, 2, 100.0)
-    assert (call.signature, call.batch_size, call.inputs()["token_ids"][:, 0].tolist()) == (
-        "next_logprobs",
-        8,
-        [1] + 7 * [0],
-    )
+    assert (call.signature, call.batch_size) == ("next_logprobs", 8)
+    assert call.inputs()["token_ids"][:, 0].tolist() == [1] + 7 * [0]

@@ -16,9 +16,7 @@ ENDLESS = {"max_tokens": 10**6, "end_id": None}
 class CountingBackend(FakeBackend):
     """Counts the sequences that are in calls at the same time."""
 
-    def __init__(self, **how):
-        super().__init__(**how)
-        self.most, self._now, self._count_lock = 0, 0, threading.Lock()
+    most, _now, _count_lock = 0, 0, threading.Lock()
 
     def call(self, call, done):
         def leave(outcome, probe_hash):
@@ -54,17 +52,6 @@ def test_no_more_sequences_run_than_there_are_slots(start):
     until(lambda: scheduler.num_sequences == 0)
 
 
-def test_a_request_with_many_choices_does_not_block_later_ones(start):
-    scheduler = start(max_running=8, max_queued=50)
-    running = scheduler.submit_one(**ENDLESS)
-    until(lambda: not running.events.empty())
-    wide = submit(scheduler, choices(8, prompt=(3, 4), max_tokens=1))
-    narrow = [scheduler.submit_one(max_tokens=1, seed=seed) for seed in range(5)]
-    assert [text.finish() for text in narrow] == [alone(max_tokens=1, seed=seed) for seed in range(5)]
-    assert [text.finish() for text in wide] == [alone(prompt=(3, 4), max_tokens=1, choice=i) for i in range(8)]
-    scheduler.cancel([running.sequence])
-
-
 def test_a_request_that_holds_every_slot_is_preempted(start):
     scheduler = start(max_running=4, max_queued=50)
     long = {"prompt": (3, 4, 5), "max_tokens": 700, "end_id": None}
@@ -80,30 +67,6 @@ def test_a_request_that_holds_every_slot_is_preempted(start):
     assert [reason for _, reason in outcomes] == ["length"] * 6
 
 
-def test_a_request_with_many_choices_does_not_starve(start):
-    scheduler = start(max_running=2, max_queued=50)
-    running = [scheduler.submit_one(**ENDLESS, seed=seed) for seed in range(2)]
-    wide = submit(scheduler, choices(6, prompt=(3, 4), max_tokens=3))
-    ended = threading.Event()
-
-    def keep_coming():
-        for seed in range(10_000):
-            if ended.is_set():
-                return
-            scheduler.submit_one(max_tokens=1, seed=seed).finish()
-
-    thread = threading.Thread(target=keep_coming)
-    thread.start()
-    scheduler.cancel([running[0].sequence])
-    try:
-        for choice, text in enumerate(wide):
-            assert text.finish() == alone(prompt=(3, 4), max_tokens=3, choice=choice)
-    finally:
-        ended.set()
-        thread.join()
-        scheduler.cancel([running[1].sequence])
-
-
 def test_slots_are_shared_fairly_between_models(start):
     scheduler = start(max_running=4, max_queued=50)
     wide = submit(scheduler, choices(4, **ENDLESS))
@@ -116,14 +79,12 @@ def test_slots_are_shared_fairly_between_models(start):
 class FaultyObserver(FakeObserver):
     """Fails once, on the first decode call."""
 
-    def __init__(self):
-        super().__init__()
-        self.faults = 1
+    has_failed = False
 
     def call_completed(self, call, seconds):
         super().call_completed(call, seconds)
-        if call.is_decode and self.faults:
-            self.faults -= 1
+        if call.is_decode and not self.has_failed:
+            self.has_failed = True
             raise RuntimeError("a fault")
 
 

@@ -49,15 +49,12 @@ def found(cache, token_ids, namespace="here"):
     return (0, None) if hit is None else (hit[0].length, int(hit[1][0]))
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3 * BLOCK), st.integers(0, 1)), max_size=12),
-    st.integers(0, 3 * BLOCK),
-    st.integers(0, 1),
-)
-def test_the_longest_prefix_is_found_across_blocks(lengths, length, last):
-    text = list(range(3 * BLOCK))
-    texts = [[*text[:size], 1000 + end] for size, end in lengths]
-    wanted = [*text[:length], 1000 + last]
+# Beginnings of one text, each with one of two tokens after it.
+TEXTS = st.builds(lambda length, end: [*range(length), end], st.integers(0, 3 * BLOCK), st.integers(1000, 1001))
+
+
+@given(texts=st.lists(TEXTS, max_size=12), wanted=TEXTS)
+def test_the_longest_prefix_is_found_across_blocks(texts, wanted):
     best = max((one for one in texts if wanted[: len(one)] == one), key=len, default=[])
     assert found(kept(*texts), wanted) == (len(best), texts.index(best) if best else None)
 
@@ -119,7 +116,6 @@ def test_a_key_does_not_depend_on_slices(sizes):
 
 
 def test_namespaces_are_isolated():
-    """A tenant's or a model's entry is no hit for another one, though the tokens are the same."""
     cache = kept([1, 2, 3], namespace=("anna", "demo"))
     assert found(cache, [1, 2, 3], ("anna", "demo")) == (3, 0)
     assert found(cache, [1, 2, 3], ("bert", "demo")) == (0, None)
@@ -180,7 +176,6 @@ def test_states_are_cached_at_a_distance_during_prefill():
 
 
 def test_the_distance_to_the_next_cached_state_counts_from_the_hit():
-    """A sequence that continues from a hit caches its next state after SPACING tokens."""
     cache = kept([1] * 100)
     prefix, _ = find(cache, [1] * 120)
     prefix.extend([1] * (SPACING - 1))

@@ -1,5 +1,6 @@
 """Continuous batching on a fake backend: sequences do not affect each other, and every resource is freed."""
 
+import itertools
 import queue
 import threading
 import time
@@ -9,7 +10,7 @@ import pytest
 
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
 from service.scheduling.batching import BatchLimits
-from service.scheduling.sampling_params import SamplingParams
+from service.scheduling.sampling_params import SamplingParams, uniforms
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone
@@ -17,9 +18,6 @@ from tests.waiting import until
 
 
 def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
-    """Each token follows from the state after the token before and from its uniform."""
-    from service.scheduling.sampling_params import uniforms
-
     token_ids, reason = alone(prompt=(5, 6, 7), max_tokens=12, seed=3)
     state, last, expected = np.zeros(STATE_SIZE, np.float32), 7, []
     for token_id in (5, 6):
@@ -34,10 +32,8 @@ def test_a_sequence_is_that_of_prefill_and_sampling_step_by_step():
 
 def test_joining_a_running_batch_changes_no_sequence(start):
     scheduler = start(max_running=24, max_queued=100)
-    wanted = [
-        {"prompt": tuple(range(1, 2 + i % 37)), "max_tokens": 1 + (i * 7) % 45, "seed": i, "choice": i % 3}
-        for i in range(70)
-    ]
+    prompts = [tuple(range(1, 2 + i % 37)) for i in range(70)]
+    wanted = [{"prompt": p, "max_tokens": 1 + (i * 7) % 45, "seed": i, "choice": i % 3} for i, p in enumerate(prompts)]
     texts = [scheduler.submit_one(**one) for one in wanted]
     assert [text.finish() for text in texts] == [alone(**one) for one in wanted]
     until(lambda: scheduler.num_sequences == 0)
@@ -67,19 +63,7 @@ def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeyp
     assert [len(call.sequences) for call in prefills] == [8]
 
 
-def test_a_prompt_starts_although_an_expected_one_does_not_come(start, monkeypatch):
-    monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.05)
-    scheduler = start()
-    texts = [Text(prompt=(3, 4, 5)) for _ in range(3)]
-    scheduler.submit([[text.sequence] for text in texts[:2]], SHAPES)
-    for text in texts[:2]:
-        text.finish()
-    scheduler.submit([[texts[2].sequence]], SHAPES)
-    assert texts[2].finish() == alone(prompt=(3, 4, 5))
-    until(lambda: scheduler.loads == {})
-
-
-def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypatch):
+def test_a_wait_for_an_expected_prompt_ends_also_while_events_are_delivered(start, monkeypatch):
     monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.5)
     scheduler, is_slow = start(), threading.Event()
     deliver = scheduler._deliver
@@ -98,6 +82,7 @@ def test_a_wait_that_ends_while_events_are_delivered_is_noticed(start, monkeypat
     is_slow.set()
     scheduler.submit([[texts[2].sequence]], SHAPES)
     assert texts[2].finish() == alone(prompt=(3, 4, 5), max_tokens=1)
+    until(lambda: scheduler.loads == {})
 
 
 def test_the_eos_token_finishes_a_sequence_and_is_not_returned(start):
@@ -267,11 +252,9 @@ def test_an_invalid_reply_fails_its_sequences_and_not_the_scheduler(start):
     scheduler = start(backend)
     honest = backend.call
     backend.call = lambda call, done: done({"state": np.zeros((1, 1), np.float32)}, None)
-    text = scheduler.submit_one()
-    assert isinstance(text.finish()[1], InternalError)
+    assert isinstance(scheduler.submit_one().finish()[1], InternalError)
     backend.call = honest
-    again = scheduler.submit_one()
-    assert again.finish() == alone()
+    assert scheduler.submit_one().finish() == alone()
 
 
 def test_an_observer_gets_starts_failures_and_calls_in_order(start):
@@ -305,12 +288,9 @@ CACHE = {"prefix_cache_bytes": 10**6}
 
 def reads(backend):
     """Return how many tokens each prefill call has read of each sequence, in order."""
-    return [
-        int(length)
-        for call, lengths in zip(backend.calls, backend.lengths, strict=True)
-        if not call.is_decode
-        for length in lengths[: len(call.sequences)]
-    ]
+    lengths = zip(backend.calls, backend.lengths, strict=True)
+    prefills = (of_call[: len(call.sequences)].tolist() for call, of_call in lengths if not call.is_decode)
+    return list(itertools.chain.from_iterable(prefills))
 
 
 class ReadingBackend(FakeBackend):
@@ -403,25 +383,21 @@ def test_a_scored_prompt_is_prefilled_whole_despite_a_cache_hit(start):
 
 def test_a_nan_state_is_not_cached(start):
     backend = FakeBackend()
-    honest, spoilt = backend.call, []
+    honest = backend.call
 
-    def spoil(call, done):
+    def spoil_once(call, done):
         def answer(outcome, probe_hash):
-            if not spoilt:
-                spoilt.append(call)
-                outcome["state"][0, 0] = np.nan
+            outcome["state"][0, 0] = np.nan
             done(outcome, probe_hash)
 
+        backend.call = honest
         honest(call, answer)
 
-    backend.call = spoil
+    backend.call = spoil_once
     scheduler = start(backend, **CACHE)
-    outcomes = []
-    for _ in range(2):
-        text = scheduler.submit_one(prompt=(3, 4, 5), cache_namespace="mine")
-        outcomes.append(text.finish())
-    assert isinstance(outcomes[0][1], InternalError)
-    assert outcomes[1] == alone(prompt=(3, 4, 5))
+    first, second = (scheduler.submit_one(prompt=(3, 4, 5), cache_namespace="mine").finish() for _ in range(2))
+    assert isinstance(first[1], InternalError)
+    assert second == alone(prompt=(3, 4, 5))
 
 
 def test_the_prefix_cache_changes_no_sequence(start):
@@ -440,28 +416,15 @@ def test_the_prefix_cache_changes_no_sequence(start):
 
 
 def test_new_batch_limits_apply_at_once_to_a_busy_model(start):
-    """The determinism probe may change them while the model has calls all the time."""
+    """The determinism probe may change them. More sequences of an earlier request do not bring back its limits."""
     backend = FakeBackend()
     scheduler = start(backend)
-    scheduler.submit_one(max_tokens=10**6, end_id=None)
-    until(lambda: len(backend.calls) > 3)
-    text = scheduler.submit_one(BatchLimits((16,), 4, 4), seed=1, max_tokens=5)
-    assert text.finish() == alone(seed=1, max_tokens=5)
-    seen = len(backend.calls)
-    until(lambda: len(backend.calls) > seen + 3)
-    assert {(call.batch_size, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}
-
-
-def test_more_sequences_of_a_request_do_not_bring_back_its_batch_limits(start):
-    """A request keeps the limits with which it started; those of later requests are the verified ones."""
-    backend = FakeBackend()
-    scheduler = start(backend)
-    first = Text(max_tokens=10**6, end_id=None)
+    first, *later = Text(max_tokens=10**6, end_id=None), Text(seed=1, max_tokens=5), Text(seed=2, max_tokens=5)
     number = scheduler.submit([[first.sequence]], SHAPES)
-    scheduler.submit_one(BatchLimits((16,), 4, 4), max_tokens=10**6, end_id=None)
-    more = Text(seed=1, max_tokens=5)
-    scheduler.submit([[more.sequence]], SHAPES, number)
-    assert more.finish() == alone(seed=1, max_tokens=5)
-    seen = len(backend.calls)
-    until(lambda: len(backend.calls) > seen + 3)
-    assert {call.batch_size for call in backend.calls[seen + 1 :]} == {16}
+    until(lambda: len(backend.calls) > 3)
+    for text, *limits in ((later[0], BatchLimits((16,), 4, 4)), (later[1], SHAPES, number)):
+        scheduler.submit([[text.sequence]], *limits)
+        assert text.finish() == alone(seed=text.sequence.seed, max_tokens=5)
+        seen = len(backend.calls)
+        until(lambda seen=seen: len(backend.calls) > seen + 3)
+        assert {(call.batch_size, call.size <= 4) for call in backend.calls[seen + 1 :]} == {(16, True)}

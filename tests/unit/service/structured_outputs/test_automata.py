@@ -113,11 +113,8 @@ def test_all_regexes_must_match():
 def test_tokens_of_several_characters_and_of_parts_of_characters_are_walked_by_their_bytes():
     """A byte-level tokenizer spells é in two tokens, and has tokens of more than one character."""
     tokenizer = SubwordTokenizer.train(["abcabcabc éa"] * 50, vocab_size=270)
-    automaton = compile_automaton(
-        ["(abc)+é?"],
-        TokenTexts(tokenizer.token_bytes(first=True), tokenizer.token_bytes(first=False), None, len(tokenizer.tokens)),
-        LIMITS,
-    )
+    first, rest = (tokenizer.token_bytes(first=first) for first in (True, False))
+    automaton = compile_automaton(["(abc)+é?"], TokenTexts(first, rest, None, len(first)), LIMITS)
     assert len(tokenizer.encode("abcabc")) < 6
     for text, is_prefix in (("abcabc", True), ("abcé", True), ("abca", True), ("abé", False), ("abcéa", False)):
         row, is_allowed = FIRST_ROW, True
@@ -163,9 +160,7 @@ def test_missing_characters_are_named_in_reading_order():
 
 
 def test_the_bytes_of_a_table_are_limited():
-    with pytest.raises(
-        PatternError, match=r"must need at most 1000 bytes for its states × 10 tokens, got 1040 or more"
-    ):
+    with pytest.raises(PatternError, match="must need at most 1000 bytes for its states × 10 tokens, got 1040 or more"):
         compiled("a{1,40}", limits=CompilationLimits(20_000, 1000))
 
 

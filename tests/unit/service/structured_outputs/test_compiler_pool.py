@@ -224,18 +224,13 @@ def test_an_error_of_the_process_is_raised_here(make_compiler, pattern, error, m
 
 
 @pytest.mark.parametrize(
-    ("limit", "message"),
-    [
-        ({"timeout_s": 0.05}, "takes more than 0.05 seconds to compile; simplify it"),
-        ({"max_memory_bytes": 2**24}, "takes more than 16 MiB of memory to compile; simplify it"),
-    ],
-    ids=["time", "memory"],
+    ("limit", "more"), [({"timeout_s": 0.05}, "0.05 seconds"), ({"max_memory_bytes": 2**24}, "16 MiB of memory")]
 )
-def test_a_regex_bomb_is_stopped_at_its_limits(process, capfd, limit, message):
+def test_a_regex_bomb_is_stopped_at_its_limits(process, capfd, limit, more):
     """The process compiles the next pattern. What Rust's allocator writes is not in the log of JSON lines."""
     outcome = process.run(replace(job(BOMB), **limit))
     assert isinstance(outcome, LimitExceeded)
-    assert str(outcome) == message
+    assert str(outcome) == f"takes more than {more} to compile; simplify it"
     assert process.run(job(regex("a"))).num_states == 1
     assert capfd.readouterr().err == ""
 

@@ -1,5 +1,6 @@
 """Texts that match the regular expression of a JSON Schema are valid, by `json` and `jsonschema`; others are errors."""
 
+import functools
 import itertools
 import json
 import random
@@ -161,6 +162,10 @@ def test_a_chain_of_references_nests_as_deep_as_it_is_long():
     links = {f"s{number}": {"$ref": f"#/$defs/s{number + 1}"} for number in range(400)}
     with pytest.raises(SchemaError, match="must nest at most 32 levels deep"):
         schema_regex({"$defs": {**links, "s400": {"type": "null"}}, "$ref": "#/$defs/s0"})
+    # Where values are looked up, too.
+    items = functools.reduce(lambda inner, _: {"anyOf": [inner]}, range(500), {"const": 1})
+    with pytest.raises(SchemaError, match=r"schema\.items\.anyOf.* must nest at most 32 levels deep"):
+        schema_regex({"type": "array", "items": items, "uniqueItems": True})
 
 
 def test_any_object_matches_json_objects_alone():
@@ -194,9 +199,7 @@ def test_whole_numbers_match_exactly_within_their_range(low, high):
 def test_nullable_allows_null_beside_a_type():
     assert schema_regex({"type": "boolean", "nullable": True}) == schema_regex({"type": ["boolean", "null"]})
     assert schema_regex({"type": "boolean", "nullable": False}) == schema_regex({"type": "boolean"})
-    assert schema_regex({"type": "string", "nullable": True, "enum": ["a", None]}) == schema_regex(
-        {"enum": ["a", None]}
-    )
+    assert schema_regex({"type": "string", "nullable": True, "enum": ["", None]}) == schema_regex({"enum": ["", None]})
     assert schema_regex({"type": "string", "nullable": True, "enum": ["a"]}) == schema_regex({"const": "a"})
 
 
@@ -230,14 +233,6 @@ def accepts(automaton, text):
         if state < 0:
             return False
     return bool(automaton.accepts[state])
-
-
-def test_deep_nesting_is_an_error_where_values_are_looked_up_too():
-    items = {"const": 1}
-    for _ in range(500):
-        items = {"anyOf": [items]}
-    with pytest.raises(SchemaError, match=r"schema\.items\.anyOf.* must nest at most 32 levels deep"):
-        schema_regex({"type": "array", "items": items, "uniqueItems": True})
 
 
 class Color(Enum):

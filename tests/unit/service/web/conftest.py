@@ -46,12 +46,10 @@ class Site:
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         unused, vectors = [None] * 3, VectorFiles(models_dir)
-        settings, watch = Settings(), lambda *_: nullcontext()
-        parts = Services(
-            self.service.engine, models, vectors, *unused, self.memory, settings, watch, None, Reports(settings)
-        )
-        self.parts = parts
-        app.register_blueprint(build_blueprint(parts))
+        settings = Settings()
+        others = self.memory, settings, lambda *_: nullcontext(), None, Reports(settings)
+        self.parts = Services(self.service.engine, models, vectors, *unused, *others)
+        app.register_blueprint(build_blueprint(self.parts))
         access = Authenticator(None, RateLimiter(), limits)
         hosts = AllowedHosts()
         Middleware(access, Metrics("test"), None, hosts, self.memory, log_prompts=log_prompts).register(app)

@@ -37,11 +37,6 @@ def charged(monkeypatch):
     return charged
 
 
-@pytest.fixture
-def unread(monkeypatch):
-    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
-
-
 @pytest.mark.parametrize(
     ("rest", "num_tokens"),
     [("map?count=3", 3), ("map", NUM_TOKENS), ("neighbors?token=a", 10), ("neighbors?token=a&count=2", 2)],
@@ -52,9 +47,9 @@ def test_an_embedding_is_charged_by_the_tokens_of_the_response(get, charged, res
     assert charged == [num_tokens, num_tokens]
 
 
-@pytest.mark.usefixtures("unread")
-def test_vectors_are_not_read_before_the_charge(get, make_site):
+def test_vectors_are_not_read_before_the_charge(get, make_site, monkeypatch):
     """A request that is refused costs no work; the error names `count`, the field that the request has."""
+    monkeypatch.setattr(VectorFiles, "_read", lambda *_: pytest.fail("read"))
     get.site = make_site(KeyLimits(tokens_per_minute=2))
     status, answer = get("map?count=3")
     assert (status, answer["error"]["param"]) == (400, "count")

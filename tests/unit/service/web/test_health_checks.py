@@ -20,9 +20,6 @@ def test_the_workers_paths_of_health_checks_are_endpoints():
 
 @pytest.mark.parametrize(("keys_file", "names"), [(None, {"models": ["demo"]}), ("keys.json", {})])
 def test_readiness_names_the_models_only_where_no_keys_are_required(keys_file, names):
-    services = SimpleNamespace(
-        settings=SimpleNamespace(keys_file=keys_file),
-        refuse_if_draining=lambda: None,
-        model_registry=SimpleNamespace(ready_models=lambda: ["demo"]),
-    )
+    registry, settings = SimpleNamespace(ready_models=lambda: ["demo"]), SimpleNamespace(keys_file=keys_file)
+    services = SimpleNamespace(settings=settings, refuse_if_draining=lambda: None, model_registry=registry)
     assert readyz(services) == {"status": "ready", "num_models": 1, **names}

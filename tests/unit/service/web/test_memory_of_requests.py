@@ -159,7 +159,6 @@ def test_prompts_over_the_total_limit_are_refused_before_tokenization(site, monk
     ids=["no JSON", "wrong field", "too long", "too large"],
 )
 def test_an_invalid_request_counts_against_the_rate_limit(make_site, body):
-    """A client that sends invalid requests has no more of them than others."""
     site = make_site(KeyLimits(requests_per_minute=2))
     statuses = [site.send(body)[0] for _ in range(3)]
     assert statuses[:2] in ([400, 400], [413, 413])
@@ -182,11 +181,8 @@ def test_a_full_memory_budget_sheds_large_requests_and_serves_small_ones(site):
     other = site.memory.lease()
     other.hold(64 * 2**20, "another request")
     answer = site.post(prompt="a" * FREE_BYTES)
-    assert (answer.status_code, answer.json["error"]["code"], answer.headers["Retry-After"]) == (
-        429,
-        "memory_full",
-        "1",
-    )
+    assert (answer.status_code, answer.json["error"]["code"]) == (429, "memory_full")
+    assert answer.headers["Retry-After"] == "1"
     assert site.post(prompt="abc", max_tokens=5).status_code == 200
     other.close()
     assert site.post(prompt="a" * 900, user="a" * FREE_BYTES).status_code == 200
@@ -203,11 +199,8 @@ def test_a_request_that_needs_more_than_the_budget_is_refused(make_site):
 
 def test_a_running_request_holds_the_memory_of_its_response(make_site):
     site = make_site()
-    answer = site.client.post(
-        "/v1/completions",
-        json={"model": "characters", "prompt": "a" * 900, "n": 2, "max_tokens": 500, "logprobs": 5, "stream": True},
-        buffered=False,
-    )
+    body = {"model": "characters", "prompt": "a" * 900, "n": 2, "max_tokens": 500, "logprobs": 5, "stream": True}
+    answer = site.client.post("/v1/completions", json=body, buffered=False)
     assert site.memory.num_bytes > FREE_BYTES
     answer.close()
     assert site.memory.num_bytes == 0

@@ -13,11 +13,8 @@ from service.web.endpoint import ENDPOINTS, TAGS, QueryParameter, integer
 from service.web.openapi import openapi_document
 
 DOCUMENT = openapi_document()
-OPERATIONS = {
-    f"{method.upper()} {path}": operation
-    for path, operations in DOCUMENT["paths"].items()
-    for method, operation in operations.items()
-}
+PATHS = DOCUMENT["paths"].items()
+OPERATIONS = {f"{verb.upper()} {path}": operation for path, verbs in PATHS for verb, operation in verbs.items()}
 
 
 def bodies():

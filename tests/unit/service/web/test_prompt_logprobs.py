@@ -28,11 +28,8 @@ def test_each_token_of_the_prompt_has_those_of_an_echo(site, num_top, backward):
     for entry, token_id, logprob in zip(found, ids, wanted, strict=True):
         others = [i for i in range(num_top) if i != token_id]
         assert [*entry] == [*map(str, (token_id, *others))]
-        assert entry[str(token_id)] == {
-            "logprob": logprob,
-            "rank": token_id + 1 if token_id < 5 else None,
-            "decoded_token": CHARACTERS.tokens[token_id],
-        }
+        rank, text = token_id + 1 if token_id < 5 else None, CHARACTERS.tokens[token_id]
+        assert entry[str(token_id)] == {"logprob": logprob, "rank": rank, "decoded_token": text}
         assert [entry[str(i)]["rank"] for i in others] == [i + 1 for i in others]
 
 

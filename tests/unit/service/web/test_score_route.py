@@ -16,10 +16,9 @@ def test_a_response_has_scores_and_the_usage_of_both_models(site):
 
 
 def test_a_resume_token_comes_with_carried_state(site):
-    first = site.post("/v1/score", input="abc", carry_state=True).json
-    status, content = site.send(
-        orjson.dumps({"input": "abc", "carry_state": True, "state": first["state"]}), "/v1/score"
-    )
+    body = {"input": "abc", "carry_state": True}
+    body["state"] = site.post("/v1/score", **body).json["state"]
+    status, content = site.send(orjson.dumps(body), "/v1/score")
     assert (status, orjson.loads(content)["data"][0]["num_tokens"]) == (200, len(CHARACTERS.encode("abc")))
 
 

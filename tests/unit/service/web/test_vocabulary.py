@@ -85,12 +85,10 @@ def test_a_page_has_the_tokens_from_an_offset_on(site, query, ids):
     assert body["vocab_size"] == len(CHARACTERS.tokens)
 
 
-@pytest.mark.parametrize(
-    ("query", "param"), [("vocabulary=yes", "vocabulary"), ("offset=-1", "offset"), ("count=10001", "count")]
-)
-def test_an_invalid_parameter_is_refused_by_name(site, query, param):
+@pytest.mark.parametrize("query", ["vocabulary=yes", "offset=-1", "count=10001"])
+def test_an_invalid_parameter_is_refused_by_name(site, query):
     response = site.client.get(f"/tokenizer_info?model=characters&{query}")
-    assert (response.status_code, response.json["error"]["param"]) == (400, param)
+    assert (response.status_code, response.json["error"]["param"]) == (400, query.partition("=")[0])
 
 
 @pytest.mark.parametrize("query", ["", "&vocabulary=false", "&offset=3&count=2"])
@@ -104,11 +102,7 @@ def test_a_large_vocabulary_is_listed_in_pages_within_their_memory(make_site, se
     serve(large)
     site, held = make_site(), []
     hold = MemoryLease.hold
-    monkeypatch.setattr(
-        MemoryLease,
-        "hold",
-        lambda lease, num_bytes, *names, **more: held.append(num_bytes) or hold(lease, num_bytes, *names, **more),
-    )
+    monkeypatch.setattr(MemoryLease, "hold", lambda *args, **more: held.append(args[1]) or hold(*args, **more))
     tokens = []
     while len(tokens) < len(large.tokens):
         held.clear()
