@@ -30,9 +30,9 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning, in 20 minutes, if there is none yet
 	@$(BIN)/python -m export train --config english --if-new
 
-# Two processes more than there are cores, as tests wait for servers. The end-to-end tests are the longest and come first,
+# One process more than there are cores, as tests wait for servers; with two the tests take as long. The end-to-end tests are the longest and come first,
 # so that no process is left alone with one at the end.
-NUM_PROCESSES := $(shell expr $$(nproc) + 2)
+NUM_PROCESSES := $(shell expr $$(nproc) + 1)
 PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder --ignore=tests/attack
 
 test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it installs redis-server, nginx, chromium-headless-shell, curl, jq and kubectl

@@ -146,6 +146,8 @@ def test_the_unit_that_forgets_at_line_feeds_is_found(open_lesson):
     kinds = {kind: gates.copy() for kind in ("hidden", "cell", "forget", "input", "candidate", "output")}
     kinds["forget"][:, 3] = np.where(ends, 0.02, 0.9)
     kinds["cell"][:, 3] = 6.5
+    # The page compares models until its status is empty: it must not get one response of each kind.
+    page.wait_for("")
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(tokens, **kinds)))
     page.page.reload()
     page.page.locator("#found:not([hidden])").wait_for()
