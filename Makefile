@@ -30,8 +30,8 @@ run: $(STAMPS)/run  ## train the demo if there is no model yet, and serve it (PO
 english: $(STAMPS)/run  ## train a base model of modern English for fine-tuning, in 20 minutes, if there is none yet
 	@$(BIN)/python -m export train --config english --if-new
 
-# One process more than there are cores, as tests wait for servers; with two the tests take as long. The end-to-end tests are the longest and come first,
-# so that no process is left alone with one at the end.
+# One process more than there are cores, as tests wait for servers; two more are no faster. The end-to-end tests are the
+# longest and come first, so that no process is left alone with one at the end.
 NUM_PROCESSES := $(shell expr $$(nproc) + 1)
 PYTEST_IN_PARALLEL := $(BIN)/python -m pytest --numprocesses $(NUM_PROCESSES) --maxprocesses 5 --dist loadfile --no-loadscope-reorder --ignore=tests/attack
 
