@@ -158,8 +158,8 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             part = ids[None, start : start + length + 1]
             count = part.shape[1] - 1
             shapes = {"logprobs": (1, count), "top_token_ids": (1, count, card.num_top), "state": state.shape}
-            inputs = {"token_ids": part, "lengths": np.array([count], np.int32), "state": state}
-            inputs["num_top"] = np.ones(1, np.int32)
+            lengths, num_top = np.array([count], np.int32), np.ones(1, np.int32)
+            inputs = {"token_ids": part, "lengths": lengths, "state": state, "num_top": num_top}
             outputs = client.predict(model, SCORE, inputs, shapes)
             state = outputs["state"]
             logprobs.append(outputs["logprobs"][0])

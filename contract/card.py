@@ -301,7 +301,7 @@ class GeneratorCard(_Frozen):
         max_decode_steps: Maximum K of a `decode` call.
         max_prefill_length: Maximum T of a `prefill` call.
         num_top: Number of most probable tokens that `decode_full` and `score` return at each position.
-        revision: Of the signatures; versions of another one are not served.
+        revision: Of the signatures; 1 in a card that does not say it, and versions of another one are not served.
         training: None for an imported model.
         precision_check: The cost of bfloat16; None for a version without signatures in bfloat16.
         training_filter: None for a version without one, such as an imported model.
@@ -332,7 +332,7 @@ class GeneratorCard(_Frozen):
     max_decode_steps: Count = signatures.MAX_DECODE_STEPS
     max_prefill_length: Count = signatures.MAX_PREFILL_LENGTH
     num_top: Count = signatures.NUM_TOP
-    revision: Literal[3] = signatures.REVISION
+    revision: Literal[3] = Field(1, validate_default=True)
     training: TrainingReport | None = None
     precision_check: PrecisionCheck | None = None
     training_filter: TrainingFilterDescription | None = None

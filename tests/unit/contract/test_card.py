@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from contract.card import GeneratorCard, load_assets
 from contract.errors import ContractError
+from contract.signatures import REVISION
 from contract.tokenizers import CharacterTokenizer, WordTokenizer
 
 FIELDS = {
@@ -23,6 +24,7 @@ FIELDS = {
     "tensorflow": "2.21.0",
     "created": 1,
     "activations": (("hidden", 1, 8),),
+    "revision": REVISION,
 }
 
 
@@ -66,11 +68,15 @@ def test_a_truncated_card_raises_an_error_with_its_file(tmp_path):
         load_assets(write(tmp_path, '{"name": "demo"', CharacterTokenizer.train("abc")))
 
 
-@pytest.mark.parametrize(("field", "found"), [("format", 1), ("format", 5), ("revision", 2), ("revision", 4)])
+@pytest.mark.parametrize(
+    ("field", "found"), [("format", 1), ("format", 5), ("revision", 1), ("revision", 2), ("revision", 4)]
+)
 def test_a_version_of_another_format_is_rejected_with_the_export_command(field, found, tmp_path):
     folder = tmp_path / "models" / "demo" / "7"
     folder.mkdir(parents=True)
     card = {**GeneratorCard(**FIELDS).model_dump(mode="json"), field: found}
+    if card["revision"] == 1:
+        del card["revision"]
     write(folder, json.dumps(card), CharacterTokenizer.train("abc"))
     with pytest.raises(ContractError) as error:
         load_assets(folder)

@@ -259,6 +259,7 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
         "tensorflow": "",
         "created": 0,
         "activations": (("hidden", 1, 6),),
+        "revision": 3,
     }
     card.write_text(GeneratorCard(name="m", **sizes, **facts).model_dump_json())
     card.with_name("tokenizer.json").write_text(tokenizer.to_json())

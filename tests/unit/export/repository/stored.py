@@ -38,7 +38,7 @@ def make_card(name="m", tokenizer=TOKENIZER, card=None, **report):
     """Return a card; `report` changes its training report, `card` its other fields."""
     sizes = {"layers": 2, "units": 16, "embedding": 4, "state_size": 64, "vocab_size": len(tokenizer.tokens)}
     facts = {"name": name, "cell": "lstm", "unit": tokenizer.unit, "weights_sha256": "0", "code_sha256": "0", **sizes}
-    facts |= {"activations": (("hidden", 1, 16),), "tensorflow": "2", "created": 0}
+    facts |= {"activations": (("hidden", 1, 16),), "tensorflow": "2", "created": 0, "revision": 3}
     return GeneratorCard(**{**facts, "training": TrainingReport(**{**REPORT, **report}), **(card or {})})
 
 
