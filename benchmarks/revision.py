@@ -1,7 +1,7 @@
 """`python -m benchmarks.revision CHECKOUT`: speed of this gateway over that of another checkout of the project.
 
 Throughput, time to first token and CPU time per token, with 1 to 64 streams and with requests that arrive at random
-times. Both gateways run in front of one model server; with `--stack` each has a model and a model server of its own
+times, a third and two thirds as many per second as the other gateway completes with 64 streams. Both gateways run in front of one model server; with `--stack` each has a model and a model server of its own
 checkout. Both run all the time and take turns, so that a change which costs time shows as a ratio.
 """
 
@@ -17,8 +17,8 @@ from benchmarks.report import Comparison, each_round, print_heading, print_table
 from benchmarks.servers import Gateway, descendants, fixture_servers
 
 STREAMS = (1, 4, 8, 16, 64)
-# Requests per second that arrive at random times; 64 streams complete some 300.
-RATES = (100, 200)
+# Requests that arrive per second, as a share of those that 64 streams complete.
+SHARES = (1 / 3, 2 / 3)
 # Requests per measurement: a few seconds.
 MIN_REQUESTS, REQUESTS_PER_STREAM, SECONDS_OF_ARRIVALS = 24, 20, 5
 
@@ -36,9 +36,9 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         sides = _start(stack, options.checkout.resolve(), options.precision, whole=options.stack)
         loads = {f"{streams} streams": _streams(streams) for streams in STREAMS}
-        loads |= {f"{rate} requests/s": _arrivals(rate) for rate in RATES}
         for gateway in sides:
-            _streams(8)(gateway)
+            capacity = _streams(64)(gateway).tokens_per_s / NEW_TOKENS
+        loads |= {f"{rate:.0f} requests/s": _arrivals(rate) for rate in (share * capacity for share in SHARES)}
         for _ in each_round(options.rounds):
             for kind, run in loads.items():
                 measured, baseline = (_measure(gateway, run) for gateway in sides)
@@ -67,8 +67,9 @@ def _streams(streams: int) -> Callable[[Gateway], Load]:
     return lambda gateway: run_load(gateway.port, BODY, concurrency=streams, num_requests=num_requests)
 
 
-def _arrivals(rate: int) -> Callable[[Gateway], Load]:
-    return lambda gateway: run_arrivals(gateway.port, BODY, rate=rate, num_requests=rate * SECONDS_OF_ARRIVALS)
+def _arrivals(rate: float) -> Callable[[Gateway], Load]:
+    num_requests = round(rate * SECONDS_OF_ARRIVALS)
+    return lambda gateway: run_arrivals(gateway.port, BODY, rate=rate, num_requests=num_requests)
 
 
 def _measure(gateway: Gateway, run: Callable[[Gateway], Load]) -> dict[str, float]:

@@ -115,7 +115,7 @@ def main() -> None:
         comparisons, profiles = measure(ours / version, theirs / version if options.checkout else None, options.rounds)
     setup = f"decode, {NUM_STEPS} steps a call, LSTM of {options.units} units, {options.layers} layers, one thread"
     print_heading(f"{_cpu()};\n{setup}", options.rounds)
-    baseline = options.checkout or "tf.saved_model.load"
+    baseline = str(options.checkout or "tf.saved_model.load")
     rows = [(each.name, spread(each.ours, ".0f"), spread(each.baseline, ".0f"), each.ratio()) for each in comparisons]
     print_table(("µs a step", "session", baseline, "ratio"), rows)
     print("\nWhere a step of the session goes, in µs, while its operations are traced:\n")
