@@ -1,4 +1,4 @@
-// The HTTP API: responses, event streams, and errors for users. Knows nothing of the page.
+// The HTTP API: responses, event streams, and errors for users.
 
 const KEY = "sostenuto-key";
 

@@ -1,4 +1,4 @@
-// Elements: finding and making them. Knows nothing of models and tokens.
+// Elements: finding and making them.
 
 /** @returns {any} an element of any type: templates and tests check that it is the right one */
 export function find(id) {

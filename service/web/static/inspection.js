@@ -1,4 +1,4 @@
-// The response of `/v1/inspect` as matrices: a row for each token, a column for each unit. Knows nothing of the page.
+// The response of `/v1/inspect` as matrices: a row for each token, a column for each unit.
 
 // In the order of the list: name, help text, and whether values are signed.
 export const KINDS = {
