@@ -1,8 +1,9 @@
 """`python -m benchmarks.revision CHECKOUT`: speed of this gateway over that of another checkout of the project.
 
 Throughput, time to first token and CPU time per token, with 1 to 64 streams and with requests that arrive at random
-times, a third and two thirds as many per second as the other gateway completes with 64 streams. Both gateways run in front of one model server; with `--stack` each has a model and a model server of its own
-checkout. Both run all the time and take turns, so that a change which costs time shows as a ratio.
+times, a third and two thirds as many per second as the other gateway completes with 64 streams. Both gateways run in
+front of one model server; with `--stack` each has a model and a model server of its own checkout. Both run all the time
+and take turns, so that a change which costs time shows as a ratio.
 """
 
 import contextlib

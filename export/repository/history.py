@@ -22,6 +22,9 @@ class Epoch(BaseModel, frozen=True, extra="ignore"):
         tokens: Tokens trained on since the run began.
         seconds: Training time since the run began, without interruptions.
         accuracy: Share of the validation tokens that were the most probable one; None if nothing is held out.
+        logit_scale: Factor of the logits, in the validation loss and in the model of the epoch: temperature scaling,
+            Guo et al. 2017 (arXiv 1706.04599).
+        next_logit_scale: Factor of the next epoch: the one with the lowest validation loss after this epoch.
     """
 
     train_loss: float
@@ -29,6 +32,8 @@ class Epoch(BaseModel, frozen=True, extra="ignore"):
     accuracy: float | None
     tokens: int
     seconds: float
+    logit_scale: float = 1.0
+    next_logit_scale: float = 1.0
 
     @property
     def loss(self) -> float:

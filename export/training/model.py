@@ -4,10 +4,12 @@ The model consists of Keras's own layers, so a `.keras` file of it loads anywher
 `export.training.sequence`, which takes and returns states and is faster.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from export.config import TrainConfig
@@ -38,6 +40,8 @@ _COPIES = 8
 _KEPT_PER_UNIT = 5
 # One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
+# Names of layers.
+_LOGITS, _PROJECTION = "logits", "projection"
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
@@ -69,10 +73,10 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
     if config.connections == "skip":
         x = keras.layers.Concatenate(name="skip")(outputs)
     if not config.tie_embeddings:
-        logits = keras.layers.Dense(vocab_size, kernel_initializer=_initializer(config), name="logits")(x)
+        logits = keras.layers.Dense(vocab_size, kernel_initializer=_initializer(config), name=_LOGITS)(x)
     else:
         if x.shape[-1] != config.embedding:
-            x = keras.layers.Dense(config.embedding, use_bias=False, name="projection")(x)
+            x = keras.layers.Dense(config.embedding, use_bias=False, name=_PROJECTION)(x)
         logits = embedding(x, reverse=True)
     return keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
 
@@ -136,6 +140,26 @@ def require_memory(config: TrainConfig, vocab_size: int, window_tokens: int) -> 
             f"{config.batch_size}, sequence_length = {config.sequence_length}) need at least {needed / 2**30:.1f} "
             f"GiB of memory, but only {free / 2**30:.1f} GiB is free"
         )
+
+
+def scaled_layer(model: keras.Model) -> keras.layers.Layer | None:
+    """Return the layer whose weights scale the logits; None if these are products with the embedding itself."""
+    return next((layer for layer in model.layers if layer.name in (_LOGITS, _PROJECTION)), None)
+
+
+@contextlib.contextmanager
+def scaled_logits(model: keras.Model, scale: float) -> Iterator[None]:
+    """Scale the logits of a model; its weights are the same bits after the block."""
+    layer = scaled_layer(model)
+    if layer is None:
+        yield
+        return
+    weights = layer.get_weights()
+    layer.set_weights([weight * np.float32(scale) for weight in weights])
+    try:
+        yield
+    finally:
+        layer.set_weights(weights)
 
 
 def zero_states(model: keras.Model, rows: int) -> States:

@@ -98,7 +98,7 @@ class Optimization:
             lambda s: tf.TensorSpec([None, s.shape[1]], s.dtype), zero_states(self._model, 1)
         )
         kept, number = tf.TensorSpec([None, 1]), tf.TensorSpec([])
-        signatures = [ids, ids, states, kept, number, number], [ids, ids, states]
+        signatures = [ids, ids, states, kept, number, number], [ids, ids, states, number]
         update, evaluate = signatures if self._devices.num_replicas == 1 else (None, None)
         return (
             tf.function(self._update_everywhere, input_signature=update, autograph=False),
@@ -133,14 +133,17 @@ class Optimization:
         loss, states = self._update(*batch, states, kept_shares, count, rate_tensor)
         return float(loss) / num_targets, states
 
-    def evaluate(self, inputs: np.ndarray, targets: np.ndarray, states: Any) -> tuple[float, float, Any]:
-        """Evaluate one batch of the validation split.
+    def evaluate(
+        self, inputs: np.ndarray, targets: np.ndarray, states: Any, logit_scale: float
+    ) -> tuple[np.ndarray, Any]:
+        """Evaluate one batch of the validation split, with scaled logits.
 
-        Returns the summed loss in nats of the known tokens, how many of these were the most probable token, and the
-        states.
+        Returns:
+            Sums over the known tokens, float32 (4,): the loss in nats, its first and second derivative by the scale,
+            and how many were the most probable token; and the states.
         """
-        loss, hits, states = self._evaluate(*self._distribute(inputs, targets), states)
-        return float(loss), float(hits), states
+        sums, states = self._evaluate(*self._distribute(inputs, targets), states, tf.constant(logit_scale))
+        return sums.numpy(), states
 
     def _distribute(self, *arrays: np.ndarray) -> list[Any]:
         distribute = self._devices.distribute
@@ -159,10 +162,10 @@ class Optimization:
                 strategy.extended.update(average.value, _move, args=(variable.value, decay), group=False)
         return strategy.reduce("SUM", loss, axis=None), states
 
-    def _evaluate_everywhere(self, inputs, targets, states):  # noqa: ANN001, ANN202 - traced by TensorFlow
+    def _evaluate_everywhere(self, inputs, targets, states, scale):  # noqa: ANN001, ANN202 - traced by TensorFlow
         strategy = self._devices.strategy
-        loss, hits, states = strategy.run(self._evaluate_replica, (inputs, targets, states))
-        return strategy.reduce("SUM", loss, axis=None), strategy.reduce("SUM", hits, axis=None), states
+        sums, states = strategy.run(self._evaluate_replica, (inputs, targets, states, scale))
+        return strategy.reduce("SUM", sums, axis=None), states
 
     def _update_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States, kept: tf.Tensor, count: tf.Tensor
@@ -192,25 +195,32 @@ class Optimization:
         self._optimizer.apply(shares, self._model.trainable_variables)
 
     def _evaluate_replica(
-        self, inputs: tf.Tensor, targets: tf.Tensor, states: States
-    ) -> tuple[tf.Tensor, tf.Tensor, States]:
+        self, inputs: tf.Tensor, targets: tf.Tensor, states: States, scale: tf.Tensor
+    ) -> tuple[tf.Tensor, States]:
         logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._evaluation_compute)
-        losses, hits = [], []
+        sums = []
         for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute):
-            mask = tf.cast(own_targets != self._special.unknown, tf.float32)
+            is_known = tf.cast(own_targets != self._special.unknown, tf.float32) * self._no_label(own_targets)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
-            losses.append(tf.reduce_sum(self._losses(own_targets, own_logits) * mask))
-            hits.append(tf.reduce_sum(tf.cast(hit, tf.float32) * mask))
-        return tf.add_n(losses), tf.add_n(hits), new_states
+            losses = self._losses(own_targets, own_logits * scale)
+            # By the scale, the loss has the derivative E[logit] - logit of the target, and that has Var[logit].
+            weighted = tf.nn.softmax(own_logits * scale) * own_logits
+            mean = tf.reduce_sum(weighted, axis=-1)
+            variance = tf.einsum("nv,nv->n", weighted, own_logits) - mean**2
+            slope = mean - tf.gather(own_logits, own_targets, batch_dims=1)
+            columns = losses, slope, variance, tf.cast(hit, tf.float32)
+            sums.append(tf.stack([tf.reduce_sum(column * is_known) for column in columns]))
+        return tf.add_n(sums), new_states
 
     def _losses(self, targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Return the losses of targets (tokens,), 0 for labels."""
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        if not self._special.labels:
-            return losses
-        is_target = np.ones(logits.shape[-1], np.float32)
+        return losses * self._no_label(targets) if self._special.labels else losses
+
+    def _no_label(self, targets: tf.Tensor) -> tf.Tensor:
+        is_target = np.ones(self._model.output.shape[-1], np.float32)
         is_target[list(self._special.labels)] = 0.0
-        return losses * tf.gather(is_target, targets)
+        return tf.gather(is_target, targets)
 
 
 def _parts(targets: tf.Tensor, logits: list[tf.Tensor], compute: Compute) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:

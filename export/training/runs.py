@@ -20,6 +20,7 @@ from contract.tokenizers import Tokenizer, load_tokenizer
 from export.config import TrainConfig
 from export.errors import RunError
 from export.repository.history import Progress
+from export.training.model import scaled_logits
 
 _CONFIG, _CORPUS, _TOKENIZER, _PROGRESS = "config.json", "corpus.json", "tokenizer.json", "progress.json"
 _LINEAGE, _INITIAL = "lineage.json", "initial.npz"
@@ -179,7 +180,8 @@ class RunFolder:
             shutil.copyfile(self.path / _CONFIG, self.path / _CHECKPOINTS / _CONFIG)
             if progress.best_epoch == progress.epochs:
                 self._best(progress).parent.mkdir(exist_ok=True)
-                model.save(self._best(progress))
+                with scaled_logits(model, progress.last.logit_scale):
+                    model.save(self._best(progress))
             # Sync them before writing the progress that refers to them.
             sync_tree(self.path / _CHECKPOINTS)
             sync_tree(self.path / _BEST)

@@ -52,7 +52,7 @@ def record_published(monkeypatch, filters, *, computes=False):
     calls = []
     if not computes:
         monkeypatch.setattr(Optimization, "update", lambda *given: (1.0, given[3]))
-        monkeypatch.setattr(Optimization, "evaluate", lambda *given: (1.0, 0.0, given[3]))
+        monkeypatch.setattr(Optimization, "evaluate", lambda *given: (np.array([1.0, 0.0, 0.0, 0.0]), given[3]))
 
     def record(model, tokenizer, name, models_dir, training, direction, history, held_out, training_filter):  # noqa: ARG001 - its own
         calls.append((model, tokenizer, training, direction))
@@ -202,7 +202,7 @@ def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):
 
 
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
-    monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: ([2.0, 1.0, 3.0][progress.epochs], 0.5))
+    monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: ([2.0, 1.0, 3.0][progress.epochs], 0.5, 1.0))
     assert train("--epochs", "3", "--seed", "5") == 0
     card, tokenizer = load_assets(Path("models/m/1"))
     best = json.loads(Path("runs/m/progress.json").read_text())["history"][1]
@@ -809,7 +809,7 @@ def test_words_that_the_base_does_not_know_stay_unknown(published, capsys):
 @pytest.mark.parametrize(("losses", "is_warned"), [((2.0, 1.9, 2.1), False), ((2.0, 2.0, 2.1), True)])
 def test_a_fine_tuning_that_did_not_improve_its_base_is_warned_of(published, monkeypatch, capsys, losses, is_warned):
     remaining = iter(losses)
-    monkeypatch.setattr(workflow.Trainer, "_validate", lambda *_: (next(remaining), 0.5))
+    monkeypatch.setattr(workflow.Trainer, "_validate", lambda *_: (next(remaining), 0.5, 1.0))
     assert fine_tune("--epochs", "2") == 0
     assert ("no epoch is better than base:1, whose validation loss is 2.000" in capsys.readouterr().err) == is_warned
     assert (published[0][2].base_loss, published[0][2].validation_loss) == losses[:2]

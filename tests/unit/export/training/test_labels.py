@@ -71,7 +71,7 @@ def test_labels_are_no_targets(lay_out):
         trainer = Trainer(config.model_copy(update={"seed": 3}), build_model(config, vocab_size), dataset)
         optimization = trainer.optimization
         states = optimization.zero_states(inputs.shape[1])
-        loss, _, _ = optimization.evaluate(inputs, given, states)
+        (loss, *_), _ = optimization.evaluate(inputs, given, states, 1.0)
         kept = np.ones((inputs.shape[1], 1), np.float32)
         losses.append((loss, *(optimization.update(inputs, given, states, kept, 0.01)[0] for _ in range(2))))
     assert losses[0] == losses[1]

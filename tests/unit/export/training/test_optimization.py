@@ -30,12 +30,12 @@ def prepare(devices=None, **settings):
 
 
 def train(optimization, updates=4, inputs=INPUTS, targets=TARGETS, rate=0.01):
-    """Run some updates and evaluate; return the losses of the updates, and the loss and hits of the evaluation."""
+    """Run some updates and evaluate; return the losses of the updates, and the sums of the evaluation."""
     states, losses = optimization.zero_states(inputs.shape[1]), []
     for _ in range(updates):
         loss, states = optimization.update(inputs, targets, states, KEPT[: inputs.shape[1]], rate)
         losses.append(loss)
-    return losses, optimization.evaluate(inputs, targets, optimization.zero_states(inputs.shape[1]))[:2]
+    return losses, optimization.evaluate(inputs, targets, optimization.zero_states(inputs.shape[1]), 1.0)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def test_the_decay_of_the_averaged_weights_rises_to_its_setting():
         optimization.update(INPUTS, TARGETS, optimization.zero_states(ROWS), KEPT, 0.1)
         expected = decay * expected + (1 - decay) * kernel.numpy()
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
-    judged = optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS))[0]
+    judged = optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS), 1.0)[0][0]
     logits = optimization.averaged(INPUTS.T)
     each = tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS.T, logits).numpy()
     assert judged == pytest.approx(each[TARGETS.T != UNKNOWN].sum(), rel=1e-4)
@@ -157,9 +157,10 @@ def test_hits_are_the_known_tokens_that_were_most_probable():
     for weight in model.weights:
         weight.assign(tf.zeros_like(weight))
     model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[favourite])
-    assert optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == (favourite == TARGETS).sum()
+    zero = optimization.zero_states(ROWS)
+    assert optimization.evaluate(INPUTS, TARGETS, zero, 1.0)[0][3] == (favourite == TARGETS).sum()
     model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[UNKNOWN])
-    assert optimization.evaluate(INPUTS, TARGETS, optimization.zero_states(ROWS))[1] == 0
+    assert optimization.evaluate(INPUTS, TARGETS, zero, 1.0)[0][3] == 0
 
 
 @pytest.mark.parametrize(

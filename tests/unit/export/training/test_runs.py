@@ -234,7 +234,8 @@ def test_two_runs_cannot_share_a_directory(tmp_path, monkeypatch):
 
 def test_the_progress_file_is_readable_json(finished):
     history = json.loads((finished.path / "progress.json").read_text())["history"]
-    assert [set(entry) for entry in history] == [{"train_loss", "validation_loss", "accuracy", "tokens", "seconds"}] * 3
+    names = "train_loss", "validation_loss", "accuracy", "tokens", "seconds", "logit_scale", "next_logit_scale"
+    assert [set(entry) for entry in history] == [set(names)] * 3
 
 
 def test_changed_settings_are_rejected_with_their_old_values(copy):

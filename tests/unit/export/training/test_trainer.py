@@ -9,9 +9,10 @@ import tensorflow as tf
 from export.config import load_config
 from export.errors import TrainingFailed
 from export.graphs.network import CELLS
+from export.repository.history import Progress
 from export.training import trainer as training
 from export.training.devices import Compute
-from export.training.model import build_model, count_parameters, forward, zero_states
+from export.training.model import build_model, count_parameters, forward, scaled_logits, zero_states
 from export.training.runs import RunFolder
 from export.training.trainer import FINAL_RATE, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
@@ -53,9 +54,9 @@ def fake_computation(trainer, losses=()):
         return 1.0, states
 
     trainer.optimization.update = update
-    trainer.optimization.evaluate = lambda inputs, targets, states: (1.0, 0.0, states)
+    trainer.optimization.evaluate = lambda inputs, targets, states, scale: (np.array([1.0, 0.0, 0.0, 0.0]), states)
     if losses:
-        trainer._validate = lambda progress: (losses[progress.epochs], 0.5)
+        trainer._validate = lambda progress: (losses[progress.epochs], 0.5, 1.0)
     return trainer
 
 
@@ -266,6 +267,38 @@ def test_training_learns_a_repetitive_text(tmp_path):
     assert progress.best.validation_loss < 0.2 * -(shares * np.log(shares)).sum()
 
 
+def test_the_logits_of_an_epoch_have_the_scale_of_the_lowest_validation_loss(tmp_path, monkeypatch):
+    """Temperature scaling: an overfitted model is less sure of itself, and its loss is that of the saved model."""
+    monkeypatch.setattr(training, "_SCALE_DEVIATION", 100.0)
+    text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 2000))
+    trainer, folder = start(tmp_path / "m", text, validation=0.3, epochs=6, learning_rate=0.01, units=32, dropout=0)
+    progress = trainer.run(folder)
+    last = progress.last
+    assert 0.5 < last.next_logit_scale < 0.98
+
+    def loss_at(scale):
+        return trainer._validate(Progress(history=(last.model_copy(update={"next_logit_scale": scale}),)))[0]
+
+    assert loss_at(last.logit_scale) == pytest.approx(last.validation_loss, rel=1e-6)
+    nearby = {scale: loss_at(scale) for scale in (0.9 * last.next_logit_scale, last.next_logit_scale, 1.0)}
+    assert min(nearby, key=nearby.get) == last.next_logit_scale
+    monkeypatch.setattr(training, "_SCALE_DEVIATION", 0.01)
+    assert last.next_logit_scale < 0.9 < trainer._validate(Progress())[2] < 1.0, "600 tokens hardly tell"
+    trainer.averaged_model.set_weights(folder.load_best(progress).get_weights())
+    assert loss_at(1.0) == pytest.approx(progress.best.validation_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_logits_are_scaled_by_the_output_layer_unless_it_is_the_embedding(kind):
+    model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)
+    token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
+    weights, before = model.get_weights(), np.asarray(model(token_ids))
+    with scaled_logits(model, 0.5):
+        scaled = np.asarray(model(token_ids))
+    np.testing.assert_allclose(scaled, before * (1.0 if kind == "tied" else 0.5), rtol=1e-5, atol=1e-6)
+    assert same(model.get_weights(), weights)
+
+
 @pytest.mark.parametrize(("losses", "best"), [([3.0, 1.0, 2.0], 2), ([3.0, 2.0, 1.0], 3), ([1.0, 1.0, 1.0], 1)])
 def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path, losses, best):
     trainer, folder = start_loop(tmp_path / "m", losses, ema=0)
@@ -299,8 +332,8 @@ def spoil(trainer, part):
     name, value = {"training": ("update", "nan"), "validation": ("evaluate", "inf")}[part]
     function = getattr(trainer.optimization, name)
     first = trainer.dataset.train.num_batches if part == "training" else trainer.dataset.validation.num_batches
-    calls, hits = itertools.count(), () if part == "training" else (0.0,)
-    spoilt = lambda *a: (float(value), *hits, a[2]) if next(calls) >= first else function(*a)  # noqa: E731
+    calls, result = itertools.count(), float(value) if part == "training" else np.full(4, float(value))
+    spoilt = lambda *a: (result, a[2]) if next(calls) >= first else function(*a)  # noqa: E731
     setattr(trainer.optimization, name, spoilt)
     return f"the {'validation ' * (part == 'validation')}loss is {value}"
 
