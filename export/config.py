@@ -163,6 +163,9 @@ class TrainConfig(
     """dropout rate of the embedding's outputs"""
     recurrent_dropout: Rate = _setting(Group.REGULARIZATION, 0.0)
     """dropout rate of the recurrent state, as Keras's recurrent_dropout"""
+    activation_regularization: float = _setting(Group.REGULARIZATION, 0.0, ge=0, allow_inf_nan=False)
+    """factor of the mean square of the top layer's outputs, and of their changes from step to step, in the loss (AR and
+    TAR)"""
     label_dropout: Rate = _setting(Group.REGULARIZATION, 0.1)
     """probability that all labels of a document are hidden in an epoch; of several, that of each further one, too; so
     the model generates with some or none"""

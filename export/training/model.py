@@ -185,6 +185,19 @@ def forward(
     Returns logits float32 (T, rows, V) of each of the `compute.row_parts` parts of the batch, and the states after the
     window. A bidirectional model returns (1, rows, V) and no states.
     """
+    outputs, new_states = layer_outputs(model, token_ids, states, training=training, compute=compute)
+    return outputs[-1], new_states
+
+
+def layer_outputs(
+    model: keras.Model,
+    token_ids: tf.Tensor,
+    states: Sequence[Sequence[tf.Tensor]],
+    *,
+    training: bool,
+    compute: Compute,
+) -> tuple[list[Parts], States]:
+    """Return the outputs of every layer, float32 (T, rows, width) each, and the states; otherwise as `forward`."""
     batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.row_parts, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []
     for node in read_graph(model):
@@ -199,7 +212,19 @@ def forward(
         else:
             xs = _run_stateless(node, inputs, compute)
         outputs.append(xs)
-    return outputs[-1], new_states
+    return outputs, new_states
+
+
+def activation_penalty(model: keras.Model, outputs: Sequence[Parts]) -> tf.Tensor:
+    """Return the mean square of the top layer's outputs plus that of their changes between steps, summed over tokens.
+
+    `outputs` are those of `layer_outputs`. The two terms are AR and TAR of Merity et al. 2017, "Revisiting Activation
+    Regularization for Language RNNs" (arXiv 1708.01009), here with one factor, and both before dropout.
+    """
+    kinds = *NAMES, keras.layers.Bidirectional
+    *_, top = (xs for node, xs in zip(read_graph(model), outputs, strict=True) if isinstance(node.layer, kinds))
+    squares = [tf.reduce_sum(tf.square(x)) + tf.reduce_sum(tf.square(x[1:] - x[:-1])) for x in top]
+    return tf.add_n(squares) / top[0].shape[-1]
 
 
 def _run_stateless(node: Node, inputs: list[Parts], compute: Compute) -> Parts:

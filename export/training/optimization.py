@@ -11,7 +11,7 @@ import tensorflow as tf
 from contract.tokenizers import SpecialIds
 from export.config import TrainConfig
 from export.training.devices import Compute, Devices, multiplies_bfloat16
-from export.training.model import States, forward, zero_states
+from export.training.model import States, activation_penalty, forward, layer_outputs, zero_states
 from export.training.sequence import split
 
 # The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
@@ -174,10 +174,12 @@ class Optimization:
         states = tf.nest.map_structure(lambda part: part * kept, states)
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
-            logits, new_states = forward(self._model, inputs, states, training=True, compute=self._compute)
-            parts = _parts(targets, logits, self._compute)
+            outputs, new_states = layer_outputs(self._model, inputs, states, training=True, compute=self._compute)
+            parts = _parts(targets, outputs[-1], self._compute)
             loss = tf.add_n([tf.reduce_sum(self._losses(*part)) for part in parts])
             mean = loss / count
+            if self._config.activation_regularization:
+                mean += self._config.activation_regularization * activation_penalty(self._model, outputs) / count
         gradients = tape.gradient(mean, [variable.value for variable in variables])
         self._apply([tf.convert_to_tensor(gradient) for gradient in gradients])
         return loss, new_states

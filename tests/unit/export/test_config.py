@@ -118,6 +118,7 @@ WRONG = {
     "connections": ("all", "connections: .*'none', 'residual' or 'skip', got 'all'"),
     "context_length": (0, "context_length: .*greater than or equal to 1, got 0"),
     "recurrent_dropout": (-0.1, "recurrent_dropout: .*greater than or equal to 0, got -0.1"),
+    "activation_regularization": (-1, "activation_regularization: .*greater than or equal to 0, got -1"),
     "state_reset_probability": (1, "state_reset_probability: .*less than 1, got 1"),
     "batch_size": (10**6, "batch_size: .*less than or equal to 4096, got 1000000"),
     "epochs": (-1, "epochs: .*greater than or equal to 1, got -1"),

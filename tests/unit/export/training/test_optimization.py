@@ -68,7 +68,7 @@ def test_partitioning_does_not_change_the_losses(cell, parts):
     expected, judged = train_whole(cell)
     got, judged_too = train(prepare(Partitioned(parts=Compute(**parts)), cell=cell)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    np.testing.assert_allclose(judged_too, judged, rtol=1e-5)
+    np.testing.assert_allclose(judged_too, judged, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("parts", [{"row_parts": 3}, pytest.param({"unit_parts": 2}, marks=pytest.mark.slow)])
@@ -96,7 +96,7 @@ def test_partitioning_does_not_change_a_bidirectional_model():
 def test_an_update_equals_one_of_kerass_adamw():
     import keras
 
-    optimization, model = prepare(ema=0, clip_norm=0.05)
+    optimization, model = prepare(ema=0, clip_norm=0.05, activation_regularization=2.0)
     reference = keras.models.clone_model(model)
     reference.set_weights(model.get_weights())
     optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.01, beta_2=0.99)
@@ -104,7 +104,10 @@ def test_an_update_equals_one_of_kerass_adamw():
     with tf.GradientTape() as tape:
         logits = reference(INPUTS.T)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS.T, logits))
-    gradients = tape.gradient(loss, reference.trainable_variables)
+        h = keras.Model(reference.input, reference.get_layer("recurrent_1").output)(INPUTS.T)
+        penalty = tf.reduce_mean(h**2) + tf.reduce_mean((h[:, 1:] - h[:, :-1]) ** 2) * (STEPS - 1) / STEPS
+        regularized = loss + 2.0 * penalty
+    gradients = tape.gradient(regularized, reference.trainable_variables)
     gradients, norm = tf.clip_by_global_norm([tf.convert_to_tensor(gradient) for gradient in gradients], 0.05)
     assert norm > 0.05
     optimizer.apply(gradients, reference.trainable_variables)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +13,15 @@ from export.graphs.network import CELLS
 from export.repository.history import Progress
 from export.training import trainer as training
 from export.training.devices import Compute
-from export.training.model import build_model, count_parameters, forward, scaled_logits, zero_states
+from export.training.model import (
+    activation_penalty,
+    build_model,
+    count_parameters,
+    forward,
+    layer_outputs,
+    scaled_logits,
+    zero_states,
+)
 from export.training.runs import RunFolder
 from export.training.trainer import FINAL_RATE, learning_rate_at
 from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
@@ -121,6 +130,20 @@ def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, com
     expected = np.asarray(model(token_ids))
     got = np.swapaxes(logits, 0, 1) if expected.ndim == 3 else logits[0]
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("row_parts", [1, 2])
+@pytest.mark.parametrize("kind", ["one layer", "skip", "both ways"])
+def test_activation_regularization_is_of_the_top_layer_and_its_changes(kind, row_parts):
+    model = build_model(load_config(None, {**SETTINGS, **BUILT[kind]}), 11)
+    name = {"one layer": "recurrent_0", "skip": "recurrent_1", "both ways": "bidirectional_0"}[kind]
+    top = keras.Model(model.input, model.get_layer(name).output)
+    token_ids = np.random.default_rng(0).integers(0, 11, (4, 9)).astype(np.int32)
+    h = np.asarray(top(token_ids))
+    expected = np.square(h).mean(-1).sum() + (np.square(np.diff(h, axis=1)).mean(-1).sum() if h.ndim == 3 else 0)
+    states, compute = zero_states(model, 4), Compute(row_parts=row_parts)
+    outputs, _ = layer_outputs(model, token_ids.T, states, training=False, compute=compute)
+    assert float(activation_penalty(model, outputs)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_recurrent_dropout_has_one_mask_per_sequence_and_update(monkeypatch):
