@@ -223,8 +223,22 @@ def activation_penalty(model: keras.Model, outputs: Sequence[Parts]) -> tf.Tenso
     """
     kinds = *NAMES, keras.layers.Bidirectional
     *_, top = (xs for node, xs in zip(read_graph(model), outputs, strict=True) if isinstance(node.layer, kinds))
-    squares = [tf.reduce_sum(tf.square(x)) + tf.reduce_sum(tf.square(x[1:] - x[:-1])) for x in top]
-    return tf.add_n(squares) / top[0].shape[-1]
+    return tf.add_n([_squares(x) for x in top]) / top[0].shape[-1]
+
+
+@tf.custom_gradient
+def _squares(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return the sum of the squares of x (T, rows, width) and of its changes between steps.
+
+    TensorFlow's own gradient takes a quarter of an update's time: it copies x a dozen times.
+    """
+
+    def gradient(d: tf.Tensor) -> tf.Tensor:
+        # The first and the last step have one neighbor, and a change of 0 to the other.
+        neighbors = tf.concat([x[:1], x[:-1]], axis=0) + tf.concat([x[1:], x[-1:]], axis=0)
+        return 6.0 * d * x - 2.0 * d * neighbors
+
+    return 2.0 * (tf.nn.l2_loss(x) + tf.nn.l2_loss(x[1:] - x[:-1])), gradient
 
 
 def _run_stateless(node: Node, inputs: list[Parts], compute: Compute) -> Parts:
