@@ -49,7 +49,8 @@ def test_the_history_has_an_entry_for_each_epoch(tmp_path):
     assert first.pop("train_perplexity") == pytest.approx(np.e)
     assert first.pop("validation_perplexity") == pytest.approx(np.e**2)
     losses = {"train_loss": 1.0, "validation_loss": 2.0, "accuracy": None}
-    assert first == {"epoch": 1, "best": True, **losses, "tokens": 1, "seconds": 60}
+    scales = {"logit_scale": 1.0, "next_logit_scale": 1.0}
+    assert first == {"epoch": 1, "best": True, **losses, **scales, "tokens": 1, "seconds": 60}
     assert (second["epoch"], second["best"], second["validation_perplexity"]) == (2, False, None)
 
 
