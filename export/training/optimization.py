@@ -204,9 +204,10 @@ class Optimization:
         for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute):
             is_known = tf.cast(own_targets != self._special.unknown, tf.float32) * self._no_label(own_targets)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
-            losses = self._losses(own_targets, own_logits * scale)
+            scaled = own_logits * scale
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, scaled)
             # By the scale, the loss has the derivative E[logit] - logit of the target, and that has Var[logit].
-            weighted = tf.nn.softmax(own_logits * scale) * own_logits
+            weighted = tf.nn.softmax(scaled) * own_logits
             mean = tf.reduce_sum(weighted, axis=-1)
             variance = tf.einsum("nv,nv->n", weighted, own_logits) - mean**2
             slope = mean - tf.gather(own_logits, own_targets, batch_dims=1)
@@ -220,6 +221,7 @@ class Optimization:
         return losses * self._no_label(targets) if self._special.labels else losses
 
     def _no_label(self, targets: tf.Tensor) -> tf.Tensor:
+        """Return 0.0 for targets (tokens,) that are labels, and 1.0 for others."""
         is_target = np.ones(self._model.output.shape[-1], np.float32)
         is_target[list(self._special.labels)] = 0.0
         return tf.gather(is_target, targets)
