@@ -198,7 +198,7 @@ class Client(AbstractContextManager["Client"]):
                 parameters again.
 
         Raises:
-            StateRefused: the server rejects the token; the subclass says why.
+            StateRefused: the server rejects the token; `code` says why.
         """
         return self.generate(prompt, state=state, **options)
 

@@ -19,14 +19,7 @@
         ├── BadRequest              400, 422: a field is invalid
         │   ├── BodyTooLarge        413: the request body exceeds the limit
         │   ├── HostNotAllowed      421: the host in base_url is not among the server's allowed hosts
-        │   └── StateRefused        the resume token is rejected
-        │       ├── StateMalformed          not a token, or truncated
-        │       ├── StateOfUnknownKey       signed with a key that the server does not have
-        │       ├── StateAltered            the signature does not match
-        │       ├── StateForeign            403: issued to another tenant (also a Forbidden)
-        │       ├── StateExpired            too old
-        │       ├── StateOfAnotherModel     the request names another model
-        │       └── StateOutdated           410: its model version is no longer served
+        │   └── StateRefused        400, 403, 410: the resume token is rejected; `code` says why
         ├── Unauthorized            401: missing or invalid API key
         ├── Forbidden               403: the server or a proxy refuses the request
         │   ├── CrossOrigin         a web page of another origin sent the request
@@ -209,41 +202,21 @@ class HostNotAllowed(BadRequest, code="host_not_allowed"):
 
 
 class StateRefused(BadRequest):
-    """The server rejects the resume token; the subclass says why."""
+    """The server rejects the resume token (400, 403, 410).
+
+    Attributes:
+        code: str. The reason: "state_malformed" (no resume token, or truncated), "state_key_unknown" (signed with a key
+            that this server does not have: another server's, or a retired one), "state_altered" (its signature does not
+            match), "state_foreign" (issued to another tenant), "state_expired" (older than the server accepts),
+            "state_of_another_model" (the request names another model), or "state_outdated" (its model version is no
+            longer served).
+    """
 
     advice = "send the text so far as prompt instead"
 
 
-class StateMalformed(StateRefused, code="state_malformed"):
-    """The value is not a resume token, or is truncated."""
-
-    advice = "pass the resume token unchanged"
-
-
-class StateOfUnknownKey(StateRefused, code="state_key_unknown"):
-    """The token was signed with a key that this server does not have: another server's, or a retired one."""
-
-    advice = "send it to the server that issued it, or send the text so far as prompt instead"
-
-
-class StateAltered(StateRefused, code="state_altered"):
-    """The token was modified: its signature does not match."""
-
-    advice = "pass the resume token unchanged"
-
-
-class StateExpired(StateRefused, code="state_expired"):
-    """The token is older than the server accepts."""
-
-
-class StateOfAnotherModel(StateRefused, code="state_of_another_model"):
-    """The request names another model than the token."""
-
-    advice = "omit model, or name the model of the state"
-
-
-class StateOutdated(StateRefused, code="state_outdated"):
-    """The token's model version is no longer served (410)."""
+for _reason in ("malformed", "key_unknown", "altered", "foreign", "expired", "of_another_model", "outdated"):
+    BY_CODE[f"state_{_reason}"] = StateRefused
 
 
 class Unauthorized(APIError, statuses=(401,), types=("authentication_error",)):
@@ -268,12 +241,6 @@ class MissingRole(Forbidden, code="missing_role"):
     """The API key does not have the role that the endpoint requires."""
 
     advice = "use an API key with this role"
-
-
-class StateForeign(StateRefused, Forbidden, code="state_foreign"):
-    """The token was issued to another tenant (403)."""
-
-    advice = "use an API key of the tenant that it was issued to"
 
 
 class NotFound(APIError, statuses=(404,), types=("not_found_error",)):

@@ -60,7 +60,7 @@ def test_a_failed_turn_changes_nothing(client, server):
     server.script = [said("a", "s1"), refusal(400, "old", code="state_expired"), said("c", "s3")]
     growing = client.conversation("x", model="tiny")
     growing.generate()
-    with pytest.raises(sostenuto.StateExpired):
+    with pytest.raises(sostenuto.StateRefused):
         growing.generate("b")
     assert growing.text == "xa"
     growing.reread()

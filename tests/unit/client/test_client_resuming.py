@@ -156,7 +156,7 @@ def test_usage_is_counted_once(client, server):
 
 def test_a_rejected_resumption_is_raised_with_the_text_so_far(client, server):
     server.script = [cut(marked("ab", 2, "s1"), chunk("c")), refusal(410, "gone", code="state_outdated")]
-    with pytest.raises(sostenuto.StateOutdated) as caught:
+    with pytest.raises(sostenuto.StateRefused) as caught:
         list(client.stream("Once", **REQUEST, resume=True))
     assert caught.value.text == "abc"
     assert isinstance(caught.value.__cause__, sostenuto.StreamInterrupted)

@@ -30,7 +30,6 @@ _ADVICE: dict[type[sostenuto.SostenutoError], str] = {
     sostenuto.MethodNotAllowed: "check --base-url",
     sostenuto.Unauthorized: "set SOSTENUTO_API_KEY, or pass --api-key-file",
     sostenuto.DeadlineExceeded: "request fewer tokens",
-    sostenuto.StateOfAnotherModel: "omit --model, or name the model of the state",
 }
 _NAMES = {
     "or stream with resume=True; .text holds the text so far": "and without --no-resume",
