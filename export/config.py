@@ -297,7 +297,8 @@ def recipe_for(minutes: float) -> str:
     """Return the name of the recipe for a run of this length: the shortest one that is made for at least half of it."""
 
     def lasts(recipe: str) -> float:
-        return float(tomllib.loads(RECIPES[recipe].read_text())["max_minutes"])
+        # Rounded up, as the last validation takes the rest of a minute.
+        return math.ceil(tomllib.loads(RECIPES[recipe].read_text())["max_minutes"])
 
     return next((name for name in RECIPES_BY_MINUTES if minutes <= 2 * lasts(name)), RECIPES_BY_MINUTES[-1])
 

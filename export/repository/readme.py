@@ -33,11 +33,11 @@ _BACKTICKS = re.compile("`+")
 # Width at which samples are wrapped: samples of word models have no line ends.
 _WIDTH = 100
 _FILES = {
-    "generator.json": "this page as JSON",
+    "generator.json": "the card: these facts as JSON",
     "tokenizer.json": "the tokenizer, in the format of Hugging Face's `tokenizers`",
     "model.keras": "the Keras model",
-    "history.json": "loss, perplexity, accuracy, tokens and seconds of every epoch",
-    "history.png": "the picture above",
+    "history.json": "loss, perplexity, accuracy, logit scale, tokens and seconds of each epoch",
+    "history.png": "the plot above",
     "vectors.tsv": "the embedding, for https://projector.tensorflow.org",
     "metadata.tsv": "the token of each of its vectors",
     "training.bloom": "the training filter, which recognizes copies of the training split",
@@ -65,7 +65,7 @@ def write_readme(
         if training.provenance is not None:
             works = training.provenance.works
             parts += ["### Texts", "\n".join(f"{count}. {code(work)}" for count, work in enumerate(works, 1))]
-    parts += ["## Files", table(["file", "what it is"], [*_file_rows(files, num_tokens, num_vectors)])]
+    parts += ["## Files", table(["file", "content"], [*_file_rows(files, num_tokens, num_vectors)])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -78,7 +78,6 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
     linger_s: ClassVar[float] = 1.0  # for the client to close first, so that a reset does not discard our last bytes
-    max_linger_bytes: ClassVar[int] = 4 << 20  # of unread body, discarded meanwhile
     accept_pause_s: ClassVar[float] = 0.5  # after a failed accept; without descriptors a retry would spin
     settle_s: ClassVar[float] = 0.5  # for requests in transit at SIGTERM, and for final error events at the end
     exit_margin_s: ClassVar[float] = 2.0  # settle_s, exit_timeout_s and a reserve
@@ -270,7 +269,8 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         conn.memory.close()  # the application accounts for the body from here on
         keep = super().handle(conn)
         if not keep and not conn.is_health_check:
-            util.close_graceful(conn.sock, self.linger_s, self.max_linger_bytes)
+            # It discards what it receives of a refused body, also of one beyond the limit.
+            util.close_graceful(conn.sock, self.linger_s, 2 * self.limits.max_upload_bytes)
         return bool(keep)
 
     def handle_request(self, req: Request, conn: Connection) -> bool:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from service.settings import Settings
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import program
@@ -64,6 +65,13 @@ def test_responses_through_nginx_equal_the_gateways(proxied):
     too_large = json.dumps({**BODY, "prompt": "x" * (4 * 2**20 + 1)}).encode()
     status, answer = client.post(too_large)
     assert (status, answer["error"]["type"]) == (413, "invalid_request_error")
+
+
+def test_the_gateway_refuses_an_upload_of_the_maximum_size(proxied):
+    """Its response arrives, although it discards the body: behind a proxy, training needs a key."""
+    _, client = proxied
+    status, answer = client.post(bytes(Settings().max_upload_bytes), "/v1/files")
+    assert (status, answer["error"]["code"]) == (403, "missing_role")
 
 
 def test_the_access_log_has_the_clients_address_and_request_id(proxied):

@@ -7,6 +7,7 @@ import click
 import pytest
 
 from export.cli import program as exporter
+from jobs.cli import trainer
 from service import cli as service
 from sostenuto._cli.program import program
 from sostenuto_server.training import train
@@ -31,6 +32,7 @@ COMMANDS = dict(
     [
         *EXPORTER.items(),
         ("sostenuto train", train),
+        ("sostenuto trainer", trainer),
         *commands_below(program, "sostenuto"),
         *(
             pair

@@ -37,7 +37,7 @@ def parts(settings):
         settings.prefix_cache_bytes,
         settings.request_memory_bytes,
         threads * FREE_BYTES,
-        max(RECEIVED_BYTES, 4 * settings.max_body_bytes) + 2 * threads * FREE_BYTES,
+        max(RECEIVED_BYTES, 4 * settings.max_body_bytes, 2 * settings.max_upload_bytes) + 2 * threads * FREE_BYTES,
         threads * THREAD_BYTES,
         settings.max_calls * REPLY_COPIES * 4 * MAX_ACTIVATIONS_PER_CALL,
         training_filters.MAX_CACHE_BYTES,

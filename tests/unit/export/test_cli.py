@@ -173,7 +173,14 @@ def test_train_needs_only_a_corpus(trained):
 
 
 @pytest.mark.parametrize(
-    ("minutes", "recipe"), [(0.5, "characters-3-minutes"), (15, "characters"), (45, "characters-hour"), (600, None)]
+    ("minutes", "recipe"),
+    [
+        (0.5, "characters-3-minutes"),
+        (6, "characters-3-minutes"),
+        (40, "characters"),
+        (41, "characters-hour"),
+        (600, None),
+    ],
 )
 def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minutes, recipe):
     assert main(["train", "book.txt", "--max-minutes", str(minutes)]) == 0
