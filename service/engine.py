@@ -293,7 +293,7 @@ class Engine:
         model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
         context.charge_up_to(require_encodable(raw_prompts, model, field, self._settings) + num_more, param)
-        after = first if checkpoint is None else checkpoint.unread_ids
+        after = first if checkpoint is None else checkpoint.input_ids(model.tokenizer.special.end)
         backward = model.backward != reverse
         request.prompts = encode_prompts(
             raw_prompts, model, field, self._settings, context.memory, after=after, backward=backward, held=held

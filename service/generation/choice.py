@@ -227,7 +227,9 @@ class Choice:
             text, logprobs = text[::-1], logprobs and logprobs.mirrored(self._length)
         return TextDelta(index, text, self.finish_reason, logprobs, resume_token)
 
-    def save(self, progress: Progress, model: ModelVersion, weights_sha256: str, seed: int) -> Checkpoint:
+    def save(
+        self, progress: Progress, model: ModelVersion, weights_sha256: str, seed: int, label_ids: tuple[int, ...]
+    ) -> Checkpoint:
         counts, match = progress.token_counts or Counter(), progress.match
         saved_match = None
         if match is not None and progress.constraint is not None:
@@ -244,6 +246,7 @@ class Choice:
             held_back=self.held_back,
             token_counts=(np.array([*counts.keys()], np.int32), np.array([*counts.values()], np.float32)),
             match=saved_match,
+            label_ids=label_ids,
         )
 
     def _feed(self, token_ids: Sequence[int], scores: Scores | None) -> None:

@@ -14,7 +14,7 @@ from service.api.requests import CompletionRequest
 from service.generation.candidate_filter import CandidateFilter, IsCopy
 from service.generation.choice import Choice, Progress, TextDelta
 from service.generation.layer_states import resolve_interventions
-from service.generation.prompts import NO_IDS, EncodedPrompt
+from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
 from service.generation.resume_tokens import ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.scheduling.constraints import Match
@@ -366,5 +366,8 @@ class CompletionProcessor:
     def _resume_token(self, choice: Choice) -> str | None:
         if choice.progress is None:
             return None
-        checkpoint = choice.save(choice.progress, self._model.ref, self._model.card.weights_sha256, self.seed)
+        model = self._model
+        # Without the start token, which an end token is, too.
+        labels = self._checkpoint.label_ids if self._checkpoint else encode_labels(self.body.labels, model).tolist()[1:]
+        checkpoint = choice.save(choice.progress, model.ref, model.card.weights_sha256, self.seed, tuple(labels))
         return self._resume_tokens.seal(checkpoint, self.request.context.tenant)

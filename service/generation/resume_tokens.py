@@ -69,6 +69,12 @@ class Checkpoint:
     # int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
     token_counts: tuple[np.ndarray, np.ndarray]
     match: SavedMatch | None = None  # how far the text matches the constraint of its request; None: there is none
+    label_ids: tuple[int, ...] = ()  # of the label of each column: the text's, and that of the next one after its end
+
+    def input_ids(self, end_id: int | None) -> np.ndarray:
+        """Return what the model reads first, int32 (tokens,): after the end of a text also the labels of the next."""
+        label_ids = self.label_ids if self.unread_ids[-1] == end_id else ()
+        return np.concatenate([self.unread_ids, np.array(label_ids, np.int32)])
 
     @property
     def origin(self) -> bytes:
@@ -98,6 +104,7 @@ class Checkpoint:
                 "detokenizer": self.detokenizer,
                 "held": self.held_back,
                 "match": [patterns, match.row, match.digest] if match else None,
+                "labels": self.label_ids,
                 "sizes": [len(self.state), len(self.unread_ids), len(ids)],
             }
         )
@@ -136,6 +143,8 @@ class Checkpoint:
             held_back=head["held"],
             token_counts=(ids, counts),
             match=match,
+            # Tokens of earlier revisions have none.
+            label_ids=tuple(head.get("labels", ())),
         )
 
 

@@ -292,9 +292,8 @@ class RunningRequest:
         # A prompt counts once, however often its later choices find it in the prefix cache.
         if sequence.index[1] != 0:
             return 0
-        # The checkpoint's unread tokens go before each prompt, and are not part of it.
-        num_unread = len(self.checkpoint.unread_ids) if self.checkpoint else 0
-        return max(0, sequence.num_cached_tokens - num_unread)
+        # What the model reads before a prompt is not part of it: labels, unread tokens of a checkpoint.
+        return max(0, sequence.num_cached_tokens - len(self.prompts[sequence.index[0]].after))
 
     def _next_result(self) -> Result:
         remaining_s, result = self._remaining_s(), None

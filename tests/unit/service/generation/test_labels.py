@@ -36,6 +36,22 @@ def test_the_model_reads_start_and_labels_before_the_prompt(service, labels, tok
     assert got[0].text != service.results("ab", model="labelled")[0].text
 
 
+@pytest.mark.parametrize(("labels", "style"), [({"style": "late"}, "<style=late>"), ({}, "<style=>")])
+def test_after_the_end_of_a_text_the_next_one_has_its_labels(service, labels, style):
+    fields = {"model": "labelled", "max_tokens": 300, "logprobs": 0}
+    for seed in range(100):
+        (first,) = service.results("ab", **fields, labels=labels, seed=seed, return_state=True)
+        if first.finish_reason == "stop":
+            break
+    scored = {**fields, "max_tokens": 0, "echo": True}
+    (after,) = service.results("cd", **scored, state=first.resume_token)
+    drawn = [LABELLED.tokens.index(token) for token in first.logprobs.tokens]
+    opening, next_opening = ids("<end>", style, "<age=>") if labels else [], ids("<end>", style, "<age=>")
+    read = [*opening, *LABELLED.encode("ab"), *drawn, *next_opening, *LABELLED.encode("cd")]
+    (whole,) = service.results(read, **scored)
+    assert after.logprobs.token_logprobs == whole.logprobs.token_logprobs[-2:]
+
+
 def test_a_backward_model_reads_labels_first_too(service):
     fields = {"model": "labelled backward", "prompt": "", "max_tokens": 8}
     got = service.results(suffix="ab", labels={"style": "late"}, **fields)

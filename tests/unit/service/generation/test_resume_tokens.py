@@ -37,13 +37,23 @@ def saved(state=(0.5, -1.0), unread_ids=(7,), counts=(), **fields):
     detokenizer=st.sampled_from([None, True, "e282", [3, " a"]]),
     held_back=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     counts=st.lists(st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 1000)), max_size=5),
+    label_ids=st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple),
 )
 def test_a_checkpoint_is_unchanged_after_a_round_trip(**fields):
     text = saved(**fields)
     back = Checkpoint.from_bytes(text.to_bytes())
     for array, same in zip(arrays(back), arrays(text), strict=True):
         assert (array.dtype, array.tobytes()) == (same.dtype, same.tobytes())
-    for name in ("model", "weights_sha256", "num_sampled", "seed", "random_stream", "detokenizer", "held_back"):
+    for name in (
+        "model",
+        "weights_sha256",
+        "num_sampled",
+        "seed",
+        "random_stream",
+        "detokenizer",
+        "held_back",
+        "label_ids",
+    ):
         assert getattr(back, name) == getattr(text, name)
     assert back.state.flags.writeable
 
