@@ -1,6 +1,6 @@
 """`sostenuto serve`: the embedded model server, the gateway and a trainer as one foreground program.
 
-Starts them as child processes, waits until a model is ready, and stops all when one ends or a signal arrives.
+Starts them as child processes, waits until a model is ready, and stops all when the gateway ends or a signal arrives.
 """
 
 import contextlib
@@ -35,6 +35,8 @@ POLL_S = 0.05
 MODEL_SERVER, GATEWAY = "model server", "gateway"
 # Before a trainer that has ended is started again.
 TRAINER_PAUSE_S = 5.0
+# A model server that ends sooner after its start would end again.
+MIN_UPTIME_S = 10.0
 # After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
@@ -98,13 +100,15 @@ class Supervisor:
 
     Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
     ended: a pipe held by those signals the model server, and the end of this process signals the gateway. A trainer
-    that ends is started again.
+    that ends is started again, and a model server, too, unless it ends within `min_uptime_s`: sequences wait for it.
     """
+
+    min_uptime_s = MIN_UPTIME_S
 
     def __init__(self, settings: Settings, *, trains: bool = False) -> None:
         self._settings, self._trains = settings, trains
         self._trainer: subprocess.Popen[bytes] | None = None
-        self._trainer_at = 0.0
+        self._trainer_at = self._model_server_at = 0.0
         config = settings.models_dir / MODELS_CONFIG
         self._has_models = config.exists() and config.read_bytes().strip() != EMPTY_CONFIG
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -118,6 +122,7 @@ class Supervisor:
         try:
             self._start()
             while True:
+                self._keep_model_server()
                 self._check()
                 if self._trains:
                     self._keep_trainer()
@@ -141,9 +146,17 @@ class Supervisor:
         # The gateway first: if it has ended, the model server may have ended because of it.
         for name, process in reversed(self._children.items()):
             if (code := process.poll()) is not None:
-                how = f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
                 # A process that ends unasked is a failure, whatever its exit code; 128 + a signal as in shells.
-                raise Ended(f"error: the {name} {how}; stopping", code or 1 if code >= 0 else 128 - code)
+                raise Ended(f"error: the {name} {_how(code)}; stopping", code or 1 if code >= 0 else 128 - code)
+
+    def _keep_model_server(self) -> None:
+        """Start the model server again if it has ended, but not because the gateway has."""
+        code = self._children[MODEL_SERVER].poll()
+        if code is None or self._num_signals or self._children[GATEWAY].poll() is not None:
+            return
+        if time.monotonic() >= self._model_server_at + self.min_uptime_s:
+            click.echo(f"the model server {_how(code)}; it is started again")
+            self._launch_model_server()
 
     def _keep_trainer(self) -> None:
         """Start the trainer, if it does not run."""
@@ -180,11 +193,11 @@ class Supervisor:
             settings.models_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(settings.models_dir / MODELS_CONFIG, EMPTY_CONFIG)
         port = _require_free(settings.host, settings.port)
-        backend_port = _require_free("127.0.0.1", 0)
-        self._launch_model_server(backend_port)
+        self._backend_port = _require_free("127.0.0.1", 0)
+        self._launch_model_server()
         # No time-out: it loads versions one after another, logs each, and exits if one fails.
-        self._wait(lambda: _listens(backend_port))
-        self._launch_gateway(port, backend_port)
+        self._wait(lambda: _listens(self._backend_port))
+        self._launch_gateway(port)
         # From now on only the gateway holds it.
         self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
@@ -192,11 +205,12 @@ class Supervisor:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._print_ready(f"http://{address}", time.monotonic() - started)
 
-    def _launch_model_server(self, port: int) -> None:
+    def _launch_model_server(self) -> None:
+        self._model_server_at = time.monotonic()
         self._launch(
             MODEL_SERVER,
             "model_server",
-            f"--port={port}",
+            f"--port={self._backend_port}",
             f"--model_config_file={self._settings.models_dir / MODELS_CONFIG}",
             "--model_config_file_poll_wait_seconds=1",
             "--max_num_load_retries=0",
@@ -205,8 +219,9 @@ class Supervisor:
             fd=self._gateway_life.read_fd,
         )
 
-    def _launch_gateway(self, port: int, backend_port: int) -> None:
-        variables = self._training | {"SOSTENUTO_BACKENDS": f"127.0.0.1:{backend_port}", "SOSTENUTO_PORT": str(port)}
+    def _launch_gateway(self, port: int) -> None:
+        backends = f"127.0.0.1:{self._backend_port}"
+        variables = self._training | {"SOSTENUTO_BACKENDS": backends, "SOSTENUTO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
             # The output is a terminal, or a file that a person reads.
             variables["SOSTENUTO_LOG_FORMAT"] = "text"
@@ -301,6 +316,11 @@ class Supervisor:
 def python_path() -> str:
     """Return PYTHONPATH with the directory of this project's packages first."""
     return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+
+
+def _how(code: int) -> str:
+    """Describe how a process with this return code has ended."""
+    return f"exited with code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
 
 
 def _require_free(host: str, port: int) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,13 +34,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linu
 class Serving:
     """`serve` with its child processes, as `serve_programs` starts them."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, min_uptime_s=LIMIT_S):
         self.end_of_streams = folder / END_OF_STREAMS
         self.port = free_port()
         self.log = folder / "log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", THIS, "serve", str(self.port), str(folder)],
+                [sys.executable, "-m", THIS, "serve", str(self.port), str(folder), str(min_uptime_s)],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 cwd=ROOT,
                 stdout=output,
@@ -55,6 +56,11 @@ class Serving:
             self.pids["gateway" if "gunicorn" in command else "model server"] = pid
         # Without a model the service is ready once gunicorn listens, which it does before it starts a worker.
         (self.pids["worker"],) = until(lambda: children(self.pids["gateway"]))
+
+    @property
+    def model_server_port(self):
+        command = Path(f"/proc/{self.pids['model server']}/cmdline").read_text()
+        return int(re.search(r"--port=(\d+)", command)[1])
 
     def stream(self):
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
@@ -89,13 +95,21 @@ def rest_of(sock):
 
 
 @pytest.fixture
-def serving(tmp_path):
-    serving = Serving(tmp_path)
-    try:
-        serving.wait_until_ready()
-        yield serving
-    finally:
-        serving.end_all()
+def start_serving(tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def start(**options):
+            serving = Serving(tmp_path, **options)
+            stack.callback(serving.end_all)
+            serving.wait_until_ready()
+            return serving
+
+        yield start
+
+
+@pytest.fixture
+def serving(start_serving):
+    return start_serving()
 
 
 @pytest.mark.parametrize("killed", ["serve", "gateway", "serve+gateway", "gateway+serve"])
@@ -119,6 +133,21 @@ def test_no_process_is_left_whichever_is_killed(serving, killed):
     for stream in streams:
         rest_of(stream)
     until(lambda: not serving.running)
+
+
+def test_a_model_server_that_ends_is_started_again(start_serving):
+    serving = start_serving(min_uptime_s=0)
+    os.kill(serving.pids["model server"], signal.SIGKILL)
+    until(lambda: "the model server was killed by SIGKILL; it is started again" in serving.log.read_text())
+    (serving.pids["model server"],) = {*children(serving.process.pid)} - {serving.pids["gateway"]}
+    until(lambda: module._listens(serving.model_server_port))
+    with serving.stream():
+        serving.process.terminate()
+        until(lambda: "Draining 1" in serving.log.read_text())
+        serving.end_of_streams.touch()
+        assert serving.process.wait(LIMIT_S) == 0
+    assert serving.running == []
+    assert serving.log.read_text().count("the model server stopped") == 1
 
 
 def test_sigterm_drains_the_gateway_before_the_model_server_stops(serving):
