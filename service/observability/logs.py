@@ -25,8 +25,8 @@ _access = logging.getLogger("service.access")
 
 # Finish reasons in a line; a request may have 10,000 choices.
 MAX_REASONS = 128
-# Health checks, requested every few seconds.
-_PROBES = ("/health", "/healthz", "/ping", "/readyz")
+# Health checks, which come every few seconds, and the files of the pages, some 20 for each visit.
+_FREQUENT = ("/health", "/healthz", "/ping", "/readyz", "/static/<path:name>", "/docs/<path:name>")
 # A value that needs no quotes after `key=`.
 _PLAIN = re.compile(r'[^\s"=\\]+')
 _RESERVED = {*RESERVED_ATTRS, "taskName"}
@@ -146,7 +146,7 @@ class AccessLogLine:
 
 
 def log_request(line: AccessLogLine) -> None:
-    level = logging.DEBUG if line.route in _PROBES else logging.INFO
+    level = logging.DEBUG if line.route in _FREQUENT else logging.INFO
     if not _access.isEnabledFor(level):
         return
     fields = vars(line) | {

@@ -243,7 +243,7 @@ def _vocabulary_bytes(tokens: Sequence[str]) -> int:
 @Endpoint(
     "GET /v1/models/{name}/tokenizer/tokenizer.json",
     TOKENIZER,
-    "Download `tokenizer.json`",
+    "Download tokenizer.json",
     (400, 404, 429, 503),
     response=PretrainedFile,
 )
@@ -259,7 +259,7 @@ def tokenizer_file(services: Services, name: str) -> Response:
 @Endpoint(
     "GET /v1/models/{name}/tokenizer/tokenizer_config.json",
     TOKENIZER,
-    "Download `tokenizer_config.json`",
+    "Download tokenizer_config.json",
     (400, 404, 429, 503),
     response=PretrainedFile,
 )

@@ -18,7 +18,6 @@ UNKNOWN = "-"
 
 VERSION_HEADINGS = ("version", "labels", "traffic", "loss", "bits/char", "parameters", "size", "corpus", "from")
 NUMBERS = ("vocabulary", "version", "traffic", "loss", "bits/char", "parameters", "size")
-MIB = 2**20
 
 MODELS_EPILOG = """\
 \b
@@ -148,7 +147,7 @@ def _version_row(version: ModelVersion) -> list[str]:
     def shown(value: float | None, form: str) -> str:
         return UNKNOWN if value is None else format(value, form)
 
-    size = UNKNOWN if version.size_bytes is None else f"{version.size_bytes / MIB:.1f} MiB"
+    size = UNKNOWN if version.size_bytes is None else f"{version.size_bytes / 1e6:.1f} MB"
     facts = [shown(version.validation_loss, ".3f"), shown(version.bits_per_character, ".3f")]
     names = [version.corpus or UNKNOWN, version.parent or UNKNOWN]
     start = [str(version.version), ", ".join(version.labels) or UNKNOWN, f"{version.share:.0%}"]

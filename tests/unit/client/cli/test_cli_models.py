@@ -19,9 +19,9 @@ def test_versions_are_shown_with_what_is_known_of_them(sostenuto, server):
     shown = sostenuto("models", "show", "book")
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout == (
-        "version  labels          traffic   loss  bits/char  parameters     size  corpus    from\n"
-        "      2  stable, canary      90%  1.353      1.952   1,280,587  3.0 MiB  book.txt  english:1\n"
-        "      1  -                   10%      -          -           -        -  -         -\n"
+        "version  labels          traffic   loss  bits/char  parameters    size  corpus    from\n"
+        "      2  stable, canary      90%  1.353      1.952   1,280,587  3.1 MB  book.txt  english:1\n"
+        "      1  -                   10%      -          -           -       -  -         -\n"
         "not loaded: 3\n"
     )
 

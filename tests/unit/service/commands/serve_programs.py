@@ -1,7 +1,7 @@
 """`python -m service serve` with small programs instead of the model server and the gateway.
 
-`python -m tests.unit.service.commands.serve_programs serve PORT DIR MIN_UPTIME_S` runs it. Its gateway is gunicorn with the real
-worker, and needs the model server at every tick of a stream.
+`python -m tests.unit.service.commands.serve_programs serve PORT DIR MIN_UPTIME_S` runs it. Its gateway is gunicorn with
+the real worker, and needs the model server at every tick of a stream.
 """
 
 import contextlib

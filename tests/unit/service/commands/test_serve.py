@@ -57,10 +57,13 @@ class Serving:
         # Without a model the service is ready once gunicorn listens, which it does before it starts a worker.
         (self.pids["worker"],) = until(lambda: children(self.pids["gateway"]))
 
-    @property
-    def model_server_port(self):
-        command = Path(f"/proc/{self.pids['model server']}/cmdline").read_text()
-        return int(re.search(r"--port=(\d+)", command)[1])
+    def find_model_server(self):
+        """Wait until a new one listens; before `exec` it has the command of its parent."""
+        (pid,) = until(lambda: {*children(self.process.pid)} - {self.pids["gateway"]})
+        command = Path(f"/proc/{pid}/cmdline")
+        port = until(lambda: re.search(r"--port=(\d+)", command.read_text()))
+        until(lambda: module._listens(int(port[1])))
+        self.pids["model server"] = pid
 
     def stream(self):
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
@@ -139,8 +142,7 @@ def test_a_model_server_that_ends_is_started_again(start_serving):
     serving = start_serving(min_uptime_s=0)
     os.kill(serving.pids["model server"], signal.SIGKILL)
     until(lambda: "the model server was killed by SIGKILL; it is started again" in serving.log.read_text())
-    (serving.pids["model server"],) = {*children(serving.process.pid)} - {serving.pids["gateway"]}
-    until(lambda: module._listens(serving.model_server_port))
+    serving.find_model_server()
     with serving.stream():
         serving.process.terminate()
         until(lambda: "Draining 1" in serving.log.read_text())

@@ -164,8 +164,8 @@ def test_an_access_log_line_has_the_known_fields():
     assert line == {**head, **REQUEST, "duration_ms": 12.3, **fields}
 
 
-@pytest.mark.parametrize("route", ["/health", "/healthz", "/ping", "/readyz"])
-def test_health_checks_are_logged_at_debug(route):
+@pytest.mark.parametrize("route", ["/health", "/healthz", "/ping", "/readyz", "/static/<path:name>"])
+def test_health_checks_and_files_of_pages_are_logged_at_debug(route):
     assert json.loads(access(**{**REQUEST, "route": route}))["level"] == "DEBUG"
     assert json.loads(access(**{**REQUEST, "route": None, "path": route}))["level"] == "INFO"
 
