@@ -109,10 +109,10 @@ def epochs_text(report: TrainingReport, progress: Progress) -> str:
     return f"{progress.best_epoch} is the best of {progress.epochs}" if progress.epochs else f"{report.epochs:g}"
 
 
-def sample_text(card: GeneratorCard, sample: Sample) -> str:
+def sample_text(sample: Sample, direction: str) -> str:
     """Return a sample in reading order, with its prompt or suffix in brackets, its labels in brackets before all."""
     given = f"[{sample.given}]" if sample.given else ""
-    text = sample.text + given if card.direction == "backward" else given + sample.text
+    text = sample.text + given if direction == "backward" else given + sample.text
     return "".join(f"[{column}={label}]" for column, label in sample.labels.items()) + text
 
 

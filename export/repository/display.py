@@ -193,7 +193,7 @@ def show(models_dir: Path, reference: str, as_json: bool) -> int:
     _print_facts(card_facts.setting_facts(report))
     for sample in report.samples:
         print(f"\nsample at temperature {sample.temperature:g}")
-        print(wrap_sample(sample_text(card, sample)))
+        print(wrap_sample(sample_text(sample, card.direction)))
     return 0
 
 

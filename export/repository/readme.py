@@ -123,7 +123,7 @@ def _samples(card: GeneratorCard, training: TrainingReport) -> Iterator[str]:
     yield f"{given}. Lines of more than {_WIDTH} characters are wrapped."
     for sample in training.samples:
         yield f"Temperature {sample.temperature:g}:"
-        lines = printable(sample_text(card, sample)).split("\n")
+        lines = printable(sample_text(sample, card.direction)).split("\n")
         yield fenced("\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH) or [""]))
 
 

@@ -3,13 +3,15 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from contract.card import Sample
 from export.config import TrainConfig
+from export.repository.card_facts import sample_text
 from export.repository.history import Progress, perplexity
 from export.terminal import echo, fraction_bar, wrap_sample
 from export.training.trainer import learning_rate_at
@@ -22,11 +24,12 @@ _SCALARS = tf.compat.v1.SummaryMetadata(
 class TerminalDisplay(contextlib.AbstractContextManager):
     """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines.
 
-    `sample` returns a sample of a model.
+    `write` returns samples of a model of this direction.
     """
 
-    def __init__(self, sample: Callable[[keras.Model], str]) -> None:
-        self._write_sample, self.sample = sample, ""  # that of the last epoch
+    def __init__(self, write: Callable[[keras.Model], Sequence[Sample]], direction: str = "forward") -> None:
+        self._write, self._direction = write, direction
+        self.samples: Sequence[Sample] = ()  # those of the last epoch
         self._validation_loss: float | None = None
         self._tokens, self._started = 0, time.monotonic()
         self._bar = fraction_bar("{remaining}")
@@ -56,26 +59,26 @@ class TerminalDisplay(contextlib.AbstractContextManager):
         if progress.base_loss is not None and progress.epochs == 1:
             losses += f" ({progress.base_loss:.3f} before the first update)"
         echo(f"epoch {progress.epochs}: {losses}, {self._rate():,.0f} tokens/s{best}")
-        self.sample = self._write_sample(model)
-        echo(wrap_sample(self.sample))
+        self.samples = self._write(model)
+        echo(wrap_sample("\n".join(sample_text(each, self._direction) for each in self.samples)))
 
     def _rate(self) -> float:
         return self._tokens / max(time.monotonic() - self._started, 1e-9)
 
 
 class ProgressFile:
-    """A file of JSON Lines for programs that follow a run: an update every second, evaluations, epochs with a sample.
+    """A file of JSON Lines for programs that follow a run: an update every second, evaluations, epochs with samples.
 
-    `sample` returns the sample of the last epoch. Times are in seconds, losses in nats per token. A resumed run begins
+    `samples` returns those of the last epoch. Times are in seconds, losses in nats per token. A resumed run begins
     with its epochs `before`, without samples: a process that was killed may not have written the last one.
     """
 
-    def __init__(self, path: Path, sample: Callable[[], str], before: Progress) -> None:
-        self._path, self._sample, self._tokens = path, sample, before.last.tokens
+    def __init__(self, path: Path, samples: Callable[[], Sequence[Sample]], before: Progress) -> None:
+        self._path, self._samples, self._tokens = path, samples, before.last.tokens
         self._started, self._next_at = time.monotonic(), 0.0
         self._first_fraction: float | None = None
         for count in range(1, before.epochs + 1):
-            self._write_epoch(before.model_copy(update={"history": before.history[:count]}), "")
+            self._write_epoch(before.model_copy(update={"history": before.history[:count]}), ())
 
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Write an update, at most one a second."""
@@ -101,12 +104,11 @@ class ProgressFile:
         self._write(event="evaluation", fraction=fraction, validation_loss=validation_loss)
 
     def epoch(self, progress: Progress, model: keras.Model) -> None:  # noqa: ARG002 - see `Display`
-        self._write_epoch(progress, self._sample())
+        self._write_epoch(progress, self._samples())
 
-    def _write_epoch(self, progress: Progress, sample: str) -> None:
-        is_best = progress.best_epoch == progress.epochs
-        values = progress.last.model_dump()
-        self._write(event="epoch", epoch=progress.epochs, is_best=is_best, sample=sample, **values)
+    def _write_epoch(self, progress: Progress, samples: Sequence[Sample]) -> None:
+        is_best, shown = progress.best_epoch == progress.epochs, [sample.model_dump() for sample in samples]
+        self._write(event="epoch", epoch=progress.epochs, is_best=is_best, samples=shown, **progress.last.model_dump())
 
     def _write(self, **values: object) -> None:
         with self._path.open("a", encoding="utf-8") as file:

@@ -62,26 +62,15 @@ class SampleWriter:
         self._rng = np.random.default_rng(config.seed)
         self._generator: Generator | None = None
 
-    def write(self, model: keras.Model) -> str:
-        """Return a prompt in brackets and its continuation; of a backward model, the generated text first.
-
-        Of a model with labels, some labels in brackets, and a text of each.
-        """
+    def write(self, model: keras.Model) -> tuple[Sample, ...]:
+        """Return the continuation of a prompt; of a model with labels, a text of each of some labels."""
         self._use_model(model)
+        prompts, labels = [self._pick_prompt(self._rng)], [{}]
         if self._columns:
-            return self._write_labelled()
-        prompt = self._pick_prompt(self._rng)
-        (text,) = self._generate([prompt], [SAMPLE_TEMPERATURE], SAMPLE_TOKENS, self._rng)
-        if self._backward:
-            return f"{text}[{prompt}]"[-SAMPLE_CHARACTERS:]
-        return f"[{prompt}]{text}"[:SAMPLE_CHARACTERS]
-
-    def _write_labelled(self) -> str:
-        shown = self._some_labels(MAX_LABELLED)
-        prompts, temperatures = [""] * len(shown), [SAMPLE_TEMPERATURE] * len(shown)
-        texts = self._generate(prompts, temperatures, SAMPLE_TOKENS, self._rng, labels=[dict([each]) for each in shown])
-        length = SAMPLE_CHARACTERS // MAX_LABELLED
-        return "\n".join(f"[{name}={value}]{text}"[:length] for (name, value), text in zip(shown, texts, strict=True))
+            labels = [dict([label]) for label in self._some_labels(MAX_LABELLED)]
+            prompts = [""] * len(labels)
+        temperatures, num_characters = [SAMPLE_TEMPERATURE] * len(labels), SAMPLE_CHARACTERS // len(labels)
+        return self._samples(prompts, labels, temperatures, SAMPLE_TOKENS, num_characters, self._rng)
 
     def _some_labels(self, count: int) -> list[tuple[str, str]]:
         """Return at most `count` pairs of a column and a label, spread over all of them."""
@@ -97,11 +86,22 @@ class SampleWriter:
             labels = [dict([label]) for label in islice(cycle(self._some_labels(count)), count)]
         else:
             prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
-        texts = self._generate(prompts, KEPT_TEMPERATURES, KEPT_TOKENS, rng, labels=labels)
-        shown = slice(-SAMPLE_CHARACTERS, None) if self._backward else slice(SAMPLE_CHARACTERS)
+        return self._samples(prompts, labels, KEPT_TEMPERATURES, KEPT_TOKENS, SAMPLE_CHARACTERS, rng)
+
+    def _samples(
+        self,
+        prompts: Sequence[str],
+        labels: Sequence[dict[str, str]],
+        temperatures: Sequence[float],
+        num_tokens: int,
+        num_characters: int,
+        rng: np.random.Generator,
+    ) -> tuple[Sample, ...]:
+        texts = self._generate(prompts, temperatures, num_tokens, rng, labels=labels)
+        shown = slice(-num_characters, None) if self._backward else slice(num_characters)
         return tuple(
             Sample(temperature=temperature, given=prompt, text=text[shown], labels=given)
-            for temperature, prompt, text, given in zip(KEPT_TEMPERATURES, prompts, texts, labels, strict=True)
+            for temperature, prompt, text, given in zip(temperatures, prompts, texts, labels, strict=True)
         )
 
     def measure_memorization(

@@ -93,10 +93,10 @@ class _Job:
         if not self.devices.is_chief:
             return trainer.run(self.folder)
         with contextlib.ExitStack() as stack:
-            terminal = stack.enter_context(TerminalDisplay(writer.write))
+            terminal = stack.enter_context(TerminalDisplay(writer.write, self.config.direction))
             displays: list[Display] = [terminal]
             if self.progress_file is not None:
-                displays.append(ProgressFile(self.progress_file, lambda: terminal.sample, before))
+                displays.append(ProgressFile(self.progress_file, lambda: terminal.samples, before))
             if self.config.tensorboard:
                 events = EventWriter(self.folder.events, self.config, before.last.tokens)
                 displays.append(stack.enter_context(events))

@@ -232,7 +232,7 @@ class FineTuningJobList(TypedDict):
 
 
 class FineTuningEvent(TypedDict):
-    """An event of a job. The data of type `metrics` have losses in nats per token, and after an epoch a sample."""
+    """An event of a job. The data of type `metrics` have losses in nats per token, and after an epoch samples."""
 
     id: str
     object: Literal["fine_tuning.job.event"]

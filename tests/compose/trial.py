@@ -116,14 +116,14 @@ def test_a_killed_trainer_continues_its_job_and_publishes_it_once(project):
     with sostenuto.Client(f"http://127.0.0.1:{project.port}") as client:
         job = client.train(TEXT, name="killed", epochs=5, max_minutes=10, **TINY)
         with job.events() as events:
-            assert next(event.epoch for event in events if event.sample is not None) == 1
+            assert next(event.epoch for event in events if event.is_best is not None) == 1
         project.run("kill", "trainer")
         project.run("rm", "--force", "trainer")
         assert job.refresh().status == "running"
         project.run("up", "--detach", "trainer")
         job.wait(600)
         events = list(job.events())
-    assert [event.epoch for event in events if event.sample is not None] == [1, 2, 3, 4, 5]
+    assert [event.epoch for event in events if event.is_best is not None] == [1, 2, 3, 4, 5]
     assert "training again: a trainer was lost" in [event.message for event in events]
     assert published(project, "killed") == (["1"], 1)
 

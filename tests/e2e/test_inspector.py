@@ -257,6 +257,16 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
     assert page.page.input_value("#color") == "unit"
 
 
+def test_a_short_text_shows_no_chance_as_a_result(open_inspector, gateway):
+    page = open_inspector(gateway)
+    text = "one three two four nine " * 2
+    answer_with(page, made_up(list(text), [[value] for value in behind(text, "word")]))
+    page.look("lstm", text)
+    assert page.read("#units-title").endswith("too short to tell them from chance")
+    assert "holds" not in page.read("#units")
+    assert page.page.is_hidden("#discoveries")
+
+
 def test_other_places_where_a_unit_does_the_same_are_found(open_inspector, gateway, tmp_path):
     page = open_inspector(gateway)
     sent = []

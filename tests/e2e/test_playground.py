@@ -90,6 +90,9 @@ def test_choosing_an_alternative_token_branches_the_text(open_playground, gatewa
     assert page.text()[:11] != whole[:11] or page.text()[10:] != whole[10:]
     assert page.page.locator(".token.branched").count() == 1
     assert page.page.locator(".token").count() > 11
+    page.click("#code")
+    assert page.page.is_visible("#code-help")
+    page.page.keyboard.press("Escape")
     branched = page.text()
     page.page.locator(".token").nth(30).click()
     page.page.locator("#token tbody tr.chosen button").click()
@@ -112,6 +115,14 @@ def test_a_text_continues_as_one_longer_request_would(open_playground, gateway):
         page.wait_for("Done.")
         assert page.text() == whole[:length]
     assert "60 tokens of 180" in page.read(".statistics")
+    page.click("#code")
+    assert '"max_tokens":180' in page.read("#code-text")
+    assert page.page.is_hidden("#code-help")
+    page.page.keyboard.press("Escape")
+    page.set(max_tokens="1")
+    page.click("#continue")
+    page.page.locator(".statistics", has_text="1 token of 181").wait_for()
+    page.wait_for("Done.")
     page.set(max_tokens="90000")
     page.click("#generate")
     page.page.locator(".token").nth(200).wait_for()
@@ -123,6 +134,20 @@ def test_a_text_continues_as_one_longer_request_would(open_playground, gateway):
     page.wait_for("Done.")
     length = len(stopped) + 40
     assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": length})
+
+
+def test_a_text_continues_after_its_end_in_another_line(open_playground, gateway):
+    page = open_playground(gateway)
+    choice = {"index": 0, "text": "end", "logprobs": None, "finish_reason": "stop", "state": "x"}
+    body = f"data: {json.dumps({'seed': 1, 'choices': [choice]})}\n\ndata: [DONE]\n\n"
+    page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    page.page.fill("#prompt", "the ")
+    for button in ("#generate", "#continue"):
+        page.click(button)
+        page.wait_for("Done.")
+    assert page.page.locator(".output .line").all_text_contents() == ["the end", "end"]
+    page.click("#code")
+    assert page.page.is_visible("#code-help")
 
 
 def test_a_link_generates_the_same_text_again(open_playground, gateway):
@@ -324,6 +349,8 @@ def test_the_opening_begins_at_a_line(open_playground, gateway, text):
     page.goto(f"http://127.0.0.1:{gateway.port}/")
     page.locator("#opening:not([hidden])").wait_for()
     assert page.input_value("#prompt") == "THE KING:\n"
+    page.locator("#model-0").dispatch_event("change", {"bubbles": True})
+    assert page.is_hidden("#opening"), "it is about another model"
 
 
 # Fields of the page, and of the API: each pattern, and what may be combined with one.
@@ -371,7 +398,7 @@ def test_an_error_is_shown_beside_its_field(open_playground, gateway):
         ("allowed_characters", "needs characters that the model's vocabulary lacks", {"allowed_characters": "e"}),
     ):
         page.click("#generate")
-        page.wait_for_notice(part)
+        assert page.wait_for_notice(part).startswith(("structured_outputs.", "max_tokens "))
         field, error = page.page.locator(f"#{name}-0"), page.page.locator(f"#{name}-0-error")
         assert part in error.inner_text()
         assert field.get_attribute("aria-invalid") == "true"
@@ -379,6 +406,7 @@ def test_an_error_is_shown_beside_its_field(open_playground, gateway):
         assert page.page.locator(".error:visible").count() == 1
         assert page.violations() == []
         page.set(**values)
+        assert page.page.is_hidden("#notice")
         if name in values:
             assert page.page.locator(".error:visible").count() == 0
             assert field.get_attribute("aria-invalid") is None
@@ -444,6 +472,9 @@ def test_on_a_phone_one_swipes_between_compared_completions(open_playground, gat
     page.click("#settings")
     assert page.page.is_visible("#temperature-1")
     assert page.page.is_hidden("#temperature-0")
+    page.page.keyboard.press("Escape")
+    page.click("#code")
+    assert '"temperature":1,' in page.read("#code-text")
 
 
 def test_compare_shows_two_completions_side_by_side(open_playground, gateway):

@@ -141,7 +141,7 @@ DESCRIBED = {
     "CSV": (
         "id,text\n" + "".join(f'{i},"line, ""{i}"" \n and so on for long enough"\n' for i in range(40)),
         {"Documents": "40 records", "Lines": "80"},
-        ["The records are sorted"],
+        ["The records are sorted", "Column id is not read."],
     ),
     "broken records": (
         '{"text": "first"}\n' * 2 + '{"txt": "third"}\n',
@@ -293,6 +293,7 @@ class FakeJob:
                 "user_provided_suffix": "cities",
                 "fine_tuned_model": None,
                 "error": error if self.status == "failed" else None,
+                "settings": {},
             }
         )
 
@@ -302,7 +303,13 @@ class FakeJob:
             train_loss, loss = EPOCHS[number]
             data = {"epoch": number + 1, "train_loss": train_loss, "tokens": 1000 * (number + 1)}
             update = {**data, "tokens": 1000 * number + 500, "fraction": 0.2 * number, "seconds_left": 100}
-            epoch = {**data, "validation_loss": loss, "sample": f"[It was]<img src=x onerror=window.ran=1>{number}"}
+            epoch = {
+                **data,
+                "validation_loss": loss,
+                "samples": [
+                    {"given": "It was", "text": f"<img src=x onerror=window.ran=1>{number}", "labels": {"style": "old"}}
+                ],
+            }
             for each in (update, epoch):
                 event = {"id": f"ftevent-1-{len(found) + 2 * start}", "type": "metrics", "message": "", "data": each}
                 found.append(f"data: {json.dumps(event)}\n\n")
@@ -325,11 +332,41 @@ def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queue
     assert page.read("#message") == "The disk is full."
     heads = page.page.locator("#samples li .help").all_inner_texts()
     assert heads == [f"Epoch {n} · validation loss {EPOCHS[n - 1][1]:.3f}" for n in (5, 4, 3, 2, 1)]
+    first = page.page.locator("#samples li .sample").first.text_content()
+    assert first == "style: old\nIt was<img src=x onerror=window.ran=1>4"
     assert page.page.evaluate("window.ran") is None
     assert "not improved for 2 epochs" in page.read("#advice")
     assert "More text would help more than more time. Epoch 3" in page.read("#advice")
     assert page.page.locator("#chart .best title").evaluate("node => node.textContent") == "Epoch 3: 2.000"
     assert "lowest 2.000 after epoch 3" in page.page.get_attribute("#chart svg", "aria-label")
+
+
+def test_a_job_that_failed_at_once_shows_no_empty_chart(open_train, queueing):
+    job = FakeJob("failed")
+    job._events = lambda *_: ""
+    page = open_train(queueing)
+    page.page.route(JOBS + "/**", job.answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    page.page.locator("#message", has_text="The disk is full.").wait_for()
+    assert [page.page.is_hidden(part) for part in ("#chart", "#chart-legend", "#samples-panel")] == [True] * 3
+
+
+def test_a_job_without_a_name_fits_a_phone(open_train, queueing):
+    page = open_train(queueing, viewport={"width": 390, "height": 844})
+    job = {"id": f"ftjob-{'3f' * 12}", "status": "cancelled", "created_at": 0}
+    page.page.route(JOBS + "?limit=50", lambda route: route.fulfill(json={"data": [job]}))
+    page.page.reload()
+    page.page.locator("#jobs-list a", has_text=job["id"]).wait_for()
+    assert page.fits()
+
+
+def test_a_model_is_trained_further_under_its_name(open_train, queueing):
+    page = open_train(queueing, "?from=lstm")
+    page.page.locator("#lead", has_text="Continue from lstm").wait_for()
+    assert page.page.get_attribute("#name", "placeholder") == "lstm"
+    assert page.read("#name-help") == "lstm is served: this becomes its next version."
+    page.page.select_option("#base", "")
+    assert page.page.get_attribute("#name", "placeholder") == "my-text"
 
 
 def test_a_server_that_does_not_train_says_how_to(open_train, gateway):
@@ -352,6 +389,11 @@ def test_a_key_without_the_role_is_told_so(browser, start_gateway, key_file, tmp
     page.click("#key button[value=use]")
     page.page.locator("#unavailable:not([hidden])", has_text="may not train").wait_for()
     assert "--role train" in page.read("#unavailable")
+    page.page.goto(page.url + "models")
+    page.page.locator("#read-only:not([hidden])").wait_for()
+    buttons = page.page.locator(".cards button:visible, .cards a:visible").all_inner_texts()
+    assert buttons == ["Write with it", "Look inside"] * 2
+    page.page.go_back()
     page.click("#other-key")
     page.page.fill("#key-value", given["train"])
     page.click("#key button[value=use]")

@@ -83,9 +83,9 @@ def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
     assert (job.status, job.fine_tuned_model, job.version) == ("succeeded", "sdk", 1)
     assert [event.message for event in events][:2] == ["the job is queued", "training"]
     assert events[-1].message == "published sdk:1"
-    epochs = [event for event in events if event.sample is not None]
+    epochs = [event for event in events if event.is_best is not None]
     assert [event.epoch for event in epochs] == list(range(1, len(epochs) + 1))
-    assert all(event.validation_loss > 0 and event.sample.startswith("[") for event in epochs)
+    assert all(event.validation_loss > 0 and event.samples[0]["text"] for event in epochs)
     middle = events[len(events) // 2]
     assert list(job.events(after=middle.id)) == events[len(events) // 2 + 1 :]
     assert job.plot().svg.count("<polyline") == 2

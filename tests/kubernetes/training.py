@@ -78,7 +78,7 @@ class Training:
 
     def epochs(self, job):
         events = self.client.job(job.id).plot().events
-        return [event.epoch for event in events if event.sample is not None]
+        return [event.epoch for event in events if event.is_best is not None]
 
 
 @contextlib.contextmanager

@@ -36,7 +36,8 @@ class JobEvent:
         train_loss: float or None. Training loss of the epoch so far.
         validation_loss: float or None. After a complete epoch: the loss on the text held out.
         is_best: bool or None. After a complete epoch: whether its loss is the lowest so far.
-        sample: str or None. After a complete epoch: a prompt, in brackets, and the model's continuation.
+        samples: list of dict. After a complete epoch: `text` that the model has written, `given` (the prompt, or of a
+            backward model the suffix), `labels` and `temperature`.
         tokens: int or None. Tokens trained on since the job began.
         fraction: float or None. Fraction of the training that is done, in [0, 1].
         seconds_left: float or None. Estimate of the remaining seconds of the training.
@@ -52,7 +53,7 @@ class JobEvent:
     train_loss: float | None = None
     validation_loss: float | None = None
     is_best: bool | None = None
-    sample: str | None = None
+    samples: list[dict[str, Any]] = field(default_factory=list)
     tokens: int | None = None
     fraction: float | None = None
     seconds_left: float | None = None

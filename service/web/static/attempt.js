@@ -8,6 +8,9 @@ const [notice, retry, key, keyValue, keyRefused] = findAll(["notice", "retry", "
 // Failures that the same request may not meet again: no connection, too many requests, a server that is down.
 const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
 
+// What a request was refused for may have been changed; before a failure that may pass, the same request is offered again.
+addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);
+
 /**
  * Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns whether it
  * succeeded. `gone` is called when a model is no longer served, `again` by a button beside the notice.

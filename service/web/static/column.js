@@ -91,11 +91,18 @@ export class Column {
     return this.canContinue ? recipeOf(this.#shown) : undefined;
   }
 
-  // The body of the request for a prompt, with the seed of the shown text, so that it returns that.
+  // Whether one request returns all of the shown text: it has no branch, and does not continue after an end.
+  get isOneRequest() {
+    return !this.#shown?.tokens.some(({ branched, isEnd }, i, all) => branched || (isEnd && i < all.length - 1));
+  }
+
+  // The body of the request for a prompt, with the seed of the shown text, and its length if it was continued, so that it
+  // returns that.
   request(prompt) {
     const { model, ...values } = this.values;
     const fields = requestFields(values);
     const seed = fields.seed ?? this.recipe?.[0].seed;
+    if (this.recipe?.length > 1 && this.isOneRequest) fields.max_tokens = this.#shown.tokens.length;
     return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
   }
 
@@ -192,7 +199,7 @@ export class Column {
 
   #restore(text) {
     this.#show(text, text.tokens);
-    this.#statistics.textContent = `${text.tokens.length} tokens · seed ${text.origins[0]?.seed} · restored`;
+    this.#statistics.textContent = `${numTokens(text.tokens.length)} · seed ${text.origins[0]?.seed} · restored`;
     this.#linkInspector();
     this.#on.changed();
   }
@@ -246,6 +253,8 @@ export class Column {
         this.#count(before, began, origin, reason ? `finish reason: ${reason}` : "generating");
       }
     } finally {
+      const last = this.#text.tokens.at(-1);
+      if (last && reason === "stop") last.isEnd = true;
       this.#text.flush();
       // Without a seed, no response has begun.
       if (origin.seed !== undefined) {
@@ -259,7 +268,7 @@ export class Column {
   #count(before, began, { seed }, end) {
     const count = this.#text.tokens.length - before;
     const all = before ? ` of ${this.#text.tokens.length.toLocaleString("en-US")}` : "";
-    this.#statistics.textContent = `${count} tokens${all}, ${Math.round((1000 * count) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
+    this.#statistics.textContent = `${numTokens(count)}${all}, ${Math.round((1000 * count) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
   }
 
   // The model, prompt and generated text in reading order, and the labels that the text was given, if any.
@@ -328,6 +337,10 @@ function recipeOf({ origins, tokens }) {
   if (origins[0]?.seed === undefined) return undefined;
   const ends = [...origins.slice(1).map(({ count, token }) => (token ? count - 1 : count)), tokens.length];
   return origins.map(({ count, seed, token }, i) => ({ seed, num_tokens: Math.max(0, ends[i] - count), ...(token && { at: count - 1, text: token.text, same: token.same }) }));
+}
+
+function numTokens(count) {
+  return `${count} ${count === 1 ? "token" : "tokens"}`;
 }
 
 // The tokens of a chunk, in order of generation.

@@ -38,6 +38,7 @@ export function describe({ text, format = null, files = null, documents: chosen 
     duplicates: duplicatesOf(items, documents),
     isSorted: documents !== "none" && isSorted(items),
     problem: records?.problem ?? null,
+    unread: records?.unread ?? [],
     hasLicence: !records && !files && licenceFree(text) !== text,
   };
 }

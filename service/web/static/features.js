@@ -18,6 +18,8 @@ export const FEATURES = {
 export const KINDS_OF_FEATURES = [["brackets", "quotes"], ["line", "word"], ["upper"]];
 // Less, in either half, is chance, or of no use to a reader. The exporter has the same minimum.
 export const MIN_CORRELATION = 0.35;
+// In a shorter text, some of a thousand unrelated units correlate in both halves.
+export const MIN_TOKENS = 100;
 
 export const PROBABILITY = { name: "Token probability", help: "The probability of the token" };
 export const REGEXP = { name: "Regular expression", help: "1 inside a match of a regular expression" };
@@ -98,6 +100,7 @@ export function variesInHalves(target) {
 // half. As in the exporter, the first half alone chooses.
 export async function discover(inspection) {
   const discoveries = [];
+  if (inspection.positions.length < MIN_TOKENS) return discoveries;
   for (const names of KINDS_OF_FEATURES) {
     const found = [];
     for (const feature of names) {

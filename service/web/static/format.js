@@ -85,7 +85,7 @@ export function duration(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-// A message of the API as a sentence.
+// A message of the API as a sentence; a field that it begins with keeps its name.
 export function sentence(words) {
-  return `${words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}`;
+  return `${/^\w+[_.]\w/.test(words) ? words[0] : words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}`;
 }

@@ -7,10 +7,12 @@ import { findAll } from "./dom.js";
 import { duration, number, sentence } from "./format.js";
 import { toHash } from "./link.js";
 import { Progress } from "./progress.js";
+import { sampleText } from "./sample.js";
 
 const [title, badge, left, bar, message, advice] = findAll(["job-title", "job-status", "left", "progress", "message", "advice"]);
 const [pause, resume, cancel, confirmCancel, ready, samples] = findAll(["pause", "resume", "cancel", "confirm", "ready", "samples"]);
 const [write, inspect, further, curl, copy, copied] = findAll(["write", "inspect", "further", "curl", "copy", "copied"]);
+const [figure, legend, samplesPanel] = findAll(["chart", "chart-legend", "samples-panel"]);
 const ENDED = ["succeeded", "failed", "cancelled"];
 const RECONNECT_MS = 2000;
 const SECOND_MS = 1000;
@@ -19,7 +21,7 @@ const INSPECTED = 200;
 export const STATUSES = { queued: "waiting", running: "training", paused: "paused", succeeded: "published", failed: "failed", cancelled: "cancelled" };
 
 export class JobView {
-  #chart = new Chart(document.getElementById("chart"));
+  #chart = new Chart(figure);
   #changed;
   #job = null;
   #progress = new Progress();
@@ -65,7 +67,7 @@ export class JobView {
     const path = `v1/fine_tuning/jobs/${id}`;
     try {
       for await (const event of follow(`${path}/events?stream=true${lastEventId ? `&after=${lastEventId}` : ""}`, signal)) {
-        if (this.#progress.add(event, Date.now())) this.#addSample(this.#progress.epochs.at(-1));
+        if (this.#progress.add(event, Date.now())) this.#addSamples(this.#progress.epochs.at(-1));
         // Of a job that has ended before the page was opened, the samples come after its status.
         if (this.#job?.status === "succeeded") this.#showModel(this.#job.fine_tuned_model);
         if (event.type === "message") {
@@ -120,6 +122,9 @@ export class JobView {
     // Without a value it moves.
     if (hasBegun || this.#job.status === "paused") bar.value = this.#progress.fraction;
     else bar.removeAttribute("value");
+    // A job that failed at once has nothing to show.
+    figure.hidden = legend.hidden = isOver && !hasBegun;
+    samplesPanel.hidden = isOver && !this.#progress.epochs.length;
     this.#chart.show(this.#progress);
     advice.textContent = this.#progress.advice(isOver);
     advice.hidden = !advice.textContent;
@@ -135,29 +140,27 @@ export class JobView {
     else left.textContent = seconds < 1 ? "evaluating and publishing…" : `epoch ${this.#progress.epoch} · ${duration(seconds)} left`;
   }
 
-  #addSample({ epoch, loss, sample }) {
+  #addSamples({ epoch, loss, samples: written }) {
     const item = document.createElement("li");
     const head = document.createElement("p");
     head.className = "help";
     head.textContent = `Epoch ${epoch}${loss === null ? "" : ` · validation loss ${number(loss)}`}`;
-    const [, prompt = "", continuation] = /^\[([\s\S]*?)\]([\s\S]*)$/.exec(sample) ?? [null, "", sample];
-    const shown = document.createElement("p");
-    shown.className = "sample";
-    const given = document.createElement("span");
-    given.className = "given";
-    given.textContent = prompt;
-    shown.append(given, continuation);
-    item.append(head, shown);
+    item.append(head, ...written.map((sample) => {
+      const shown = Object.assign(document.createElement("p"), { className: "sample" });
+      shown.append(...sampleText(sample, this.#job?.settings.direction));
+      return shown;
+    }));
     samples.prepend(item);
   }
 
   #showModel(name) {
-    const sample = this.#progress.epochs.at(-1)?.sample ?? "";
+    const { given = "", text = "", labels = {} } = this.#progress.epochs.at(-1)?.samples[0] ?? {};
+    const shown = this.#job.settings.direction === "backward" ? text + given : given + text;
     write.href = `./${toHash({ prompt: "", columns: [{ model: name }] })}`;
-    inspect.href = `inspector${toHash({ model: name, text: sample.replace(/^\[([\s\S]*?)\]/, "$1").slice(0, INSPECTED) })}`;
+    inspect.href = `inspector${toHash({ model: name, text: shown.slice(0, INSPECTED), labels })}`;
     further.href = `train?from=${encodeURIComponent(name)}`;
     const key = hasKey() ? ' -H "Authorization: Bearer $KEY"' : "";
-    const body = JSON.stringify({ model: name, prompt: "", max_tokens: 300, temperature: 0.5, stream: true });
+    const body = JSON.stringify({ model: name, prompt: "", ...(Object.keys(labels).length && { labels }), max_tokens: 300, temperature: 0.5, stream: true });
     curl.textContent = `curl -N ${new URL("v1/completions", location.href)}${key} -d '${body}'`;
   }
 }

@@ -1,20 +1,25 @@
 // The page of the models that are served: their versions, what they were trained on, and which of them gets the requests.
 
-import { get, patch, post, remove } from "./api.js";
+import { get, hasKey, patch, post, remove } from "./api.js";
 import { attempt } from "./attempt.js";
 import { fill, find, findAll } from "./dom.js";
 import { count, megabytes, number } from "./format.js";
 import { summary } from "./components/model_card.js";
 import { toHash } from "./link.js";
 import { loadModels } from "./model_choice.js";
+import { sampleText } from "./sample.js";
 import { startTheme } from "./theme.js";
 
-const [list, none, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "notice", "confirm", "confirm-title", "confirm-text"]);
+const [list, none, readOnly, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "read-only", "notice", "confirm", "confirm-title", "confirm-text"]);
 // Models whose details are loaded at the same time.
 const NUM_LOADING = 4;
 
 async function start() {
-  const cards = (await loadModels()).map((model) => new Card(model));
+  const models = await loadModels();
+  const mayChange = !hasKey() || await get("v1/fine_tuning/jobs?limit=1").then(() => true, ({ code, message }) => code !== "missing_role" || /\badmin\b/.test(message));
+  readOnly.hidden = mayChange || !models.length;
+  list.classList.toggle("read-only", !mayChange);
+  const cards = models.map((model) => new Card(model));
   list.replaceChildren(...cards.map(({ element }) => element));
   none.hidden = cards.length > 0;
   const waiting = [...cards];
@@ -185,13 +190,6 @@ function described({ created, parameters, size_bytes, weights_bytes, validation_
     pair.append(name, value);
     return pair;
   });
-}
-
-// A sample in reading order, with the given part marked, its labels before it.
-function sampleText({ given, text, labels }, direction) {
-  const mark = (textContent) => Object.assign(document.createElement("span"), { className: "given", textContent });
-  const badges = Object.entries(labels ?? {}).map(([column, label]) => mark(`${column}: ${label}\n`));
-  return [...badges, ...(direction === "backward" ? [text, mark(given)] : [mark(given), text])];
 }
 
 function confirm(title, text) {

@@ -39,6 +39,7 @@ export class Opening {
       await column.generate(prompt.value, signal, stream, { max_tokens: NUM_TOKENS });
       colors = await this.#explain(discovery, model, column.whole, ofPlays, signal);
     });
+    if (this.#typing.signal.aborted) colors = null;
     const seconds = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : TYPED_S;
     const typed = colors && column.type(colors, seconds, this.#typing.signal);
     element.hidden = !colors;

@@ -32,10 +32,13 @@ async function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
   goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal, requests)))));
-  // On a phone, compared texts are beside each other: those of the one in sight.
-  find("settings").addEventListener("click", () => columns[Math.round((columns.length * list.scrollLeft) / list.scrollWidth)].showSettings());
+  list.addEventListener("change", ({ target }) => /^(model|version)-/.test(/** @type {Element} */ (target).id) && opening.end());
+  // On a phone, compared texts are beside each other.
+  const inSight = () => columns[Math.round((columns.length * list.scrollLeft) / list.scrollWidth)];
+  find("settings").addEventListener("click", () => inSight().showSettings());
   find("code").addEventListener("click", () => {
-    showCode(columns[0].request(prompt.value), new URL(".", location.href).href.replace(/\/$/, ""));
+    showCode(inSight().request(prompt.value), new URL(".", location.href).href.replace(/\/$/, ""));
+    find("code-help").hidden = inSight().isOneRequest;
     find("request-code").showModal();
   });
   const shown = fromHash(location.hash || noted(), ({ columns }) => Array.isArray(columns));

@@ -6,7 +6,7 @@ const STALLED = 2;
 export class Progress {
   // Training losses by tokens read: [{ tokens, loss }].
   training = [];
-  // Epochs that are complete: [{ epoch, tokens, training, loss, sample }].
+  // Epochs that are complete: [{ epoch, tokens, training, loss, samples }].
   epochs = [];
   fraction = 0;
   epoch = 0;
@@ -27,7 +27,7 @@ export class Progress {
       this.#endsAt = data.seconds_left === null ? null : now + 1000 * data.seconds_left;
       return false;
     }
-    this.epochs.push({ epoch: data.epoch, tokens: data.tokens, training: data.train_loss, loss: data.validation_loss, sample: data.sample });
+    this.epochs.push({ epoch: data.epoch, tokens: data.tokens, training: data.train_loss, loss: data.validation_loss, samples: data.samples });
     return true;
   }
 

@@ -117,7 +117,7 @@ function csvRecords(text) {
   const names = header.includes("text") ? ["text"] : ["prompt", "completion"];
   const places = names.map((name) => header.indexOf(name));
   if (places.includes(-1)) return { texts: [], problem: problem(1, `names ${header.slice(0, 5).join(", ") || "nothing"}`) };
-  return { texts: rows.map((row) => places.map((place) => row[place] ?? "").join("")) };
+  return { texts: rows.map((row) => places.map((place) => row[place] ?? "").join("")), unread: header.filter((name) => !names.includes(name)) };
 }
 
 function problem(line, found) {

@@ -1,4 +1,4 @@
-// The text that pages look into while there is none yet.
+// Samples of models, and the text that pages look into while there is none yet.
 
 import { get, post } from "./api.js";
 
@@ -44,4 +44,11 @@ export async function openingPrompt({ id, version, direction }) {
   const { sample } = versions.find((each) => each.version === version);
   const line = /\n\n(.+\n)./.exec(sample?.text) ?? /\n(.+\n)./.exec(sample?.text);
   return line?.[1] ?? "";
+}
+
+// Returns a sample in reading order, with the given part marked, its labels before it.
+export function sampleText({ given, text, labels }, direction) {
+  const mark = (textContent) => Object.assign(document.createElement("span"), { className: "given", textContent });
+  const badges = Object.entries(labels ?? {}).map(([column, label]) => mark(`${column}: ${label}\n`));
+  return [...badges, ...(direction === "backward" ? [text, mark(given)] : [mark(given), text])];
 }

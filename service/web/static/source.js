@@ -127,7 +127,7 @@ export class Source {
       group.append(Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: value }));
       return group;
     }));
-    const said = [...problems(it), ...this.#licence(it), ...this.#duplicates(it), ...order(it), ...characters(it)];
+    const said = [...problems(it), ...this.#licence(it), ...this.#duplicates(it), ...unread(it), ...order(it), ...characters(it)];
     notes.replaceChildren(...said.map(([sentence, isWarning, action]) => {
       const item = document.createElement("li");
       item.className = isWarning ? "warning" : "";
@@ -173,6 +173,11 @@ function problems({ problem, numCharacters }) {
     ...(problem ? [[problem, true]] : []),
     ...(isShort ? [[`${count(numCharacters)} characters are too few: at least ${count(MIN_CHARACTERS)} are required, and 50,000 or more give a model worth reading.`, true]] : []),
   ];
+}
+
+function unread({ unread: columns }) {
+  if (!columns.length) return [];
+  return [[`${columns.length === 1 ? "Column" : "Columns"} ${columns.join(", ")} ${columns.length === 1 ? "is" : "are"} not read. To train on labels, use sostenuto train --label-column.`, false]];
 }
 
 function order({ documents, isSorted }) {

@@ -1,7 +1,8 @@
 // The page that trains: a text and a time in, a model out. A job's id is in the address, so that a reload follows it.
 
-import { get, post, upload } from "./api.js";
+import { get, hasKey, post, upload } from "./api.js";
 import { askForKey, attempt } from "./attempt.js";
+import { showModelCard } from "./components/model_card.js";
 import { MIN_CHARACTERS } from "./corpus.js";
 import { fill, findAll, row } from "./dom.js";
 import { PRESETS, outlook, passes } from "./expectation.js";
@@ -20,6 +21,8 @@ const MAX_NAME = 40;
 const TYPICAL_CHARACTERS = 1_000_000;
 
 let models = [];
+// Of the name of the file, for a new model.
+let stem = "";
 // The id of each upload, so that a job that is refused is not sent with its text again.
 const fileIds = new WeakMap();
 const source = new Source(showDescription, attempt);
@@ -64,7 +67,6 @@ async function load() {
 
 async function showModels() {
   models = await loadModels();
-  lead.textContent = `${models.length ? "" : "No model is served yet. "}Paste a text, and have a model that writes like it in three minutes.`;
   const from = new URLSearchParams(location.search).get("from") ?? base.value;
   fill(base, [["", "nothing: a new model"], ...models.map(({ id }) => [id, id])], from);
   showPresets(source.describe());
@@ -135,7 +137,7 @@ function showDescription(description, filename) {
   if (description) documents.value = description.documents;
   documents.disabled = isRecords;
   documents.querySelector("[value=records]").disabled = !isRecords;
-  name.placeholder = (filename ?? "").replace(/\.\w+$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.\-_]+|[.\-_]+$/g, "").slice(0, MAX_NAME) || DEFAULT_NAME;
+  stem = (filename ?? "").replace(/\.\w+$/, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[.\-_]+|[.\-_]+$/g, "");
   status.textContent = "";
   showPresets(description);
   showName();
@@ -158,17 +160,28 @@ function showUnits() {
   units.disabled = Boolean(base.value);
 }
 
+// By default, a model that is trained further keeps its name, and another one is named after its file.
 function showName() {
+  lead.textContent = base.value
+    ? `Continue from ${base.value}: give its text again, or another one.`
+    : `${models.length ? "" : "No model is served yet. "}Paste a text, and have a model that writes like it in three minutes.`;
+  showModelCard(models.find(({ id }) => id === base.value));
+  name.placeholder = (unowned(base.value) || stem).slice(0, MAX_NAME) || DEFAULT_NAME;
   const chosen = modelName();
-  const served = models.find(({ id }) => id === chosen);
+  const served = models.find(({ id }) => unowned(id) === chosen && (id !== chosen || !hasKey()));
   nameHelp.textContent = served
-    ? `${chosen} is served: this becomes its next version.`
+    ? `${served.id} is served: this becomes its next version.`
     : `Requests name it: "model": "${chosen}".`;
   showUnits();
 }
 
 function modelName() {
-  return name.value.trim() || name.placeholder || DEFAULT_NAME;
+  return name.value.trim() || name.placeholder;
+}
+
+// The name that a job gives a model; with API keys, the server puts the tag of the tenant before it.
+function unowned(id) {
+  return id.replace(/^ft-[0-9a-f]{8}-/, "");
 }
 
 async function submit() {

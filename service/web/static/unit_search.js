@@ -1,7 +1,7 @@
 // Units that follow a feature of the text: those that were discovered, and the search for others, each as a strip.
 
 import { fill, findAll } from "./dom.js";
-import { FEATURES, PROBABILITY, REGEXP, discover, held, search, targetOf, variesInHalves } from "./features.js";
+import { FEATURES, MIN_TOKENS, PROBABILITY, REGEXP, discover, held, search, targetOf, variesInHalves } from "./features.js";
 import { number } from "./format.js";
 import { KINDS } from "./inspection.js";
 import { stripButton } from "./components/strip.js";
@@ -119,10 +119,11 @@ export class UnitSearch {
     // Another search has begun meanwhile.
     if (this.target !== target) return;
     this.#strips = this.#strips.filter(({ element }) => cards.contains(element));
-    title.textContent = `Units that follow “${ALL[feature.value].name.toLowerCase()}”: r in the first half of the text, and in the second`;
+    const isShort = target.length < MIN_TOKENS;
+    title.textContent = `Units that follow “${ALL[feature.value].name.toLowerCase()}”: r in the first half of the text, and in the second${isShort ? ". The text is too short to tell them from chance" : ""}`;
     list.replaceChildren(...best.map((each) => {
       const { layer, kind, unit, first, second } = each;
-      const holds = held(each) >= Math.abs(first) / 2 ? " · holds" : "";
+      const holds = !isShort && held(each) >= Math.abs(first) / 2 ? " · holds" : "";
       const strip = this.#strip(each, `${unit}, layer ${layer}, ${kind}`, `${number(first, 2)}, ${number(second, 2)}${holds}`, () => this.#on.chosen({ layer, kind, unit }));
       strip.title = `${KINDS[kind].name}: correlation ${number(first, 2)} in the first half of the text, ${number(second, 2)} in the second`;
       return strip;

@@ -18,7 +18,8 @@ def job_event(number, message, **data):
     return {"id": f"ftevent-1-{number}", "created_at": number, "level": "info", "message": message, **fields}
 
 
-EPOCH = {"is_best": True, "sample": "[It was\nthe]best", "train_loss": 2.0, "validation_loss": 1.9, "tokens": 200}
+SAMPLE = {"temperature": 0.7, "given": "It was\nthe", "text": "best", "labels": {}}
+EPOCH = {"is_best": True, "samples": [SAMPLE], "train_loss": 2.0, "validation_loss": 1.9, "tokens": 200}
 EVENTS = [
     job_event(1, "the job is queued"),
     job_event(2, "training"),

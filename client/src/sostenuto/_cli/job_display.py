@@ -43,7 +43,7 @@ def follow(job: Job) -> None:
         say(f"or cancel it:\n  {command('jobs', 'cancel', job.id)}")
         click.get_current_context().exit(INTERRUPTED)
     job.wait()
-    write_text(f"try it:\n  {command('generate', '--model', str(job.fine_tuned_model), display.prompt)}\n")
+    write_text(f"try it:\n  {command('generate', '--model', str(job.fine_tuned_model), *display.example)}\n")
 
 
 def command(*words: str) -> str:
@@ -60,7 +60,8 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     """
 
     def __init__(self, job: Job) -> None:
-        self.prompt = ""
+        self.example: list[str] = [""]
+        self._is_backward = job.settings.get("direction") == "backward"
         self._num_epochs = job.settings.get("epochs")
         self._validation_loss: float | None = None
         columns = (TextColumn("{task.description}"), BarColumn(24), _TimeLeft(), TextColumn("{task.fields[losses]}"))
@@ -84,10 +85,10 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
             # Without a total the bar pulses: nothing is known about how long a job is queued, paused or loaded.
             self._bar.update(self._task, description=event.message, total=None, losses="", ends_at=None)
             self._print(event.message)
-        elif event.sample is not None:
+        elif event.is_best is not None:
             self._validation_loss = event.validation_loss
-            self.prompt = _prompt(event.sample)
-            self._print(f"{event.message}\n{_indented(event.sample)}")
+            self.example = _example(event.samples)
+            self._print("\n".join([event.message, *(_indented(self._text(sample)) for sample in event.samples)]))
         elif event.fraction is not None:
             self._advance(event, event.fraction)
 
@@ -99,6 +100,12 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
         ends_at = None if event.seconds_left is None else monotonic() + event.seconds_left
         fields: dict[str, Any] = {"description": f"epoch {event.epoch}{of}", "losses": losses, "ends_at": ends_at}
         self._bar.update(self._task, total=1.0, completed=fraction, **fields)
+
+    def _text(self, sample: dict[str, Any]) -> str:
+        """Return a sample in reading order, with its labels and its prompt or suffix in brackets."""
+        labels = "".join(f"[{name}={label}]" for name, label in sample["labels"].items())
+        parts = [f"[{sample['given']}]" if sample["given"] else "", sample["text"]]
+        return labels + "".join(parts[::-1] if self._is_backward else parts)
 
     def _print(self, text: str) -> None:
         if self._bar.disable or not sys.stdout.isatty():
@@ -124,7 +131,11 @@ def _indented(sample: str) -> str:
     return textwrap.indent("\n".join(lines), INDENT)
 
 
-def _prompt(sample: str) -> str:
-    """Return the last line of the prompt that a sample has in brackets, unless a shell would not show it as it is."""
-    lines = sample.partition("]")[0].removeprefix("[").splitlines() or [""]
-    return lines[-1] if lines[-1].isprintable() else ""
+def _example(samples: list[dict[str, Any]]) -> list[str]:
+    """Return the labels and the last line of the prompt of a sample, without what a shell would not show as it is."""
+    for sample in samples:
+        prompt = (sample["given"].splitlines() or [""])[-1]
+        labels = [option for pair in sample["labels"].items() for option in ("--label", "=".join(pair))]
+        if all(map(str.isprintable, [prompt, *labels])):
+            return [prompt, *labels]
+    return [""]

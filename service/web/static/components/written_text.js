@@ -96,12 +96,14 @@ export class WrittenText {
   #append(token) {
     const element = this.#element(token);
     const isLineEnd = token.text.endsWith("\n");
+    const last = this.#elements.at(-1);
+    // A text that continues after its end does so in another line.
+    const isBegun = last && this.tokens[this.#elements.length - 1].isEnd;
     if (this.#isBackward) {
-      if (isLineEnd) this.#output.prepend(newLine());
+      if (isLineEnd || isBegun) this.#output.prepend(newLine());
       this.#output.firstElementChild.prepend(element);
     } else {
-      const last = this.#elements.at(-1);
-      if (last ? last.dataset.ends : this.#given.textContent.endsWith("\n")) this.#output.append(newLine());
+      if (last ? last.dataset.ends || isBegun : this.#given.textContent.endsWith("\n")) this.#output.append(newLine());
       this.#output.lastElementChild.append(element);
     }
     if (isLineEnd) element.dataset.ends = "true";

@@ -9,7 +9,7 @@ from sostenuto._cli.program import program
 from sostenuto._concurrency import clock
 from tests.paths import ROOT
 from tests.terminals import CTRL_C
-from tests.unit.client.scripted_jobs import EVENTS, JOB, SUCCEEDED, uploaded
+from tests.unit.client.scripted_jobs import EPOCH, EVENTS, JOB, SAMPLE, SUCCEEDED, job_event, uploaded
 from tests.unit.client.scripted_responses import DONE, answer_json, linger, refusal, stream
 
 BOTH = pytest.mark.parametrize("with_server", [False, True], ids=["SDK alone", "with the server's distribution"])
@@ -180,6 +180,15 @@ def test_lines_stand_above_the_bar(terminal, server):
     assert code == 0
     assert "    the]best\n" in text
     assert text.endswith("try it:\n  sostenuto generate --model book the\n")
+
+
+def test_a_model_with_labels_is_tried_with_one_of_them(sostenuto, server):
+    labelled = [{**SAMPLE, "given": "", "labels": {"age group": "young"}}, {**SAMPLE, "labels": {"age group": "old"}}]
+    event = job_event(6, "epoch 2", **{**EPOCH, "samples": labelled}, epoch=2)
+    server.script = [answer_json(JOB), stream([event, DONE]), stream([event, DONE]), answer_json(SUCCEEDED)]
+    shown = sostenuto("jobs", "events", "ftjob-1").stdout
+    assert "    [age group=young]best\n    [age group=old][It was\n" in shown
+    assert shown.endswith("sostenuto generate --model book '' --label 'age group=young'\n")
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(process, server, book):

@@ -4,20 +4,21 @@ import json
 
 import pytest
 
+from contract.card import Sample
 from export.repository.history import Epoch, Progress
 from export.training.display import EventWriter, ProgressFile, TerminalDisplay
 from export.training.trainer import learning_rate_at
 from tests.terminals import TerminalFile
 from tests.unit.export.trainings import Watcher, scalars, start
 
-SAMPLE = "[the cat] sat\non the mat"
+SAMPLES = (Sample(temperature=0.7, given="the cat", text=" sat\non the mat"),)
 
 
 PROGRESS = Progress(history=(Epoch(train_loss=2.5, validation_loss=2.25, accuracy=None, tokens=1000, seconds=1.0),))
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys):
-    with TerminalDisplay(lambda _: SAMPLE) as display:
+    with TerminalDisplay(lambda _: SAMPLES) as display:
         display.update(1, 2.6, 500, 0.5)
         display.epoch(PROGRESS, None)
     out, err = capsys.readouterr()
@@ -30,7 +31,7 @@ def test_without_a_terminal_there_are_plain_lines(capsys):
 
 def test_an_epoch_that_is_not_the_best_is_not_marked_as_best(capsys):
     worse = Epoch(train_loss=2.75, validation_loss=None, accuracy=None, tokens=2000, seconds=2.0)
-    with TerminalDisplay(lambda _: SAMPLE) as display:
+    with TerminalDisplay(lambda _: SAMPLES) as display:
         display.epoch(PROGRESS.after(worse), None)
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("epoch 2: loss 2.750 nats/token, ")
@@ -41,18 +42,18 @@ def test_the_progress_file_of_a_resumed_run_begins_with_its_epochs(tmp_path):
     """A process that was killed after it saved an epoch may not have written it."""
     worse = Epoch(train_loss=2.75, validation_loss=2.5, accuracy=None, tokens=2000, seconds=2.0)
     before = PROGRESS.after(worse)
-    file = ProgressFile(tmp_path / "progress", lambda: SAMPLE, before)
+    file = ProgressFile(tmp_path / "progress", lambda: SAMPLES, before)
     file.epoch(before.after(worse.model_copy(update={"validation_loss": 2.0})), None)
     lines = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
-    assert [(line["epoch"], line["is_best"], line["validation_loss"], line["sample"]) for line in lines] == [
-        (1, True, 2.25, ""),
-        (2, False, 2.5, ""),
-        (3, True, 2.0, SAMPLE),
+    assert [(line["epoch"], line["is_best"], line["validation_loss"], line["samples"]) for line in lines] == [
+        (1, True, 2.25, []),
+        (2, False, 2.5, []),
+        (3, True, 2.0, [SAMPLES[0].model_dump()]),
     ]
 
 
 def test_the_progress_file_has_evaluations_within_an_epoch(tmp_path):
-    file = ProgressFile(tmp_path / "progress", lambda: SAMPLE, Progress())
+    file = ProgressFile(tmp_path / "progress", lambda: SAMPLES, Progress())
     file.evaluation(2.25, 0.5)
     (line,) = (tmp_path / "progress").read_text().splitlines()
     assert json.loads(line) == {"event": "evaluation", "fraction": 0.5, "validation_loss": 2.25}
@@ -62,7 +63,7 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     terminal = TerminalFile()
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
-    with TerminalDisplay(lambda _: SAMPLE) as display:
+    with TerminalDisplay(lambda _: SAMPLES) as display:
         display.epoch(PROGRESS, None)
         display._bar.mininterval = 0
         display.update(2, 2.125, 500, 0.5)
@@ -78,7 +79,7 @@ def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
 def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
     """The time left is estimated from this session alone."""
     monkeypatch.setattr("sys.stderr", TerminalFile())
-    with TerminalDisplay(lambda _: SAMPLE) as display:
+    with TerminalDisplay(lambda _: SAMPLES) as display:
         display.update(9, 2.0, 500, 0.9)
         assert (display._bar.initial, display._bar.n) == (0.9, 0.9)
         display.update(9, 2.0, 500, 0.95)

@@ -117,10 +117,9 @@ def test_a_sample_has_a_text_for_each_of_some_labels(lay_out, monkeypatch, direc
     writer, read = SampleWriter(dataset.tokenizer, (), config, dataset.columns), []
     prefill = writer._prefill
     monkeypatch.setattr(writer, "_prefill", lambda *given: read.extend(given[1]) or prefill(*given))
-    labels = [line.partition("]")[0][1:] for line in writer.write(model).split("\n") if line.startswith("[")]
-    style, size = dataset.columns
-    assert labels == [f"style={style.values[0]}", *(f"size={size.values[i]}" for i in (1, 4, 7))]
-    assert read[:2] == [{"style": style.values[0]}, {"size": size.values[1]}]
+    samples, (style, size) = writer.write(model), dataset.columns
+    assert read == [{"style": style.values[0]}, *({"size": size.values[i]} for i in (1, 4, 7))]
+    assert [(sample.given, sample.labels) for sample in samples] == [("", labels) for labels in read]
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

@@ -65,24 +65,21 @@ def test_a_sample_continues_a_prompt_with_the_current_weights(make, settings):
     backward = settings == BACKWARD
     for token in ("cat", "hill") if backward else ("c", "t"):
         bias(model, tokenizer, **{token: 0.0})
-        sample = writer.write(model)
-        before, _, rest = sample.partition("[")
-        given, _, after = rest.partition("]")
-        assert f" {given} " in TEXT
-        text, nothing = (before, after) if backward else (after, before)
-        assert nothing == ""
+        (sample,) = writer.write(model)
+        assert f" {sample.given} " in TEXT
         # The first or last word may be incomplete, as the length of a sample is limited.
-        assert set(text.split()[1:-1] if backward else text) == {token}
-        assert len(sample) <= SAMPLE_CHARACTERS
+        assert set(sample.text.split()[1:-1] if backward else sample.text) == {token}
+        assert len(sample.text) <= SAMPLE_CHARACTERS
 
 
 def test_a_text_without_words_still_gives_a_sample(make):
     """Generation begins with the start token if the prompt has no tokens."""
     writer, model, tokenizer = make(["?!"], **BACKWARD)
     bias(model, tokenizer, cat=0.0)
-    sample = writer.write(model)
-    assert sample.endswith("cat [?!]")
-    assert len(sample.split()) > 20
+    (sample,) = writer.write(model)
+    assert sample.given == "?!"
+    assert sample.text.endswith("cat ")
+    assert len(sample.text.split()) > 20
 
 
 def test_a_prompt_does_not_cross_documents(make):
