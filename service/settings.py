@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         30.0,
         ge=0,
         description="how long sequences wait for a version that has no backend in service before they fail, in seconds "
-        "from its first failed call",
+        "from its first failed call; unset: 30, and 120 with the model server of `sostenuto serve`",
     )
     backends: Annotated[str, AfterValidator(_addresses)] = Field(
         "127.0.0.1:8500",

@@ -35,8 +35,8 @@ POLL_S = 0.05
 MODEL_SERVER, GATEWAY = "model server", "gateway"
 # Before a trainer that has ended is started again.
 TRAINER_PAUSE_S = 5.0
-# A model server that ends sooner after its start would end again.
-MIN_UPTIME_S = 10.0
+# How long sequences wait for the model server, unless it is set: it may have to load many versions again.
+BACKEND_GRACE_S = 120.0
 # After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
@@ -100,15 +100,13 @@ class Supervisor:
 
     Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
     ended: a pipe held by those signals the model server, and the end of this process signals the gateway. A trainer
-    that ends is started again, and a model server, too, unless it ends within `min_uptime_s`: sequences wait for it.
+    that ends is started again, and a model server, too, if it had loaded its versions: sequences wait for it.
     """
-
-    min_uptime_s = MIN_UPTIME_S
 
     def __init__(self, settings: Settings, *, trains: bool = False) -> None:
         self._settings, self._trains = settings, trains
         self._trainer: subprocess.Popen[bytes] | None = None
-        self._trainer_at = self._model_server_at = 0.0
+        self._trainer_at = 0.0
         config = settings.models_dir / MODELS_CONFIG
         self._has_models = config.exists() and config.read_bytes().strip() != EMPTY_CONFIG
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -152,9 +150,9 @@ class Supervisor:
     def _keep_model_server(self) -> None:
         """Start the model server again if it has ended, but not because the gateway has."""
         code = self._children[MODEL_SERVER].poll()
-        if code is None or self._num_signals or self._children[GATEWAY].poll() is not None:
-            return
-        if time.monotonic() >= self._model_server_at + self.min_uptime_s:
+        if code is None:
+            self._is_loaded = self._is_loaded or _listens(self._backend_port)
+        elif self._is_loaded and not self._num_signals and self._children[GATEWAY].poll() is None:
             click.echo(f"the model server {_how(code)}; it is started again")
             self._launch_model_server()
 
@@ -206,7 +204,7 @@ class Supervisor:
         self._print_ready(f"http://{address}", time.monotonic() - started)
 
     def _launch_model_server(self) -> None:
-        self._model_server_at = time.monotonic()
+        self._is_loaded = False
         self._launch(
             MODEL_SERVER,
             "model_server",
@@ -225,6 +223,8 @@ class Supervisor:
         if "log_format" not in self._settings.model_fields_set:
             # The output is a terminal, or a file that a person reads.
             variables["SOSTENUTO_LOG_FORMAT"] = "text"
+        if "backend_grace_s" not in self._settings.model_fields_set:
+            variables["SOSTENUTO_BACKEND_GRACE_S"] = str(BACKEND_GRACE_S)
         if self._settings.state_key_file is None:
             # So that resume tokens stay valid after a restart.
             make_key_file(STATE_KEY_FILE)

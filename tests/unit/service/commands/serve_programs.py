@@ -1,7 +1,7 @@
 """`python -m service serve` with small programs instead of the model server and the gateway.
 
-`python -m tests.unit.service.commands.serve_programs serve PORT DIR MIN_UPTIME_S` runs it. Its gateway is gunicorn with
-the real worker, and needs the model server at every tick of a stream.
+`python -m tests.unit.service.commands.serve_programs serve PORT DIR` runs it. Its gateway is gunicorn with the real
+worker, and needs the model server at every tick of a stream.
 """
 
 import contextlib
@@ -21,14 +21,12 @@ END_OF_STREAMS = "end-of-streams"
 DRAIN_S = 120
 
 
-def run_serve(port, folder, seconds):
+def run_serve(port, folder):
     """Start both programs as `serve` starts its own."""
     from service.commands.serve import Supervisor
     from service.settings import Settings
 
     class FakeSupervisor(Supervisor):
-        min_uptime_s = float(seconds)
-
         def _launch(self, name, module, *arguments, **how):
             return super()._launch(name, THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
 

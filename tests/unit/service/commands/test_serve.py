@@ -34,13 +34,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linu
 class Serving:
     """`serve` with its child processes, as `serve_programs` starts them."""
 
-    def __init__(self, folder, min_uptime_s=LIMIT_S):
+    def __init__(self, folder):
         self.end_of_streams = folder / END_OF_STREAMS
         self.port = free_port()
         self.log = folder / "log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", THIS, "serve", str(self.port), str(folder), str(min_uptime_s)],
+                [sys.executable, "-m", THIS, "serve", str(self.port), str(folder)],
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 cwd=ROOT,
                 stdout=output,
@@ -98,21 +98,13 @@ def rest_of(sock):
 
 
 @pytest.fixture
-def start_serving(tmp_path):
-    with contextlib.ExitStack() as stack:
-
-        def start(**options):
-            serving = Serving(tmp_path, **options)
-            stack.callback(serving.end_all)
-            serving.wait_until_ready()
-            return serving
-
-        yield start
-
-
-@pytest.fixture
-def serving(start_serving):
-    return start_serving()
+def serving(tmp_path):
+    serving = Serving(tmp_path)
+    try:
+        serving.wait_until_ready()
+        yield serving
+    finally:
+        serving.end_all()
 
 
 @pytest.mark.parametrize("killed", ["serve", "gateway", "serve+gateway", "gateway+serve"])
@@ -126,7 +118,7 @@ def test_the_model_server_lives_until_the_gateway_has_drained(serving, killed):
 
 
 @pytest.mark.parametrize(
-    "killed", ["model server", "serve+model server", "serve+gateway+worker", "worker+gateway+serve", "gateway+worker"]
+    "killed", ["serve+model server", "serve+gateway+worker", "worker+gateway+serve", "gateway+worker"]
 )
 def test_no_process_is_left_whichever_is_killed(serving, killed):
     """Streams that cannot finish are closed as well."""
@@ -138,8 +130,7 @@ def test_no_process_is_left_whichever_is_killed(serving, killed):
     until(lambda: not serving.running)
 
 
-def test_a_model_server_that_ends_is_started_again(start_serving):
-    serving = start_serving(min_uptime_s=0)
+def test_a_model_server_that_ends_is_started_again(serving):
     os.kill(serving.pids["model server"], signal.SIGKILL)
     until(lambda: "the model server was killed by SIGKILL; it is started again" in serving.log.read_text())
     serving.find_model_server()
