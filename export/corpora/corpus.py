@@ -232,12 +232,17 @@ def read_corpus(
         label_columns: Fields of the records to read beside the text.
 
     Raises:
-        CorpusError: the source is missing, empty, blank, binary or not UTF-8, or a record is malformed.
+        CorpusError: the source is missing, empty, blank, binary or not UTF-8, a record is malformed, or none has a
+            label column.
     """
     records = RecordReader(label_columns) if documents == "records" else None
     separated = separate_documents(_read_texts(source, role, records), documents)
     corpus = Corpus._write(source, separated, role, ends=documents != "none")
     labels = records.labels if records else {}
+    for name in labels if records else ():
+        if name not in records.fields and not any(labels[name]):
+            fields = ", ".join(map(repr, records.fields))[:200]
+            raise CorpusError(f"{role} {source}: no record has the label column {name!r}, only {fields}")
     return replace(corpus, labels={name: np.array(values, object) for name, values in labels.items()})
 
 

@@ -19,6 +19,8 @@ TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"
 # Of a line of JSON, and of a field of CSV.
 MAX_RECORD_CHARACTERS = 16 * 2**20
 MAX_LABEL_CHARACTERS = 100
+# Fields of records that an error lists.
+MAX_FIELDS = 30
 _FIELDS = f"the field {TEXT}, or {PROMPT} and {COMPLETION}"
 
 
@@ -59,10 +61,12 @@ class RecordReader:
 
     Attributes:
         labels: For each label column the labels of the records so far whose text is not blank; "" where there is none.
+        fields: Names of the fields of the records so far, `MAX_FIELDS` or some more.
     """
 
     def __init__(self, label_columns: Iterable[str] = ()) -> None:
         self.labels: dict[str, list[str]] = {name: [] for name in label_columns}
+        self.fields: dict[str, None] = {}
 
     def read(self, parts: Iterable[str], path: Path, role: str) -> Iterator[str]:
         """Yield the text of each record: its field `text`, or `prompt` and `completion` joined; skip blank lines.
@@ -80,6 +84,8 @@ class RecordReader:
         records = (_csv_records if path.suffix.lower() == ".csv" else _json_records)(lines, f"{role} {path}")
         for record, where in records:
             text = _text(record, where)
+            if len(self.fields) < MAX_FIELDS:
+                self.fields |= dict.fromkeys(record)
             if text.strip():
                 for name, labels in self.labels.items():
                     labels.append(_label(record.get(name), name, where))

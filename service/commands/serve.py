@@ -107,6 +107,7 @@ class Supervisor:
         self._settings, self._trains = settings, trains
         self._trainer: subprocess.Popen[bytes] | None = None
         self._trainer_at = 0.0
+        self._is_loaded = False  # whether the model server has loaded its versions
         config = settings.models_dir / MODELS_CONFIG
         self._has_models = config.exists() and config.read_bytes().strip() != EMPTY_CONFIG
         self._children: dict[str, subprocess.Popen[bytes]] = {}

@@ -94,8 +94,10 @@ def test_a_column_with_a_text_is_of_texts(read):
 
 
 def test_a_column_without_labels_or_with_too_many_is_refused(read, monkeypatch):
-    with pytest.raises(CorpusError, match="the label column stile has no label in any record"):
-        learn_columns(read(records(3), ("stile",)))
+    with pytest.raises(CorpusError, match="no record has the label column 'stile', only 'text', 'style'"):
+        read(records(3), ("stile",))
+    with pytest.raises(CorpusError, match="the label column style has no label in any record"):
+        learn_columns(read([{"text": "t", "style": None}]))
     monkeypatch.setattr(module, "MAX_VALUES", 2)
     with pytest.raises(CorpusError, match="must have numbers, or at most 2 different labels; got 3: 's0', 's1', 's2'"):
         learn_columns(read(records(3)))
