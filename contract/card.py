@@ -1,5 +1,6 @@
 """The generator card: the metadata of a published version, in `assets.extra/generator.json`."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -348,6 +349,16 @@ class GeneratorCard(_Frozen):
     def label_columns(self) -> tuple[LabelColumn, ...]:
         """What it is conditioned on; none for an imported model."""
         return self.training.label_columns if self.training else ()
+
+    def example_request(self, **fields: Any) -> str:
+        """Return the JSON of a request with these fields and the prompt and labels of a sample, quoted for a shell."""
+        samples = self.training.samples if self.training else ()
+        sample = next((each for each in samples if each.given or each.labels), samples[0] if samples else None)
+        prompt = {"suffix" if self.direction == "backward" else "prompt": sample.given if sample else "The "}
+        labels = {"labels": sample.labels} if sample and sample.labels else {}
+        body = {"model": self.name, **prompt, **labels, **fields}
+        text = json.dumps(body, ensure_ascii=False)
+        return shlex.quote(text if text.isprintable() else json.dumps(body))
 
     @property
     def precisions(self) -> tuple[signatures.PrecisionName, ...]:

@@ -1,8 +1,6 @@
 """The README of a version: example request, metrics, samples, and all facts of its card."""
 
-import json
 import re
-import shlex
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 
@@ -82,15 +80,7 @@ def _summary(card: GeneratorCard) -> str:
 
 
 def _example_request(card: GeneratorCard) -> str:
-    """Return an example request, with the prompt or the labels of a sample if there is one."""
-    samples = card.training.samples if card.training else ()
-    sample = next((sample for sample in samples if sample.given or sample.labels), samples[0] if samples else None)
-    field = "suffix" if card.direction == "backward" else "prompt"
-    labels = {"labels": sample.labels} if sample and sample.labels else {}
-    prompt = sample.given if sample else "The "
-    body = {"model": card.name, field: prompt, **labels, "max_tokens": 200, "temperature": 0.8}
-    data = json.dumps(body, ensure_ascii=False)
-    data = shlex.quote(data if data.isprintable() else json.dumps(body))
+    data = card.example_request(max_tokens=200, temperature=0.8)
     return fenced(f"curl http://127.0.0.1:8000/v1/completions \\\n  -d {data}", "bash")
 
 

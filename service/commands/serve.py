@@ -5,9 +5,11 @@ Starts them as child processes, waits until a model is ready, and stops all when
 
 import contextlib
 import fcntl
+import json
 import math
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,10 +22,11 @@ from types import FrameType
 
 import click
 
+from contract.card import GeneratorCard
 from contract.files import write_atomically
 from contract.models_config import listed_names
 from contract.processes import terminate_with_parent
-from contract.signatures import MODELS_CONFIG
+from contract.signatures import ASSETS, CARD_FILE, MODELS_CONFIG
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
 from service.http_server.addresses import listen
@@ -43,8 +46,6 @@ EXIT_TIMEOUT_S = 10.0
 STATE_KEY_FILE, TRAINING_DIR = Path(".sostenuto-state-key"), Path("training")
 # Of a repository without models, until a job publishes the first one.
 EMPTY_CONFIG = b"model_config_list {\n}"
-# Prompts of the example request, as JSON strings; a model of another name starts a new text.
-EXAMPLE_PROMPTS = {"demo": r"HAMLET.\n"}
 
 
 class Ended(Exception):
@@ -274,13 +275,10 @@ class Supervisor:
             click.echo(f"train one:\n  sostenuto train book.txt --server {url}")
             return
         models = _configured_models(self._settings.models_dir) or ["MODEL"]
-        prompt = EXAMPLE_PROMPTS.get(models[0], "")
-        fields = '"max_tokens": 300, "temperature": 0.5, "stream": true'
-        body = f'{{"model": "{models[0]}", "prompt": "{prompt}", {fields}}}'
         click.echo(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
         click.echo("try:")
         key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
-        click.echo(f"  curl -N {url}/v1/completions{key} -d '{body}'")
+        click.echo(f"  curl -N {url}/v1/completions{key} -d {_example_request(self._settings.models_dir / models[0])}")
 
     def _stop(self) -> None:
         """Stop the gateway first, as it still needs the model server for accepted requests."""
@@ -336,6 +334,15 @@ def _listens(port: int, host: str = "127.0.0.1") -> bool:
     except OSError:
         return False
     return True
+
+
+def _example_request(model_dir: Path) -> str:
+    """Return the body of a request to a model, as a word of a shell: that of its newest version's card."""
+    fields = {"max_tokens": 300, "temperature": 0.5, "stream": True}
+    with contextlib.suppress(OSError, ValueError):
+        newest = max((path for path in model_dir.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+        return GeneratorCard.model_validate_json((newest / ASSETS / CARD_FILE).read_bytes()).example_request(**fields)
+    return shlex.quote(json.dumps({"model": model_dir.name, "prompt": "", **fields}))
 
 
 def _configured_models(models_dir: Path) -> list[str]:

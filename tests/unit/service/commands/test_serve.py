@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.card import GeneratorCard
 from contract.processes import terminate_with_parent
 from service.commands import serve as module
 from service.commands.serve import Supervisor
@@ -20,6 +21,7 @@ from service.settings import Settings
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.servers import children, is_running
+from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.commands.serve_programs import END_OF_STREAMS, THIS, TICK_S
 from tests.waiting import until
 
@@ -195,10 +197,18 @@ def test_a_process_whose_parent_has_already_ended_does_not_start():
 TWO = b'model_config_list { config { name: "mine" } config { name: "other" } }'
 
 
-@pytest.mark.parametrize(("config", "names", "name"), [(TWO, "mine, other", "mine"), (b"\xff", "MODEL", "MODEL")])
-def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeypatch, capsys, config, names, name):
+@pytest.mark.parametrize(
+    ("config", "names", "name", "prompt"), [(TWO, "mine, other", "mine", "The "), (b"\xff", "MODEL", "MODEL", "")]
+)
+def test_once_the_gateway_is_ready_an_example_request_is_shown(
+    tmp_path, monkeypatch, capsys, config, names, name, prompt
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models.config").write_bytes(config)
+    assets = tmp_path / "mine/10/assets.extra"
+    assets.mkdir(parents=True)
+    (assets / "generator.json").write_text(GeneratorCard(**{**FIELDS, "name": "mine"}).model_dump_json())
+    (tmp_path / "mine/9").mkdir()
     answers = [False, True]
     monkeypatch.setattr(module, "is_ready", lambda *_: answers.pop(0))
     monkeypatch.setattr(module, "_require_free", lambda _, port: port or 1)
@@ -209,5 +219,5 @@ def test_once_the_gateway_is_ready_an_example_request_is_shown(tmp_path, monkeyp
     supervisor._gateway_life.close()
     out = capsys.readouterr().out
     assert f"(models: {names}; Ctrl-C stops)" in out
-    assert f'"model": "{name}"' in out
+    assert f'"model": "{name}", "prompt": "{prompt}"' in out
     assert "Authorization: Bearer $KEY" in out
