@@ -78,7 +78,10 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
 @pytest.mark.parametrize(
     ("num_bytes", "given", "rates"),
     [
-        (1_100_000, {}, (0.2, 0.05)),
+        (1_200_000, {}, (0.2, 0.05)),
+        (300_000, {}, (0.4, 0.1)),
+        (50_000, {}, (0.5, 0.125)),
+        (50_000, {"epochs": 7}, (0.2, 0.05)),
         (4_800_000, {}, (0.1, 0.025)),
         (10**9, {}, (0.067, 0.017)),
         (4_800_000, {"dropout": 0.3}, (0.3, 0.025)),
@@ -86,8 +89,8 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
     ],
 )
 @pytest.mark.parametrize("is_directory", [False, True])
-def test_a_recipe_has_less_dropout_for_a_longer_text(tmp_path, num_bytes, given, rates, is_directory):
-    """In the recipe's minutes it is read less often; with a number of epochs it is not."""
+def test_a_recipe_has_less_dropout_for_a_longer_text_and_more_for_a_shorter_one(tmp_path, num_bytes, given, rates, is_directory):
+    """In the recipe's minutes it is read less or more often; with a number of epochs it is not."""
     book = tmp_path / "texts" / "book.txt"
     book.parent.mkdir()
     hidden = book.with_name(".git") / "pack"
@@ -98,6 +101,12 @@ def test_a_recipe_has_less_dropout_for_a_longer_text(tmp_path, num_bytes, given,
     corpus = book.parent if is_directory else book
     config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(corpus), **given})
     assert (config.dropout, config.embedding_dropout) == rates
+
+
+def test_the_other_recipes_have_no_more_dropout_for_a_short_text(tmp_path):
+    (tmp_path / "book.txt").write_text("a")
+    config = load_config(RECIPES["characters"], {"corpus": str(tmp_path / "book.txt")})
+    assert (config.dropout, config.embedding_dropout) == (0.6, 0.2)
 
 
 def test_every_setting_has_a_description():
