@@ -89,7 +89,7 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
     ],
 )
 @pytest.mark.parametrize("is_directory", [False, True])
-def test_a_recipe_has_less_dropout_for_a_longer_text_and_more_for_a_shorter_one(tmp_path, num_bytes, given, rates, is_directory):
+def test_a_recipe_has_dropout_by_the_length_of_the_text(tmp_path, num_bytes, given, rates, is_directory):
     """In the recipe's minutes it is read less or more often; with a number of epochs it is not."""
     book = tmp_path / "texts" / "book.txt"
     book.parent.mkdir()
