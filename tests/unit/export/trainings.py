@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from contract.card import CorpusDescription
+from contract.card import CorpusDescription, Sample
 from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.training.dataset import Dataset
@@ -37,7 +37,7 @@ class NoSamples:
         pass
 
     def write(self, _):
-        return "[the cat] sat\non the mat"
+        return (Sample(temperature=0.7, given="the cat", text=" sat\non the mat"),)
 
     def samples(self, _):
         return ()
