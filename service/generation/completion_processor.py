@@ -71,6 +71,9 @@ class CompletionProcessor:
         has_end = self._model.tokenizer.special.end is not None
         self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
         self._interventions = resolve_interventions(body.interventions, self._model)
+        # Of the next text after the end of this one, without the start token, which an end token is, too.
+        labels = tuple(encode_labels(body.labels, self._model).tolist()[1:])
+        self._label_ids = self._checkpoint.label_ids if self._checkpoint else labels
         self._stops = [self._in_order_of_generation(stop) for stop in body.stop]
         self._is_filtered = body.unique or is_copy is not None
         self._outputs = [
@@ -366,8 +369,6 @@ class CompletionProcessor:
     def _resume_token(self, choice: Choice) -> str | None:
         if choice.progress is None:
             return None
-        model = self._model
-        # Without the start token, which an end token is, too.
-        labels = self._checkpoint.label_ids if self._checkpoint else encode_labels(self.body.labels, model).tolist()[1:]
-        checkpoint = choice.save(choice.progress, model.ref, model.card.weights_sha256, self.seed, tuple(labels))
+        card, ref = self._model.card, self._model.ref
+        checkpoint = choice.save(choice.progress, ref, card.weights_sha256, self.seed, self._label_ids)
         return self._resume_tokens.seal(checkpoint, self.request.context.tenant)
