@@ -27,7 +27,7 @@ export class Progress {
       this.#endsAt = data.seconds_left === null ? null : now + 1000 * data.seconds_left;
       return false;
     }
-    this.epochs.push({ epoch: data.epoch, tokens: data.tokens, training: data.train_loss, loss: data.validation_loss, samples: data.samples });
+    this.epochs.push({ epoch: data.epoch, tokens: data.tokens, training: data.train_loss, loss: data.validation_loss, samples: data.samples ?? [] });
     return true;
   }
 
