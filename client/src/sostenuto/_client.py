@@ -53,9 +53,8 @@ from sostenuto._resuming import Resumption
 from sostenuto._retries import LinkedEvent, WaitForReady
 from sostenuto._settings import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, TimeoutSeconds, resolve
 from sostenuto._stream import Stream
-from sostenuto._training import FILES, JOBS, Job, UploadedFile, create_job, pages, upload
+from sostenuto._training import FILES, JOBS, Job, Source, UploadedFile, create_job, pages, upload
 from sostenuto._transport import Transport
-from sostenuto._uploads import Source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # type checkers have it; Python only from 3.11 on

@@ -1,24 +1,40 @@
-"""Training on the server: uploaded files and jobs."""
+"""Training on the server: uploaded texts and jobs."""
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from time import time
-from typing import Any
+from typing import IO, Any, TypeAlias
 from urllib.parse import quote, urlencode
 
-from sostenuto._errors import APIError, Conflict, JobCancelled, JobFailed, JobUnfinished, SostenutoError
+from sostenuto._errors import (
+    APIError,
+    Conflict,
+    InvalidArgument,
+    JobCancelled,
+    JobFailed,
+    JobUnfinished,
+    SostenutoError,
+)
 from sostenuto._job_events import JobEvent, JobEvents
 from sostenuto._loss_curve import LossCurve
 from sostenuto._results import required
 from sostenuto._retries import FIRST_SERVER_ERROR, may_be_processed
 from sostenuto._transport import Transport
-from sostenuto._uploads import Source, Upload
 
+# What can be uploaded: a text or a path, bytes, or an open file.
+Source: TypeAlias = str | PathLike[str] | bytes | IO[str] | IO[bytes]
+
+DEFAULT_NAME = "text.txt"  # of an uploaded text
 FILES, JOBS = "/v1/files", "/v1/fine_tuning/jobs"
 PAGE = 1000  # objects per request
 # Fields of a job that may be null.
@@ -215,8 +231,55 @@ class Job:
 
 def upload(transport: Transport, source: Source, filename: str | None = None) -> UploadedFile:
     """Upload a text; see `Client.upload`."""
-    fields = {"purpose": "fine-tune", "file": tuple(Upload.of(source, filename))}
+    name, content = _read(source)
+    fields = {"purpose": "fine-tune", "file": (filename or name, content)}
     return UploadedFile.from_response(transport.send_form(FILES, fields))
+
+
+def _read(source: Source) -> tuple[str, bytes]:
+    """Return file name and content. A str with a line break is a text, any other one a path. A directory is archived.
+
+    Raises:
+        InvalidArgument: there is no such file, the directory is empty, or UTF-8 cannot encode the text.
+        OSError: a file cannot be read.
+    """
+    if isinstance(source, bytes):
+        return DEFAULT_NAME, source
+    if isinstance(source, str) and "\n" in source:
+        return DEFAULT_NAME, _encoded(source)
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
+        if not path.exists():
+            raise InvalidArgument(f"there is no file {str(source)!r}: pass a path, or a text with a line break")
+        return _archive(path) if path.is_dir() else (path.name, path.read_bytes())
+    content, name = source.read(), getattr(source, "name", None)
+    # A temporary file may have a number for a name.
+    filename = os.path.basename(name) if isinstance(name, str) else DEFAULT_NAME
+    return filename, content if isinstance(content, bytes) else _encoded(content)
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"the text has a lone surrogate at character {error.start:,}, which UTF-8 cannot encode: decode the text "
+            "with its own encoding"
+        ) from None
+
+
+def _archive(directory: Path) -> tuple[str, bytes]:
+    """Return the name and the content of an archive of all files below a directory, except hidden ones."""
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    names = {path.relative_to(directory): path for path in paths}
+    shown = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.parts)}
+    if not shown:
+        raise InvalidArgument(f"the directory {str(directory)!r} has no files: pass one with text files")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
+        for name, path in shown.items():
+            archive.write(path, name)
+    return f"{directory.resolve().name}.zip", packed.getvalue()
 
 
 def create_job(
