@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlencode
 
-from sostenuto._errors import APIError, ConnectionFailed, SostenutoError, StreamInterrupted, UnexpectedResponse
-from sostenuto._responses import json_or_none, stream_error
+from sostenuto._errors import APIError, ConnectionFailed, SostenutoError, StreamInterrupted
+from sostenuto._responses import stream_error
 from sostenuto._results import required
 from sostenuto._resuming import PATIENCE_S
 from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S, LinkedEvent
-from sostenuto._sse import Body, decode
-from sostenuto._stream import DONE
+from sostenuto._sse import Body, json_events
 from sostenuto._transport import Transport
 
 
@@ -104,7 +102,6 @@ class _Reader:
         self._stopped = LinkedEvent(transport.closed)
         self._is_closed = False
         self._body: Body | None = None
-        self._lock = threading.Lock()
         self._waited_s = 0.0  # since the last byte
 
     def events(self) -> Generator[JobEvent, None, None]:
@@ -112,8 +109,8 @@ class _Reader:
         try:
             while not self._is_closed:
                 try:
-                    if (body := self._open()) is not None and (yield from self._body_events(body)):
-                        return
+                    yield from self._body_events(self._open())
+                    return
                 except (ConnectionFailed, StreamInterrupted, APIError) as error:
                     if not self._is_closed:
                         self._back_off(error)
@@ -122,45 +119,34 @@ class _Reader:
 
     def close(self) -> None:
         """Close the connection, and open no more."""
-        with self._lock:
-            self._is_closed, body = True, self._body
+        self._is_closed = True
         self._stopped.set()
-        if body is not None:
-            body.close()
+        if self._body is not None:
+            self._body.close()
 
-    def _open(self) -> Body | None:
-        """Open the stream after the last event; None if the reader was closed meanwhile."""
+    def _open(self) -> Body:
+        """Open the stream after the last event; close its body if the reader was closed meanwhile."""
         query = {"stream": "true", **({} if self._after is None else {"after": self._after})}
-        body = Body(self._transport.open_stream("GET", f"{self._path}?{urlencode(query)}", stopped=self._stopped))
-        with self._lock:
-            self._body = body
-            if not self._is_closed:
-                return body
-        body.close()
-        return None
+        self._body = Body(self._transport.open_stream("GET", f"{self._path}?{urlencode(query)}", stopped=self._stopped))
+        if self._is_closed:
+            self._body.close()
+        return self._body
 
-    def _body_events(self, body: Body) -> Generator[JobEvent, None, bool]:
-        """Yield the events of one response; return whether there are no more.
+    def _body_events(self, body: Body) -> Iterator[JobEvent]:
+        """Yield the events of one response, until the job has ended or the reader is closed.
 
         Raises:
             StreamInterrupted: the response ended before the job.
         """
-        for data in decode(self._counted(body)):
-            if data == DONE:
-                body.finish()
-                return True
-            raw = json_or_none(data)
-            if not isinstance(raw, dict):
-                raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
+        for raw in json_events(body, self._counted(body)):
             if raw.get("error"):
                 raise stream_error(raw["error"], body.headers)
             event = JobEvent.from_response(raw)
             self._after = event.id
             yield event
-        if self._is_closed:
-            return True
-        body.close()
-        raise StreamInterrupted("the connection was lost while the job's events were read: read them again")
+        if not (body.is_complete or self._is_closed):
+            body.close()
+            raise StreamInterrupted("the connection was lost while the job's events were read: read them again")
 
     def _counted(self, body: Body) -> Iterator[bytes]:
         for chunk in body:

@@ -9,9 +9,14 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
 import requests
 
+from sostenuto._errors import UnexpectedResponse
+from sostenuto._responses import json_or_none
+
+DONE = "[DONE]"
 FINISH_S = 0.2  # the bytes that end a response follow right after its last event, or never
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -23,6 +28,7 @@ class Body:
 
     Attributes:
         headers: The response's headers; lookup is case-insensitive.
+        is_complete: bool. Whether the last event, [DONE], has arrived.
     """
 
     def __init__(self, response: requests.Response) -> None:
@@ -32,7 +38,7 @@ class Body:
         # Without chunked encoding, requests would buffer until the end of the body unless asked for single bytes.
         self._chunks = response.iter_content(chunk_size=None if response.raw.chunked else 1)
         self.headers: Mapping[str, str] = response.headers
-        self.closed = False
+        self.closed = self.is_complete = False
         self.failure: requests.RequestException | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -46,6 +52,7 @@ class Body:
 
     def finish(self) -> None:
         """Read the end of a response after its last event, so that the connection can be reused."""
+        self.is_complete = True
         with self._reading, suppress(OSError):
             socket = getattr(self._response.raw.connection, "sock", None)
             if self.closed or socket is None:
@@ -70,6 +77,24 @@ class Body:
         except requests.RequestException as error:
             self.failure = error
             return b""
+
+
+def json_events(body: Body, chunks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON object of each event in the chunks of a body, until [DONE], their end, or the close of the body.
+
+    Raises:
+        UnexpectedResponse: an event is something else.
+    """
+    for data in decode(chunks):
+        if body.closed:
+            return
+        if data == DONE:
+            body.finish()
+            return
+        event = json_or_none(data)
+        if not isinstance(event, dict):
+            raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
+        yield event
 
 
 def decode(chunks: Iterable[bytes]) -> Iterator[str]:

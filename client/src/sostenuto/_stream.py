@@ -9,13 +9,11 @@ from contextlib import AbstractContextManager, suppress
 import requests
 
 from sostenuto._assembly import Assembly
-from sostenuto._errors import SostenutoError, StreamInterrupted, UnexpectedResponse
-from sostenuto._responses import is_lost_host, is_read_timeout, json_or_none, reason, stream_error
+from sostenuto._errors import SostenutoError, StreamInterrupted
+from sostenuto._responses import is_lost_host, is_read_timeout, reason, stream_error
 from sostenuto._results import Generation, TextDelta
 from sostenuto._resuming import Resumption
-from sostenuto._sse import Body, decode
-
-DONE = "[DONE]"
+from sostenuto._sse import Body, json_events
 
 
 class Stream(Iterator[str], AbstractContextManager["Stream"]):
@@ -120,7 +118,6 @@ class _Reader:
         self.ended: Callable[[Generation], None] | None = None  # called when the stream has ended
         self._body, self._resumption = body, resumption
         self._closed = False
-        self._lock = threading.Lock()
 
     def deltas(self) -> Generator[TextDelta, None, None]:
         """Yield the deltas of the stream and of its resumptions; close their bodies in any case."""
@@ -143,29 +140,20 @@ class _Reader:
 
     def close(self) -> None:
         """Close the body and stop resumption."""
-        with self._lock:
-            self._closed, body = True, self._body
+        self._closed = True
         if self._resumption is not None:
             self._resumption.stop()
-        body.close()
+        self._body.close()
 
     def _body_deltas(self, body: Body) -> Iterator[TextDelta]:
-        for data in decode(body):
-            if body.closed:
-                return
-            if data == DONE:
-                body.finish()
-                return
-            chunk = json_or_none(data)
-            if not isinstance(chunk, dict):
-                raise UnexpectedResponse(f"an event has {data!r:.40} instead of a JSON object: check base_url")
+        for chunk in json_events(body, body):
             error = chunk.get("error")
             # An error event may contain the last choices.
             if not error or chunk.get("choices"):
                 yield from self.assembly.add({name: value for name, value in chunk.items() if name != "error"})
             if error:
                 raise stream_error(error, body.headers)
-        if not body.closed:
+        if not (body.closed or body.is_complete):
             raise _interruption(body, self.assembly.generation.text) from body.failure
 
     def _resume(self, resumption: Resumption, error: SostenutoError) -> None:
@@ -176,14 +164,12 @@ class _Reader:
         except SostenutoError as failed:
             failed.choices = self.assembly.generation.choices
             raise failed from error
-        with self._lock:
-            if response is not None:
-                self._body, self.num_resumed = Body(response), self.num_resumed + 1
-            elif not self._closed:
-                raise error
-            closed = self._closed
-        if closed:
-            self._body.close()
+        if response is not None:
+            self._body, self.num_resumed = Body(response), self.num_resumed + 1
+            if self._closed:  # meanwhile, by a thread that closed only the previous body
+                self._body.close()
+        elif not self._closed:
+            raise error
 
 
 def _interruption(body: Body, text: str) -> StreamInterrupted:
