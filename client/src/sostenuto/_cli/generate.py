@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from sostenuto import Client, Generation, SostenutoError, Stream
+from sostenuto import Client, Generation, SostenutoError, Stream, TextDelta
 from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import connect, given_fields, model_option, sampling_options, server_options
 from sostenuto._cli.terminal import read_until_ctrl_c, say, text_or_stdin, write_json, write_text
@@ -158,16 +158,15 @@ def _stream(client: Client, fields: dict[str, Any], as_json: bool, save_state: P
     """Write the text deltas of a stream as they arrive, and return the stream at its end."""
     stream = client.stream(**fields)
 
-    def read() -> None:
-        for delta in stream.events():
-            if as_json:
-                write_json({"index": delta.index, "text": delta.text, "finish_reason": delta.finish_reason})
-            else:
-                write_text(delta.text)
+    def show(delta: TextDelta) -> None:
+        if as_json:
+            write_json({"index": delta.index, "text": delta.text, "finish_reason": delta.finish_reason})
+        else:
+            write_text(delta.text)
 
     try:
         try:
-            read_until_ctrl_c(stream, read)
+            read_until_ctrl_c(stream.events(), show, stream.close)
         finally:
             if not as_json and sys.stdout.isatty():
                 write_text("\n")

@@ -32,12 +32,7 @@ def follow(job: Job) -> None:
     """
     try:
         with JobDisplay(job) as display, job.events() as events:
-
-            def read() -> None:
-                for event in events:
-                    display.show(event)
-
-            read_until_ctrl_c(events, read)
+            read_until_ctrl_c(events, display.show, events.close)
     except KeyboardInterrupt:
         say(f"the job goes on; follow it:\n  {command('jobs', 'events', job.id)}")
         say(f"or cancel it:\n  {command('jobs', 'cancel', job.id)}")

@@ -7,16 +7,18 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import click
 from rich.cells import cell_len
 from rich.console import Console
 
 from sostenuto._cli.errors import Failure, failing_to
+
+T = TypeVar("T")
 
 STDIN = "-"
 GAP = 2  # spaces between two columns
@@ -101,17 +103,10 @@ def _decoded(content: bytes, where: str, before: int = 0) -> str:
         ) from error
 
 
-class Closable(Protocol):
-    """What any thread may close while another reads it."""
+def read_until_ctrl_c(stream: Iterable[T], show: Callable[[T], None], close: Callable[[], None]) -> None:
+    """Show each item of a stream in another thread; close the stream at the end.
 
-    def close(self) -> None:
-        """Close it."""
-
-
-def read_until_ctrl_c(stream: Closable, read: Callable[[], None]) -> None:
-    """Read a stream by `read`, in another thread, and close it at the end.
-
-    Ctrl-C closes the stream and lets `read` end, so that the text so far can be kept; another one interrupts at
+    Ctrl-C closes the stream and lets the thread end, so that the text so far can be kept; another one interrupts at
     once. An exception raised within a read sometimes left the connection open and the server generating.
     """
     failures: list[BaseException] = []
@@ -119,7 +114,8 @@ def read_until_ctrl_c(stream: Closable, read: Callable[[], None]) -> None:
 
     def run() -> None:
         try:
-            read()
+            for item in stream:
+                show(item)
         except BaseException as error:  # top of a thread: raised below
             failures.append(error)
         finally:
@@ -129,7 +125,7 @@ def read_until_ctrl_c(stream: Closable, read: Callable[[], None]) -> None:
         if interrupted.is_set():  # the reader of the output may block the thread
             raise KeyboardInterrupt
         interrupted.set()
-        stream.close()
+        close()
 
     previous = signal.getsignal(signal.SIGINT)
     if previous is not signal.SIG_IGN:  # as in a background job of a script
@@ -140,7 +136,7 @@ def read_until_ctrl_c(stream: Closable, read: Callable[[], None]) -> None:
             pass
     finally:
         signal.signal(signal.SIGINT, previous)
-        stream.close()
+        close()
     if interrupted.is_set():
         raise KeyboardInterrupt
     if failures:

@@ -222,13 +222,8 @@ class Session:
             self.conversation.reread()
             stream = self.conversation.stream(prompt, resume=True, **options)
         self._undone.pop(self.current, None)
-
-        def read() -> None:
-            for delta in stream:
-                write_text(delta)
-
         try:
-            read_until_ctrl_c(stream, read)
+            read_until_ctrl_c(stream, write_text, stream.close)
         finally:
             if sys.stdout.isatty():
                 write_text("\n")

@@ -244,7 +244,7 @@ def test_a_second_ctrl_c_interrupts_at_once(client, server):
         pieces = client.stream("Once", model="tiny")
         threading.Timer(0.1, press_twice).start()
         with pytest.raises(KeyboardInterrupt):
-            read_until_ctrl_c(pieces, lambda: ended.append(blocked.wait(PATIENCE_S)))
+            read_until_ctrl_c(pieces, lambda _: ended.append(blocked.wait(PATIENCE_S)), pieces.close)
         assert ended == []
     finally:
         signal.signal(signal.SIGINT, previous)
