@@ -51,7 +51,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     """Shows the events of a job: lines on standard output, and a progress bar on standard error if it is a terminal.
 
     Attributes:
-        prompt: str. Of the latest sample: text that the model can continue.
+        example: list of str. Of the latest sample: the prompt and the labels, as arguments of `sostenuto generate`.
     """
 
     def __init__(self, job: Job) -> None:

@@ -85,6 +85,7 @@ label_option = click.option(
     "labels",
     multiple=True,
     type=_label,
+    callback=lambda _context, _option, pairs: dict(pairs) or None,
     metavar="COLUMN=LABEL",
     help="Label of the text, for a model that was trained with labels; a number selects its bin. Repeatable.",
 )
@@ -152,7 +153,6 @@ def sampling_options(command: Decorated) -> Decorated:
 def given_fields(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that are set, as arguments of the client."""
     options = {**options, **{name: list(options[name]) or None for name in ("stop", "choices")}}
-    options["labels"] = dict(options["labels"]) or None
     patterns = [option for name, option in _PATTERNS.items() if options[name] is not None]
     if len(patterns) > 1:
         raise click.UsageError(f"{patterns[0]} and {patterns[1]} exclude each other: a completion has one pattern")

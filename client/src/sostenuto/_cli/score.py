@@ -149,18 +149,17 @@ class Run:
         held_out: Path | None,
         false_positive_rate: float | None,
         concurrency: int | None,
-        labels: tuple[tuple[str, str], ...],
+        labels: dict[str, str] | None,
     ) -> None:
         self._client, self._row_format, self._output = client, row_format, output
         self._held_out, self._rate = held_out, false_positive_rate
         # All requests go to the version that this one finds.
-        labels_by_column = dict(labels) or None
-        empty = client.score("", model=model, whole=whole, labels=labels_by_column, ratio_to=ratio_to)
+        empty = client.score("", model=model, whole=whole, labels=labels, ratio_to=ratio_to)
         self._model, self._carries = empty.model, carry_state
         # Only the end of a whole document is scored of an empty one. Of a running text, line breaks are a part.
         is_whole = empty.num_tokens > 0
         self._line_break = "\n" if carry_state and not is_whole else ""
-        self._options: dict[str, Any] = {"model": empty.model, "whole": is_whole, "labels": labels_by_column}
+        self._options: dict[str, Any] = {"model": empty.model, "whole": is_whole, "labels": labels}
         self._options |= {"ratio_to": ratio_to, "carry_state": carry_state}
         if concurrency is not None:
             self._options["concurrency"] = concurrency

@@ -61,7 +61,7 @@ Examples:
 @model_option
 @server_options
 def inspect(
-    text: str | None, *, top: int, least: int, as_json: bool, labels: tuple[tuple[str, str], ...], model: str | None
+    text: str | None, *, top: int, least: int, as_json: bool, labels: dict[str, str] | None, model: str | None
 ) -> None:
     """Show TEXT with each token shaded by its probability, and list the least probable ones with their alternatives.
 
@@ -69,9 +69,7 @@ def inspect(
     """
     content = text_or_stdin(text, "text")
     with connect() as client:
-        inspection = client.inspect(
-            content, model=model, include=[], max_positions=1, top=top, labels=dict(labels) or None
-        )
+        inspection = client.inspect(content, model=model, include=[], max_positions=1, top=top, labels=labels)
     all_tokens = inspection.tokens
     if as_json:
         names = ("text", "offset", "logprob", "probability", "alternatives")
@@ -141,7 +139,7 @@ Examples:
 @model_option
 @server_options
 def next_word(
-    prompt: str | None, *, n: int | None, as_json: bool, labels: tuple[tuple[str, str], ...], model: str | None
+    prompt: str | None, *, n: int | None, as_json: bool, labels: dict[str, str] | None, model: str | None
 ) -> None:
     """Show the most probable words that continue PROMPT: the rest of a word that it ends with, or the next word.
 
@@ -149,7 +147,7 @@ def next_word(
     """
     content = text_or_stdin(prompt, "prompt")
     with connect() as client:
-        words = client.next_words(content, n=n, model=model, labels=dict(labels) or None)
+        words = client.next_words(content, n=n, model=model, labels=labels)
     if as_json:
         names = ("word", "text", "probability", "logprob")
         return write_json([{name: getattr(each, name) for name in names} for each in words])
@@ -188,7 +186,7 @@ def activations(
     output: Path,
     include: tuple[str, ...],
     layers: tuple[int, ...],
-    labels: tuple[tuple[str, str], ...],
+    labels: dict[str, str] | None,
     model: str | None,
 ) -> None:
     """Write the hidden and cell states at each token of FILE, a text, for probes and plots; - is standard input.
@@ -204,7 +202,7 @@ def activations(
             model=model,
             include=include,
             layers=layers or None,
-            labels=dict(labels) or None,
+            labels=labels,
             observe=lambda done, total: progress.show(done / total, "inspecting"),
         )
     say(f"wrote {output}")
