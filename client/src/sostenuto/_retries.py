@@ -130,9 +130,7 @@ class Attempts:
     request must not be processed twice.
     """
 
-    def __init__(
-        self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool = False, once: bool = False
-    ) -> None:
+    def __init__(self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool, once: bool) -> None:
         self._max_retries, self._wait_for_ready, self._patient = max_retries, wait_for_ready, patient
         self._once = once
         self._num_attempts = self._num_failures = 0

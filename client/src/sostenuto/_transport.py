@@ -29,7 +29,7 @@ from sostenuto._version import __version__
 
 T = TypeVar("T")
 
-_JSON, _JSON_BODY = {"Accept": "application/json"}, {"Content-Type": "application/json"}
+_JSON = {"Accept": "application/json"}
 # With compression, events would be buffered until a block is full.
 _EVENTS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _BOUNDARY = uuid.uuid4().hex  # of the parts of a form; no file has it
@@ -73,9 +73,7 @@ class Transport:
         Setting `stopped` ends retries; if `patient`, those after 429 do not count; if `once`, a request that the server
         may have processed is not sent again.
         """
-        headers, content = ({}, {}) if body is None else (_JSON_BODY, {"data": _encoded(body)})
-        attempt = partial(self._attempt, method, path, {**_JSON, **headers}, **content)
-        return self._retry(json_object, attempt, stopped, patient=patient, once=once)
+        return self._retry(json_object, method, path, body, _JSON, stopped=stopped, patient=patient, once=once)
 
     def send_form(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Send fields as multipart/form-data and return the JSON object in the response.
@@ -83,22 +81,17 @@ class Transport:
         A value is a str, or for a file its name and content.
         """
         data, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
-        return self._retry(
-            json_object, partial(self._attempt, "POST", path, {**_JSON, "Content-Type": content_type}, data=data)
-        )
+        return self._retry(json_object, "POST", path, data, {**_JSON, "Content-Type": content_type})
 
     def send_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a JSON object, encoded or not, and return the response, whose JSON is not parsed."""
-        data = body if isinstance(body, bytes) else _encoded(body)
-        return self._retry(raw_json, partial(self._attempt, "POST", path, {**_JSON, **_JSON_BODY}, data=data))
+        return self._retry(raw_json, "POST", path, body, _JSON)
 
     def open_stream(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, stopped: LinkedEvent
     ) -> requests.Response:
         """Send a request as `send` does, and return the response with its events unread. The caller closes it."""
-        headers, content = ({}, {}) if body is None else (_JSON_BODY, {"data": _encoded(body)})
-        attempt = partial(self._attempt, method, path, {**_EVENTS, **headers}, stream=True, **content)
-        return self._retry(_events, attempt, stopped)
+        return self._retry(_events, method, path, body, _EVENTS, stream=True, stopped=stopped)
 
     def close(self) -> None:
         """Close the sessions of all threads. Open streams stay open."""
@@ -111,13 +104,21 @@ class Transport:
     def _retry(
         self,
         read: Callable[[requests.Response], T],
-        attempt: Callable[[], requests.Response],
-        stopped: LinkedEvent | None = None,
+        method: str,
+        path: str,
+        body: bytes | dict[str, Any] | None,
+        headers: dict[str, str],
         *,
+        stream: bool = False,
+        stopped: LinkedEvent | None = None,
         patient: bool = False,
         once: bool = False,
     ) -> T:
         """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
+        if body is not None:
+            headers = {"Content-Type": "application/json", **headers}
+        data = _encoded(body) if isinstance(body, dict) else body
+        attempt = partial(self._attempt, method, path, headers, data=data, stream=stream)
         attempts = Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient, once=once)
         while True:
             try:
