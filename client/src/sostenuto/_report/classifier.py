@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sostenuto._report.columns import MIN_NUMBERS, numbers_of
-from sostenuto._report.ngrams import MAX_ORDER, Floats, Integers, ngrams, shown
+from sostenuto._report.distributions import MAX_ORDER, Floats, Integers, ngrams, shown
 from sostenuto._report.records import Records
 
 MAX_RECORDS = 5000  # of each kind
@@ -139,9 +139,9 @@ def _features(both: Sequence[Records]) -> Features:
     texts = [text[:MAX_CHARACTERS] for records in both for text in records.texts]
     parts: list[tuple[Integers, Integers, list[str]]] = []
     for order in range(1, MAX_ORDER + 1):
-        found = ngrams(texts, order)
-        keys, ids = np.unique(found.keys, return_inverse=True)
-        parts.append((ids, found.records, [shown(int(key), order) for key in keys]))
+        keys, owners = ngrams(texts, order)
+        kinds, ids = np.unique(keys, return_inverse=True)
+        parts.append((ids, owners, [shown(int(key), order) for key in kinds]))
     parts.append(_named([[f"length {len(text)}"] for text in texts]))
     if both[0].columns:
         parts.append(_named(_cells(both)))

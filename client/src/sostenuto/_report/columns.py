@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from sostenuto._report.display import NUM_VALUES
-from sostenuto._report.distributions import histogram, moments
-from sostenuto._report.ngrams import Floats, Integers, align, jensen_shannon, ngrams
+from sostenuto._report.distributions import Floats, Integers, align, histogram, jensen_shannon, moments, ngrams
 from sostenuto._report.records import Records
 
 # A column is one of numbers if this share of its training values are.
@@ -100,9 +99,9 @@ def _categories(own: list[str], training: list[str]) -> dict[str, Any]:
 
 
 def _texts(own: list[str], training: list[str]) -> dict[str, Any]:
-    aligned = align(ngrams(own, 1).keys, ngrams(training, 1).keys)
+    _, *counts = align(ngrams(own, 1)[0], ngrams(training, 1)[0])
     means = [float(np.mean([len(text) for text in texts])) if texts else None for texts in (own, training)]
-    return {"js_bits": aligned.divergence(), "mean_length": means[0], "training_mean_length": means[1]}
+    return {"js_bits": jensen_shannon(*counts), "mean_length": means[0], "training_mean_length": means[1]}
 
 
 def correlation_report(own: Records, training: Records) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from sostenuto._report.ngrams import Floats
+from sostenuto._report.distributions import Floats
 
 MAX_RECORDS = 5000  # whose nearest training record is searched
 MIN_RECORDS = 200  # to be searched; beyond the budget they are searched among fewer training records

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -41,10 +41,10 @@ class Options:
         num_workers: int. Threads of the search for nearest records; None: one per core.
     """
 
-    checks: Checks = field(default_factory=Checks)
-    near: float = 0.2
-    smiles: bool = False
-    seed: int = 0
+    checks: Checks
+    near: float
+    smiles: bool
+    seed: int
     search_s: float = 20.0
     num_workers: int | None = None
 
@@ -210,10 +210,10 @@ def _counts(records: Records, validity: Validity, basis: _Basis) -> dict[str, An
     }
 
 
-def _distinct(records: Records, validity: Validity) -> Records:
-    """Return the first of each group of equal valid records."""
+def _distinct(records: Records, forms: Sequence[str | None]) -> Records:
+    """Return the first of each group of records of equal form; None is that of an invalid one."""
     first: dict[str, int] = {}
-    for index, form in enumerate(validity.forms):
+    for index, form in enumerate(forms):
         if form is not None:
             first.setdefault(form, index)
     return records.take(list(first.values()))
@@ -239,8 +239,8 @@ def _classifier(
     against = "training" if held_out is None else "held_out"
     real = basis.training if held_out is None else held_out
     return classifier_report(
-        _distinct(records, validity),
-        _distinct(real, Validity(list(real.texts))),
+        _distinct(records, validity.forms),
+        _distinct(real, real.texts),
         against,
         basis.options.seed,
         progress.step("classifying"),

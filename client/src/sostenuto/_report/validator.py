@@ -21,26 +21,13 @@ from typing import IO, Any
 
 from sostenuto._errors import InvalidArgument
 
-DEFAULT_TIMEOUT_S = 10.0
 START_S = 120.0  # for the import of the user's module
 MAX_PROCESSES, MIN_RECORDS = 8, 200  # records of a process
 # A process that hangs or crashes is replaced this many times.
 MAX_FAILURES = 20
 _TICK_S = 0.5
 _MAX_REASON = 100
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the function says about a record.
-
-    Attributes:
-        form: str. The form in which a valid record is compared with others; None for an invalid one.
-        problem: str. Why a record is invalid; None for a valid one.
-    """
-
-    form: str | None
-    problem: str | None
+Verdict = tuple["str | None", "str | None"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +40,12 @@ class Validator:
     """
 
     target: str
-    timeout_s: float = DEFAULT_TIMEOUT_S
+    timeout_s: float
 
     def check(self, texts: Sequence[str], advance: Callable[[float], object]) -> list[Verdict]:
-        """Return the verdict on each text.
+        """Return for each text the form in which a valid one is compared with others, and why an invalid one is.
+
+        One of the two is None.
 
         Raises:
             InvalidArgument: the function cannot be imported, or has hung or crashed too often.
@@ -119,7 +108,7 @@ class _Run:
                 self._add_failure(text)
                 late = f"the validator took longer than {self._validator.timeout_s:g} s"
                 problem = late if isinstance(error, TimeoutError) else "the validator's process ended"
-                verdicts.append(Verdict(None, problem))
+                verdicts.append((None, problem))
                 return
             verdicts.append(_verdict(text, answer))
             self._count()
@@ -141,10 +130,10 @@ class _Run:
 
 def _verdict(text: str, answer: bool | str | dict[str, str]) -> Verdict:
     if isinstance(answer, dict):
-        return Verdict(None, answer["error"])
+        return None, answer["error"]
     if isinstance(answer, str):
-        return Verdict(answer, None)
-    return Verdict(text, None) if answer else Verdict(None, "refused by the validator")
+        return answer, None
+    return (text, None) if answer else (None, "refused by the validator")
 
 
 class _Process(AbstractContextManager["_Process"]):

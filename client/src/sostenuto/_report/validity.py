@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sostenuto._report.records import InvalidInput, Records, Row
@@ -54,8 +54,8 @@ class Validity:
     """
 
     forms: list[str | None]
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[tuple[str, str]] = field(default_factory=list)
+    reasons: Counter[str]
+    examples: list[tuple[str, str]]
 
 
 def check(records: Records, checks: Checks, advance: Callable[[float], object]) -> Validity:
@@ -74,7 +74,7 @@ def check(records: Records, checks: Checks, advance: Callable[[float], object]) 
     if checks.validator is not None and forms:
         texts = list(forms)
         for text, verdict in zip(texts, checks.validator.check(texts, advance), strict=True):
-            forms[text], problems[text] = verdict.form, verdict.problem
+            forms[text], problems[text] = verdict
     reasons = [
         "not a row of the table" if row is None else problems[text]
         for text, row in zip(records.texts, rows, strict=True)

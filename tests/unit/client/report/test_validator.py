@@ -10,8 +10,7 @@ CHECKS = "tests.unit.client.report.checks"
 
 
 def verdicts(function, texts, timeout_s=20.0):
-    found = Validator(f"{CHECKS}:{function}", timeout_s).check(texts, lambda _: None)
-    return [(verdict.form, verdict.problem) for verdict in found]
+    return Validator(f"{CHECKS}:{function}", timeout_s).check(texts, lambda _: None)
 
 
 def test_a_function_says_which_records_are_valid():
@@ -39,8 +38,8 @@ def test_many_records_are_checked_by_several_processes_in_order(monkeypatch):
     monkeypatch.setattr(validator, "num_cores", lambda: 3)
     texts = ["a" * (i % 7) for i in range(1000)]
     parts = []
-    found = Validator(f"{CHECKS}:short").check(texts, parts.append)
-    assert [verdict.form for verdict in found] == [text if len(text) <= 3 else None for text in texts]
+    found = Validator(f"{CHECKS}:short", 20.0).check(texts, parts.append)
+    assert [form for form, _ in found] == [text if len(text) <= 3 else None for text in texts]
     assert max(parts) == 1
 
 
@@ -72,4 +71,4 @@ def test_the_error_of_a_later_part_is_the_one_that_is_raised(monkeypatch):
 )
 def test_a_function_that_cannot_be_imported_is_named(target, problem):
     with pytest.raises(InvalidArgument, match=f"validator must be module:function, got {target!r}: {problem}"):
-        Validator(target).check(["a"], lambda _: None)
+        Validator(target, 20.0).check(["a"], lambda _: None)
