@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from commands import BuildError, output_of
 from sources import COMMIT, STAND_INS, Sources
 from tensorflow_wheel import Wheel
+from tools import BuildError, output_of
 
 EXECUTABLE = "tensorflow_model_server"
 # Sources that share a translation unit: most of the time goes into TensorFlow's headers.

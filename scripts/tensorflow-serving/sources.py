@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import BuildError
+from tools import BuildError
 
 REPOSITORY = "https://github.com/tensorflow/serving"
 # A commit of its master, whose messages are those of tensorflow-serving-api 2.21.0; there is no tag for 2.21.

@@ -6,8 +6,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands import BuildError, output_of
 from sources import Sources
+from tools import BuildError, output_of
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE.parent.parent / "requirements.txt"

@@ -1,8 +1,9 @@
-"""Programs and headers that the build needs of the system."""
+"""Programs and headers that the build needs of the system, and how it runs a program."""
 
 import shutil
-
-from commands import BuildError, output_of
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
 # With the packages of Debian and Ubuntu that have them.
 PROGRAMS = {"ninja": "ninja-build", "pkg-config": "pkg-config", "grpc_cpp_plugin": "protobuf-compiler-grpc"}
@@ -14,6 +15,22 @@ HEADERS = {
     "zlib.h": "zlib1g-dev",
     "zstd.h": "libzstd-dev",
 }
+
+
+class BuildError(Exception):
+    """A build error that the user can fix; the message says how."""
+
+
+def output_of(command: Sequence[str | Path], problem: str, stdin: str = "") -> str:
+    """Return what a command prints.
+
+    Raises:
+        BuildError: it fails; the message is `problem` and what the command says.
+    """
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{problem}: {done.stderr.strip()}")
+    return done.stdout
 
 
 def check_tools(compiler: str) -> None:
