@@ -31,6 +31,11 @@ def open_inspector(open_page):
     return lambda gateway, hash_="", **how: open_page(Inspector, gateway, hash_, **how)
 
 
+@pytest.fixture
+def page(open_inspector, gateway):
+    return open_inspector(gateway)
+
+
 def inspected(gateway, model, text, **fields):
     status, answer = gateway.post({"model": model, "input": text, **fields}, "/v1/inspect")
     assert status == 200, answer
@@ -72,8 +77,7 @@ def answer_with(page, answer):
     page.page.route("**/v1/inspect", lambda route: route.fulfill(body=body, content_type="application/json"))
 
 
-def test_the_values_of_a_token_equal_the_apis(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_values_of_a_token_equal_the_apis(page, gateway):
     for model in ("gru", "lstm", "rnn"):
         compare_numbers(page, gateway, model)
 
@@ -105,8 +109,7 @@ def compare_numbers(page, gateway, model):
         )
 
 
-def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_formula_of_a_cell_update_adds_up(page):
     for model in ("gru", "lstm", "reverse"):
         page.look(model, TEXT[:60])
         for place in (0, 30, 59):
@@ -119,8 +122,7 @@ def test_the_formula_of_a_cell_update_adds_up(open_inspector, gateway):
                 assert math.isclose(eval(left), eval(right), abs_tol=5 * CLOSE), (model, line)
 
 
-def test_a_held_unit_writes_what_the_api_returns(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_held_unit_writes_what_the_api_returns(page, gateway):
     for model, given in (("lstm", {"prompt": TEXT[:31]}), ("reverse", {"suffix": TEXT[30:60]})):
         page.look(model, TEXT[:60])
         page.page.select_option("#kind", "cell")
@@ -150,8 +152,7 @@ def test_a_held_unit_writes_what_the_api_returns(open_inspector, gateway):
     assert page.page.locator("#tokens .stretch").count() == 0
 
 
-def test_positive_values_are_warm_colours_and_negative_ones_cold(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_positive_values_are_warm_colours_and_negative_ones_cold(page):
     tokens = list("abcdefghijklmnopqrstuvwxyz")
     units = np.zeros((26, 4))
     units[:, 0], units[13:, 1], units[:13, 1], units[5, 3] = 1, 1, -1, -1
@@ -185,8 +186,7 @@ def is_warm(color):
     return None if abs(red - blue) < 8 else red > blue
 
 
-def test_the_prediction_view_shows_the_most_probable_token_at_each_place(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_prediction_view_shows_the_most_probable_token_at_each_place(page, gateway):
     text = TEXT[:50] + "\n" + TEXT[:30]
     page.look("lstm", text)
     page.page.select_option("#color", "prediction")
@@ -225,8 +225,7 @@ def behind(text, feature):
     return np.array(values, float)
 
 
-def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_search_finds_the_units_that_correlate_with_a_feature(page):
     names = ["upper", "line", "word", "quotes", "brackets", "capital", "digit", "space", "own"]
     rng = np.random.default_rng(0)
     units = rng.normal(size=(len(PROSE), 40))
@@ -257,8 +256,7 @@ def test_the_search_finds_the_units_that_correlate_with_a_feature(open_inspector
     assert page.page.input_value("#color") == "unit"
 
 
-def test_a_short_text_shows_no_chance_as_a_result(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_short_text_shows_no_chance_as_a_result(page):
     text = "one three two four nine " * 2
     answer_with(page, made_up(list(text), [[value] for value in behind(text, "word")]))
     page.look("lstm", text)
@@ -267,8 +265,7 @@ def test_a_short_text_shows_no_chance_as_a_result(open_inspector, gateway):
     assert page.page.is_hidden("#discoveries")
 
 
-def test_other_places_where_a_unit_does_the_same_are_found(open_inspector, gateway, tmp_path):
-    page = open_inspector(gateway)
+def test_other_places_where_a_unit_does_the_same_are_found(page, gateway, tmp_path):
     sent = []
 
     def inspect(route):
@@ -331,8 +328,7 @@ def within(tokens):
     return depths > 0
 
 
-def test_the_page_opens_with_an_analysis(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_page_opens_with_an_analysis(page):
     assert len(page.page.input_value("#text")) >= 400
     assert page.page.input_value("#color") == "unit"
     (name, detail), *_ = page.strips("#discoveries")
@@ -347,8 +343,7 @@ def test_the_page_opens_with_an_analysis(open_inspector, gateway):
     assert name
 
 
-def test_discoveries_of_the_card_are_shown_first(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_discoveries_of_the_card_are_shown_first(page, gateway):
     units = np.random.default_rng(0).normal(size=(len(PROSE), 8))
     answer_with(page, made_up(list(PROSE), units.tolist()))
     facts = {"layer": 1, "kind": "hidden", "ranked": -0.6, "validated": -0.5}
@@ -399,8 +394,7 @@ def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
         assert along == [float(value) for value in feature(text)], name
 
 
-def test_the_first_half_chooses_a_discovery_of_the_page(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_first_half_chooses_a_discovery_of_the_page(page):
     rng, half = np.random.default_rng(0), len(PROSE) // 2
     line = behind(PROSE, "line") / behind(PROSE, "line").std()
     noise = rng.normal(size=(len(PROSE), 2))
@@ -422,8 +416,7 @@ def test_the_first_half_chooses_a_discovery_of_the_page(open_inspector, gateway)
         assert found == chosen
 
 
-def test_a_search_without_results_says_why(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_search_without_results_says_why(page):
     page.look("lstm", TEXT[:60])
     page.page.select_option("#feature", "own")
     for pattern, said in (("(", "Invalid regular expression"), ("no such text", "no unit can correlate with it")):
@@ -437,8 +430,7 @@ def test_a_search_without_results_says_why(open_inspector, gateway):
     page.page.select_option("#order", "correlation")
 
 
-def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_backwards_max_positions_and_max_units_match_the_api(page, gateway):
     text = TEXT[:60]
     page.look("lstm", text, backwards=True, max_positions=7, max_units=5)
     answer = inspected(gateway, "lstm", text, go_backwards=True, max_positions=7, max_units=5)
@@ -460,16 +452,14 @@ def test_backwards_max_positions_and_max_units_match_the_api(open_inspector, gat
     assert page.page.input_value("#unit") == str(unit)
 
 
-def test_a_sliding_window_model_shows_only_its_top_outputs(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_sliding_window_model_shows_only_its_top_outputs(page):
     page.look("window", TEXT)
     assert page.page.locator("#kind option").all_inner_texts() == ["Top outputs"]
     tokens = page.page.locator("#tokens > *").evaluate_all("all => all.map((token) => token.textContent)")
     assert "".join(tokens) == TEXT
 
 
-def test_the_embedding_view_shows_a_map_and_the_apis_neighbors(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_embedding_view_shows_a_map_and_the_apis_neighbors(page, gateway):
     page.look("lstm", TEXT[:60])
     page.page.locator("#tokens [data-position='0']").click()
     page.click("#embedding summary")
@@ -486,8 +476,7 @@ def test_the_embedding_view_shows_a_map_and_the_apis_neighbors(open_inspector, g
     page.page.locator("#embedding caption", has_text="Nearest to").wait_for()
 
 
-def test_downloads_contain_the_heatmap_and_all_values(open_inspector, gateway, tmp_path):
-    page = open_inspector(gateway)
+def test_downloads_contain_the_heatmap_and_all_values(page, gateway, tmp_path):
     page.look("lstm", TEXT[:60])
     for button, name in (("#png", "lstm-1-layer1-hidden.png"), ("#json", "lstm-1-layer1-hidden.json")):
         with page.page.expect_download() as download:
@@ -521,15 +510,13 @@ LONGEST = """async (count) => {
 }"""
 
 
-def test_the_longest_prompt_stays_within_browser_limits(open_inspector, gateway):
+def test_the_longest_prompt_stays_within_browser_limits(page):
     """131,072 tokens exceed neither the arguments of one call nor the width of a canvas."""
-    page = open_inspector(gateway)
     found = page.page.evaluate(LONGEST, 131_072)
     assert found == [131_072, 999, "image/png", 131_072 // 8, 4 * 10 + 32, 8]
 
 
-def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(page):
     page.page.evaluate("() => { HTMLElement.prototype.click = () => {}; }")  # No download.
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(["a"] * 16_385, [[0.5, 0.1]] * 16_385)))
     page.page.fill("#text", "a")
@@ -539,8 +526,7 @@ def test_the_status_says_when_a_picture_has_several_tokens_per_pixel(open_inspec
     page.page.locator("#status", has_text="each pixel is the mean of 2 tokens").wait_for()
 
 
-def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_malformed_response_is_reported_and_the_page_stays_usable(page):
     page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(["a"] * 3, [[0.5]] * 3, positions=None)))
     page.page.fill("#text", "abc")
     page.click("#inspect")
@@ -552,8 +538,7 @@ def test_a_malformed_response_is_reported_and_the_page_stays_usable(open_inspect
     assert page.page.is_hidden("#notice")
 
 
-def test_a_failed_download_is_reported(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_failed_download_is_reported(page):
     page.look("lstm", TEXT[:20])
     page.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null); }")
     page.click("#png")
@@ -564,8 +549,7 @@ def test_a_failed_download_is_reported(open_inspector, gateway):
     page.complaints.clear()
 
 
-def test_an_embedding_that_failed_to_load_is_requested_again(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_an_embedding_that_failed_to_load_is_requested_again(page):
     page.look("lstm", TEXT[:20])
     page.page.route("**/embedding/map*", lambda route: route.abort())
     page.click("#embedding summary")
@@ -578,8 +562,7 @@ def test_an_embedding_that_failed_to_load_is_requested_again(open_inspector, gat
 
 
 @pytest.mark.slow
-def test_gates_of_a_long_text_are_loaded_on_demand(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_gates_of_a_long_text_are_loaded_on_demand(page, gateway):
     text = (TEXT * 400)[:30_000]
     page.look("lstm", text)
     assert "Forget gate f" not in page.numbers("#values")
@@ -594,8 +577,7 @@ def test_gates_of_a_long_text_are_loaded_on_demand(open_inspector, gateway):
 
 
 @pytest.mark.slow
-def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(page):
     rng = np.random.default_rng(0)
     packed = base64.b64encode(rng.normal(0, 0.5, (5000, 512)).astype("<f2").tobytes()).decode()
     layers = [
@@ -617,8 +599,7 @@ def test_the_page_handles_5000_tokens_and_two_layers_of_512_units(open_inspector
     page.page.locator("#units .strip").first.wait_for()
 
 
-def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_arrow_keys_move_through_the_heatmap_and_the_text(page):
     page.look("lstm", TEXT[:60])
     plot, text = page.page.locator("#map"), page.page.locator("#tokens")
     page.page.fill("#unit", "0")
@@ -634,8 +615,7 @@ def test_arrow_keys_move_through_the_heatmap_and_the_text(open_inspector, gatewa
     assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "58"
 
 
-def test_a_shared_link_restores_the_view(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_a_shared_link_restores_the_view(page, open_inspector, gateway):
     page.click("#share")
     page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()
     assert json.dumps(page.page.input_value("#text"), ensure_ascii=False)[1:-1] in page.page.evaluate(
@@ -656,9 +636,8 @@ def test_a_shared_link_restores_the_view(open_inspector, gateway):
     assert again.page.input_value("#color") == "unit"
 
 
-def test_invisible_characters_are_shown_by_their_codes(open_inspector, gateway):
+def test_invisible_characters_are_shown_by_their_codes(page):
     """A token of them would be a blank that nobody can point at."""
-    page = open_inspector(gateway)
     shown = page.page.evaluate("""async () => {
         const { textOf, visible } = await import('/static/format.js');
         const shown = visible('a\\u200b\\u00a0\\u202eb c');
@@ -667,8 +646,7 @@ def test_invisible_characters_are_shown_by_their_codes(open_inspector, gateway):
     assert shown == ["aU+200BU+00A0U+202Eb␣c", "x😀é"]
 
 
-def test_an_inspection_can_be_stopped(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_an_inspection_can_be_stopped(page):
     page.page.route("**/v1/inspect", lambda route: None)
     page.click("#inspect")
     page.click("#stop")
@@ -681,8 +659,7 @@ def test_an_inspection_can_be_stopped(open_inspector, gateway):
     page.look("lstm", TEXT[:60])
 
 
-def test_errors_are_shown_and_disappear(open_inspector, gateway):
-    page = open_inspector(gateway)
+def test_errors_are_shown_and_disappear(page):
     page.page.select_option("#model", "lstm")
     for text, said in (("", "The text is empty"), ("x" * 140_000, "at most 131072")):
         page.page.fill("#text", text)

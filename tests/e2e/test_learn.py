@@ -31,6 +31,11 @@ def open_lesson(open_page, gateway):
     return start
 
 
+@pytest.fixture
+def page(open_lesson):
+    return open_lesson()
+
+
 def inspected(gateway, model, **fields):
     """Return the response of /v1/inspect, and the values of its first layer as arrays (tokens, units)."""
     status, answer = gateway.post({"model": model, "input": LINES, **fields}, "/v1/inspect")
@@ -51,8 +56,7 @@ def thicknesses(page, kind):
 
 
 @pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
-def test_the_drawing_of_a_step_has_the_apis_numbers(open_lesson, gateway, model):
-    page = open_lesson()
+def test_the_drawing_of_a_step_has_the_apis_numbers(page, gateway, model):
     page.read_by(model)
     _, values = inspected(gateway, model)
     if page.page.is_visible("#layer"):
@@ -95,8 +99,7 @@ def test_the_drawing_of_a_step_has_the_apis_numbers(open_lesson, gateway, model)
             assert math.isclose(float(right), new["hidden"], abs_tol=CLOSE)
 
 
-def test_arrows_are_as_thick_as_their_values(open_lesson, gateway):
-    page = open_lesson()
+def test_arrows_are_as_thick_as_their_values(page, gateway):
     page.read_by("rnn")
     _, values = inspected(gateway, "rnn")
     found = {}
@@ -128,8 +131,7 @@ def made_up(tokens, **values):
     }
 
 
-def test_a_line_feed_can_be_pressed(open_lesson):
-    page = open_lesson()
+def test_a_line_feed_can_be_pressed(page):
     page.read_by("lstm")
     # A line feed has two client rects: one at the end of its line, and one without width on the next line.
     token = page.page.locator("#tokens [aria-label='line feed']").nth(1)
@@ -138,8 +140,7 @@ def test_a_line_feed_can_be_pressed(open_lesson):
     assert token.get_attribute("aria-selected") == "true"
 
 
-def test_the_unit_that_forgets_at_line_feeds_is_found(open_lesson):
-    page = open_lesson()
+def test_the_unit_that_forgets_at_line_feeds_is_found(page):
     tokens = list("to be\nor not\nto be\nthat\n" * 3)
     ends = np.array([token == "\n" for token in tokens])
     gates = np.random.default_rng(0).uniform(0.4, 0.6, (len(tokens), 5))
@@ -162,8 +163,7 @@ def test_the_unit_that_forgets_at_line_feeds_is_found(open_lesson):
     assert page.page.locator("#resets .strip").nth(1).get_attribute("aria-pressed") == "true"
 
 
-def test_a_model_without_gates_says_so(open_lesson):
-    page = open_lesson()
+def test_a_model_without_gates_says_so(page):
     page.read_by("gru")
     assert "A GRU has no cell state" in page.read("#cell-help")
     assert page.read("#forget-title") == "2. The update gate at a line feed"
@@ -178,8 +178,7 @@ def test_a_model_without_gates_says_so(open_lesson):
     assert page.page.locator("#next-tokens tr").count() > 1
 
 
-def test_what_remains_of_a_changed_token_is_measured(open_lesson, gateway):
-    page = open_lesson()
+def test_what_remains_of_a_changed_token_is_measured(page, gateway):
     page.read_by("lstm")
     page.page.locator("#memory-help", has_text="forget gates").wait_for()
     answer, _ = inspected(gateway, "lstm")
@@ -204,8 +203,7 @@ def test_what_remains_of_a_changed_token_is_measured(open_lesson, gateway):
         assert math.isclose(float(shown), share, abs_tol=0.7 if share >= 10 else 0.15), title
 
 
-def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(open_lesson, gateway):
-    page = open_lesson()
+def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(page, gateway):
     models = gateway.get("/v1/models")[1]
     models["data"] = [{**model, "corpus": "shakespeare"} for model in models["data"] if model["id"] == "lstm"]
     page.page.route("**/v1/models", lambda route: route.fulfill(json=models))
@@ -216,8 +214,7 @@ def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(open_lesson,
     assert "“␣” for the “[” at its beginning" in page.read("#memory-text")
 
 
-def test_temperature_scales_the_apis_probabilities(open_lesson, gateway):
-    page = open_lesson()
+def test_temperature_scales_the_apis_probabilities(page, gateway):
     page.read_by("lstm")
     page.choose(0, 30)
     answer, _ = inspected(gateway, "lstm", logprobs=20)
@@ -242,8 +239,7 @@ def test_temperature_scales_the_apis_probabilities(open_lesson, gateway):
     assert page.page.locator("#samples p").evaluate_all("all => all.map((each) => each.textContent)") == texts
 
 
-def test_the_token_is_found_at_which_a_unit_remembers_in_silence(open_lesson, gateway):
-    page = open_lesson()
+def test_the_token_is_found_at_which_a_unit_remembers_in_silence(page, gateway):
     page.read_by("lstm")
     page.choose(5, 0)
     _, values = inspected(gateway, "lstm")
@@ -261,8 +257,7 @@ def number(value):
 
 
 @pytest.mark.parametrize("model", ["lstm", "reverse"])
-def test_a_text_is_read_in_both_directions(open_lesson, gateway, model):
-    page = open_lesson()
+def test_a_text_is_read_in_both_directions(page, gateway, model):
     page.read_by(model)
     page.choose(4, 0)
     first = "end" if model == "reverse" else "start"
@@ -278,8 +273,7 @@ def test_a_text_is_read_in_both_directions(open_lesson, gateway, model):
         assert ((red > blue) == (cell > 0))[clear].all(), strip
 
 
-def test_tokens_are_reached_by_buttons_and_keys(open_lesson):
-    page = open_lesson()
+def test_tokens_are_reached_by_buttons_and_keys(page):
     page.read_by("lstm")
     page.choose(0, 10)
     page.click("#next")
@@ -289,8 +283,7 @@ def test_tokens_are_reached_by_buttons_and_keys(open_lesson):
     assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "11"
 
 
-def test_each_stop_has_a_link(open_lesson):
-    page = open_lesson()
+def test_each_stop_has_a_link(page):
     page.page.locator("#found:not([hidden])").wait_for()
     links = page.page.locator(".stops a").evaluate_all("all => all.map((link) => link.getAttribute('href'))")
     titles = [page.page.locator(f"{link} h2").inner_text() for link in links]
@@ -301,9 +294,8 @@ def test_each_stop_has_a_link(open_lesson):
     assert page.page.evaluate("scrollY") > 500
 
 
-def test_a_failed_request_is_sent_again_by_retry(open_lesson):
+def test_a_failed_request_is_sent_again_by_retry(page):
     """And then one press goes on by one token."""
-    page = open_lesson()
     page.page.route("**/v1/inspect", lambda route: route.abort())
     page.page.reload()
     page.wait_for_notice("cannot be reached")
@@ -317,8 +309,7 @@ def test_a_failed_request_is_sent_again_by_retry(open_lesson):
     page.excuse_failed_loads()
 
 
-def test_without_models_it_says_how_to_train_one(open_lesson):
-    page = open_lesson()
+def test_without_models_it_says_how_to_train_one(page):
     page.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": []}))
     page.page.reload()
     page.page.locator("#none:not([hidden])", has_text="Train the first one").wait_for()

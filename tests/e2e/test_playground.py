@@ -21,12 +21,16 @@ def open_playground(open_page):
     return lambda gateway, hash_="", **how: open_page(Playground, gateway, hash_, **how)
 
 
+@pytest.fixture
+def page(open_playground, gateway):
+    return open_playground(gateway)
+
+
 FIELDS = {"model": "lstm", "temperature": "0.9", "max_tokens": "60", "seed": "3"}
 ASKED = {"model": "lstm", "temperature": 0.9, "max_tokens": 60, "seed": 3}
 
 
-def test_the_page_generates_the_apis_text(open_playground, gateway):
-    page = open_playground(gateway)
+def test_the_page_generates_the_apis_text(page, gateway):
     whole = gateway.text(prompt=TEXT[:20], **ASKED)
     assert page.write(TEXT[:20], **FIELDS) == whole
     assert page.page.locator(".token").count() == 60
@@ -50,8 +54,7 @@ def test_generate_is_pressed_from_within_a_field(open_playground, gateway):
     page.wait_for("Done.")
 
 
-def test_ctrl_enter_generates_and_escape_stops(open_playground, gateway):
-    page = open_playground(gateway)
+def test_ctrl_enter_generates_and_escape_stops(page):
     page.set(**{**FIELDS, "max_tokens": "2000"})
     page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 90000; }")
     page.page.fill("#prompt", TEXT[:20])
@@ -64,8 +67,7 @@ def test_ctrl_enter_generates_and_escape_stops(open_playground, gateway):
     assert re.search(r"seed \d+ · incomplete", page.page.inner_text(".statistics"))
 
 
-def test_arrow_keys_reach_each_tokens_alternatives(open_playground, gateway):
-    page = open_playground(gateway)
+def test_arrow_keys_reach_each_tokens_alternatives(page):
     text = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).focus()
     for key, place in (("Enter", 11), (" ", 12)):
@@ -76,8 +78,7 @@ def test_arrow_keys_reach_each_tokens_alternatives(open_playground, gateway):
         page.page.keyboard.press("Escape")
 
 
-def test_choosing_an_alternative_token_branches_the_text(open_playground, gateway):
-    page = open_playground(gateway)
+def test_choosing_an_alternative_token_branches_the_text(page):
     whole = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).click()
     rows = page.page.locator("#token tbody tr")
@@ -104,9 +105,8 @@ def test_choosing_an_alternative_token_branches_the_text(open_playground, gatewa
     assert page.text()[:3] == whole[:3]
 
 
-def test_a_text_continues_as_one_longer_request_would(open_playground, gateway):
+def test_a_text_continues_as_one_longer_request_would(page, gateway):
     """By its resume token; after Stop, which no token follows, by one that is computed again."""
-    page = open_playground(gateway)
     whole = gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": 180})
     assert page.page.is_hidden("#continue")
     assert page.write(TEXT[:20], **FIELDS) == whole[:60]
@@ -136,8 +136,7 @@ def test_a_text_continues_as_one_longer_request_would(open_playground, gateway):
     assert page.text() == gateway.text(prompt=TEXT[:20], **{**ASKED, "max_tokens": length})
 
 
-def test_a_text_continues_after_its_end_in_another_line(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_text_continues_after_its_end_in_another_line(page):
     choice = {"index": 0, "text": "end", "logprobs": None, "finish_reason": "stop", "state": "x"}
     body = f"data: {json.dumps({'seed': 1, 'choices': [choice]})}\n\ndata: [DONE]\n\n"
     page.page.route("**/v1/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
@@ -150,8 +149,7 @@ def test_a_text_continues_after_its_end_in_another_line(open_playground, gateway
     assert page.page.is_visible("#code-help")
 
 
-def test_a_link_generates_the_same_text_again(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_link_generates_the_same_text_again(page, open_playground, gateway):
     page.write(TEXT[:20], **{**FIELDS, "seed": ""})
     page.click("#continue")
     page.wait_for("Done.")
@@ -172,8 +170,7 @@ def test_a_link_generates_the_same_text_again(open_playground, gateway):
     assert page.text() == text
 
 
-def test_the_seed_of_a_text_can_be_reused(open_playground, gateway):
-    page = open_playground(gateway)
+def test_the_seed_of_a_text_can_be_reused(page):
     text = page.write("the ", **{**FIELDS, "seed": ""})
     button = page.page.get_by_role("button", name="Reuse seed")
     button.click()
@@ -184,8 +181,7 @@ def test_the_seed_of_a_text_can_be_reused(open_playground, gateway):
     assert page.text() == text
 
 
-def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway):
-    page = open_playground(gateway)
+def test_undo_restores_the_text_that_a_branch_replaced(page, open_playground, gateway):
     first = page.write("the ", **FIELDS)
     text = page.write(TEXT[:20], **FIELDS)
     page_rows(page, 10)
@@ -216,9 +212,8 @@ def test_undo_restores_the_text_that_a_branch_replaced(open_playground, gateway)
     assert undo.is_hidden()
 
 
-def test_characters_that_the_model_does_not_know_are_underlined(open_playground, gateway):
+def test_characters_that_the_model_does_not_know_are_underlined(page):
     """And counted; each is asked about once, and a model of words has none."""
-    page = open_playground(gateway)
     page.set(model="lstm")
     asked = []
     page.page.on("request", lambda request: asked.append(request.post_data_json) if "tokenize" in request.url else None)
@@ -240,8 +235,7 @@ def test_characters_that_the_model_does_not_know_are_underlined(open_playground,
     page.excuse_failed_loads()
 
 
-def test_a_failed_request_destroys_no_text(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_failed_request_destroys_no_text(page, gateway):
     text = page.write(TEXT[:20], **FIELDS)
     refusal = {"error": {"message": "the queue is full", "type": "server_error", "param": None, "code": "overloaded"}}
     page.page.route("**/v1/completions", lambda route: route.fulfill(status=429, json=refusal))
@@ -258,8 +252,7 @@ def test_a_failed_request_destroys_no_text(open_playground, gateway):
     page.excuse_failed_loads()
 
 
-def test_a_request_is_shown_as_code(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_request_is_shown_as_code(page, gateway):
     prompt = 'It\'s "the" end\n'
     text = page.write(prompt, **{**FIELDS, "seed": ""}, allowed_characters="the best ")
     page.click("#code")
@@ -372,8 +365,7 @@ PATTERNS = [
 
 
 @pytest.mark.parametrize(("values", "fields"), PATTERNS, ids=["regex", "choice", "json", "characters"])
-def test_a_pattern_is_that_of_the_api_and_part_of_the_link(open_playground, gateway, values, fields):
-    page = open_playground(gateway)
+def test_a_pattern_is_that_of_the_api_and_part_of_the_link(page, open_playground, gateway, values, fields):
     text = page.write(TEXT[:20], **FIELDS, **values)
     assert text == gateway.text(prompt=TEXT[:20], **ASKED, **fields)
     assert text != gateway.text(prompt=TEXT[:20], **ASKED)
@@ -389,8 +381,7 @@ def test_a_pattern_is_that_of_the_api_and_part_of_the_link(open_playground, gate
     assert (again.page.input_value("#prompt"), again.page.input_value("#model-0")) == (TEXT[:20], "lstm")
 
 
-def test_an_error_is_shown_beside_its_field(open_playground, gateway):
-    page = open_playground(gateway)
+def test_an_error_is_shown_beside_its_field(page):
     page.set(**FIELDS, pattern="regex", regex="(")
     for name, part, values in (
         ("regex", "structured_outputs.regex is not a valid regular expression", {"regex": "[a-z]{70}"}),
@@ -419,8 +410,7 @@ LETTERS = "[a-z]{5} [a-z]{5}"
 
 
 @pytest.mark.parametrize("model", ["lstm", pytest.param("reverse", marks=pytest.mark.slow)])
-def test_a_branch_continues_the_match(open_playground, gateway, model):
-    page = open_playground(gateway)
+def test_a_branch_continues_the_match(page, model):
     page.set(**{**FIELDS, "model": model, "temperature": "1.5"}, pattern="regex", regex=LETTERS)
     assert re.fullmatch(LETTERS, page.write("the end"))
     outcomes = set()
@@ -477,8 +467,7 @@ def test_on_a_phone_one_swipes_between_compared_completions(open_playground, gat
     assert '"temperature":1,' in page.read("#code-text")
 
 
-def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
-    page = open_playground(gateway)
+def test_compare_shows_two_completions_side_by_side(page, gateway):
     page.set(**FIELDS)
     page.page.check("#compare")
     page.set(1, temperature="0")
@@ -494,8 +483,7 @@ def test_compare_shows_two_completions_side_by_side(open_playground, gateway):
     assert titles.nth(1).inner_text() == "2: lstm, temperature 0"
 
 
-def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_backward_model_generates_the_text_before_the_suffix(page, gateway):
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
     assert page.page.inner_text("#prompt-label") == "Suffix"
@@ -504,8 +492,7 @@ def test_a_backward_model_generates_the_text_before_the_suffix(open_playground, 
     assert page.page.input_value("#text") == expected + "the end"
 
 
-def test_a_text_keeps_the_direction_of_the_model_that_generated_it(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_text_keeps_the_direction_of_the_model_that_generated_it(page):
     whole = page.write("the end", **{**FIELDS, "model": "reverse"})
     page.set(model="lstm")
     link = page.page.locator(".statistics a").get_attribute("href")
@@ -519,8 +506,7 @@ def test_a_text_keeps_the_direction_of_the_model_that_generated_it(open_playgrou
     assert page.page.input_value("#text") == whole + "the end"
 
 
-def test_ctrl_enter_in_the_dialog_of_a_token_does_not_generate(open_playground, gateway):
-    page = open_playground(gateway)
+def test_ctrl_enter_in_the_dialog_of_a_token_does_not_generate(page):
     page.write(TEXT[:20], **FIELDS)
     page_rows(page, 10)
     page.page.route("**/v1/completions", lambda route: pytest.fail("sent"))
@@ -579,8 +565,7 @@ def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):
     context.close()
 
 
-def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground, gateway):
-    page = open_playground(gateway)
+def test_a_malformed_event_is_reported_and_the_page_stays_usable(page, gateway):
     page.set(**FIELDS)
     events = iter(('{"seed": 1, "choices": [null]}', "<html>"))
 
@@ -598,9 +583,8 @@ def test_a_malformed_event_is_reported_and_the_page_stays_usable(open_playground
         assert page.write(TEXT[:20]) == gateway.text(prompt=TEXT[:20], **ASKED)
 
 
-def test_if_one_of_two_completions_fails_the_other_can_be_stopped(open_playground, gateway):
+def test_if_one_of_two_completions_fails_the_other_can_be_stopped(page):
     """The page is busy until both have ended; otherwise a new completion would mix with the other one's tokens."""
-    page = open_playground(gateway)
     page.page.check("#compare")
     page.set(0, **{**FIELDS, "max_tokens": "2000"})
     page.page.locator("#max_tokens-0").evaluate("node => { node.max = 1e6; node.value = 90000; }")
@@ -636,8 +620,7 @@ def test_user_input_is_never_run_as_html(open_playground, gateway):
     assert page.page.evaluate("window.ran") is None
 
 
-def test_errors_are_shown_and_disappear(open_playground, gateway):
-    page = open_playground(gateway)
+def test_errors_are_shown_and_disappear(page):
     page.set(**FIELDS)
     page.page.fill("#prompt", "x" * 200_000)
     page.click("#share")

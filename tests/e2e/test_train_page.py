@@ -52,6 +52,11 @@ def open_train(open_page):
     return lambda gateway, query="", **how: open_page(Train, gateway, query, **how)
 
 
+@pytest.fixture
+def page(open_train, queueing):
+    return open_train(queueing)
+
+
 def lower_minutes(route):
     """Pass on a request for a job, with a time limit that no preset has."""
     body = json.loads(route.request.post_data or "null")
@@ -151,8 +156,7 @@ DESCRIBED = {
 }
 
 
-def test_the_page_says_what_a_text_is(open_train, queueing):
-    page = open_train(queueing)
+def test_the_page_says_what_a_text_is(page):
     page.page.route("**/v1/files", lambda route: pytest.fail("sent"))
     for kind, (text, numbers, notes) in DESCRIBED.items():
         shown, said = page.describe(text)
@@ -180,9 +184,8 @@ DROP = """(body, text) => {
 }"""
 
 
-def test_a_file_may_be_dropped_anywhere(open_train, queueing):
+def test_a_file_may_be_dropped_anywhere(page):
     """The browser does not open it; the model is named after it, and the documents can be chosen."""
-    page = open_train(queueing)
     assert page.page.locator("body").evaluate(DROP, CORPUS) is False
     page.page.locator("#filename", has_text="dropped text.txt").wait_for()
     assert page.page.get_attribute("#name", "placeholder") == "dropped-text"
@@ -195,9 +198,8 @@ def test_a_file_may_be_dropped_anywhere(open_train, queueing):
     assert page.page.is_hidden("#found")
 
 
-def test_a_long_text_that_is_pasted_stays_outside_the_text_field(open_train, queueing):
+def test_a_long_text_that_is_pasted_stays_outside_the_text_field(page, queueing):
     """Chromium would not respond for a minute; the page describes and uploads the text nevertheless."""
-    page = open_train(queueing)
     whole = (START + CORPUS * 10 + END).replace("\n", "\r\n")
     page.page.locator("#text").evaluate(PASTE, whole)
     page.page.locator("#filename", has_text="Pasted text").wait_for()
@@ -210,8 +212,7 @@ def test_a_long_text_that_is_pasted_stays_outside_the_text_field(open_train, que
     assert content.decode() == CORPUS * 10
 
 
-def test_a_job_has_the_file_and_the_settings_of_the_page(open_train, queueing):
-    page = open_train(queueing)
+def test_a_job_has_the_file_and_the_settings_of_the_page(page, queueing):
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for number in range(3):
@@ -235,8 +236,7 @@ def test_a_job_has_the_file_and_the_settings_of_the_page(open_train, queueing):
     assert content == archive.getvalue()
 
 
-def test_a_job_can_be_paused_resumed_and_cancelled(open_train, queueing):
-    page = open_train(queueing)
+def test_a_job_can_be_paused_resumed_and_cancelled(page):
     page.describe(CORPUS)
     page.start()
     for button, status in (("#pause", "paused"), ("#resume", "waiting")):
@@ -254,8 +254,7 @@ def test_a_job_can_be_paused_resumed_and_cancelled(open_train, queueing):
     page.wait_for_status("cancelled")
 
 
-def test_files_that_are_no_text_are_refused_with_the_remedy(open_train, queueing):
-    page = open_train(queueing)
+def test_files_that_are_no_text_are_refused_with_the_remedy(page):
     for content, reason in ((b"gr\xfc\xdfe" * 300, "iconv -f WINDOWS-1252"), (b"a\0b" * 500, "binary, not text")):
         page.page.set_input_files("#file", {"name": "old.txt", "mimeType": "text/plain", "buffer": content})
         page.wait_for_notice(reason)
