@@ -4,7 +4,6 @@ The job is stopped by SIGSTOP in the measurements without it, so that both sides
 """
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -13,14 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
 from benchmarks.load import Load, run_fixture_load
 from benchmarks.report import Comparison, each_round, parse_rounds, print_heading, print_table, write_results
 from benchmarks.servers import child, cpu_s, descendants, fixture_servers
+from sostenuto import Client
 
 NUM_STREAMS, AIM = 8, 0.7
 MINUTES = 60
@@ -31,25 +29,15 @@ class Job:
     """A running job of the default recipe."""
 
     def __init__(self, port: int, trainer: int) -> None:
-        self._port, self._trainer = port, trainer
-        part = '--boundary\r\nContent-Disposition: form-data; name="'
-        body = f'{part}purpose"\r\n\r\nfine-tune\r\n{part}file"; filename="words.txt"\r\n\r\n{_text()}\r\n--boundary--'
-        file = self._ask("POST", "/v1/files", body, {"Content-Type": "multipart/form-data; boundary=boundary"})
-        fields = {"training_file": file["id"], "model": "characters-3-minutes", "settings": {"max_minutes": MINUTES}}
-        self._id = self._ask("POST", "/v1/fine_tuning/jobs", json.dumps(fields))["id"]
-
-    def _ask(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> Any:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            return json.load(connection.getresponse())
+        self._trainer = trainer
+        self._job = Client(f"http://127.0.0.1:{port}").train(_text().encode(), minutes=MINUTES)
 
     def wait_until_it_trains(self) -> None:
         """Wait for its first updates; raise SystemExit if there are none in time."""
         deadline = time.monotonic() + START_S
-        while not (job := self._ask("GET", f"/v1/fine_tuning/jobs/{self._id}"))["trained_tokens"]:
-            if job["error"] or time.monotonic() > deadline:
-                raise SystemExit(f"error: the job does not train: {job}")
+        while not self._job.refresh().trained_tokens:
+            if self._job.error or time.monotonic() > deadline:
+                raise SystemExit(f"error: the job does not train: {self._job.raw}")
             time.sleep(0.5)
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.competitors.libraries import EMBEDDING
 from benchmarks.competitors.nanogpt import kv_cache_bytes, write_huggingface
@@ -93,15 +93,6 @@ class Measurement:
         return sum(self.cpu_us.values())
 
 
-class Alternative(Protocol):
-    """A system with one setting."""
-
-    setting: str
-
-    def measure(self, streams: int, seconds: float) -> Measurement:
-        """Measure it at a number of streams for about a time."""
-
-
 def _threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
@@ -154,7 +145,8 @@ class Library:
         return Measurement(tokens_per_s, first_p50_ms, first_p99_ms, cpu_us, 0, resident, self.setting)
 
 
-# Starts a system with one setting; it ends with the stack.
+# A system with one setting, and what starts it; it ends with the stack.
+Alternative = HttpServer | Library
 Starter = Callable[[contextlib.ExitStack], Alternative]
 
 
@@ -230,8 +222,9 @@ def _start_vllm(stack: contextlib.ExitStack, directory: Path, workload: Workload
         f"--served-model-name {BODY['model']} --load-format dummy --max-num-seqs {workload.max_streams} --port {port}"
     )
     quiet = "--no-enable-prefix-caching --disable-uvicorn-access-log --uvicorn-log-level error"
+    cache_bytes = workload.max_streams * kv_cache_bytes(workload.context)
     variables: dict[str, Any] = {
-        "VLLM_CPU_KVCACHE_SPACE": str(_kv_cache_gib(workload)),
+        "VLLM_CPU_KVCACHE_SPACE": str(math.ceil(cache_bytes / 2**30)),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -240,10 +233,6 @@ def _start_vllm(stack: contextlib.ExitStack, directory: Path, workload: Workload
     wait_for(port, "/health", process, VLLM_START_S)
     pids = {"server": [process.pid, *descendants(process.pid)]}
     return HttpServer("bfloat16", port, workload.vllm_body, pids, keep_alive=False)
-
-
-def _kv_cache_gib(workload: Workload) -> int:
-    return math.ceil(workload.max_streams * kv_cache_bytes(workload.context) / 2**30)
 
 
 def link_libraries(libraries: Path, directory: Path) -> None:
