@@ -249,8 +249,8 @@ def _read(source: Source) -> tuple[str, bytes]:
         return DEFAULT_NAME, _encoded(source)
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        if not path.exists():
-            raise InvalidArgument(f"there is no file {str(source)!r}: pass a path, or a text with a line break")
+        if not os.path.exists(path):  # False also for a text that is too long for a path
+            raise InvalidArgument(f"there is no file {str(source)!r:.300}: pass a path, or a text with a line break")
         return _archive(path) if path.is_dir() else (path.name, path.read_bytes())
     content, name = source.read(), getattr(source, "name", None)
     # A temporary file may have a number for a name.

@@ -94,8 +94,13 @@ def test_a_directory_is_sent_as_an_archive_without_hidden_files(client, server, 
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [("no.txt", "there is no file 'no.txt'"), (".", "has no files"), ("a\ud800\n", "lone surrogate at character 1")],
-    ids=["missing", "empty", "surrogate"],
+    [
+        ("no.txt", "there is no file 'no.txt'"),
+        ("one line " * 1000, "pass a path, or a text with a line break"),
+        (".", "has no files"),
+        ("a\ud800\n", "lone surrogate at character 1"),
+    ],
+    ids=["missing", "long", "empty", "surrogate"],
 )
 def test_a_text_that_cannot_be_read_is_refused_before_anything_is_sent(
     client, server, tmp_path, monkeypatch, source, words
