@@ -17,14 +17,11 @@ def keys(path, *arguments):
     return printed.getvalue().strip()
 
 
-def ask(gateway, key=None, body=BODY, address="/v1/completions", **headers):
-    """Send a request with an API key; return status, headers and the parsed response."""
+def ask(gateway, key=None, body=BODY, address="/v1/completions", method=None, **headers):
+    """Send a request with an API key, its body as JSON unless it is bytes; return status, headers and response."""
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    connection = gateway.connect()
-    try:
-        connection.request("POST" if body is not None else "GET", address, body and json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, response.headers, json.loads(response.read() or b"null")
-    finally:
-        connection.close()
+    content = body if body is None or isinstance(body, bytes) else json.dumps(body)
+    method = method or ("GET" if body is None else "POST")
+    status, got, answer = gateway.ask(method, address, content, headers=headers)
+    return status, got, json.loads(answer or b"null")

@@ -1,7 +1,6 @@
 """Whoever may upload and train: other tenants keep what is theirs, and no job ends the trainer or fills the machine."""
 
 import io
-import json
 import os
 import socket
 import struct
@@ -11,7 +10,7 @@ import zipfile
 
 import pytest
 
-from tests.access import keys
+from tests.access import ask, keys
 from tests.processes import status
 from tests.servers import Process, children
 from tests.uploads import multipart
@@ -50,15 +49,11 @@ class Site:
 
     def upload(self, content, filename="book.txt", tenant="acme"):
         body, headers = multipart(content, filename)
-        headers["Authorization"] = f"Bearer {self.keys[tenant]}"
-        code, _, answer = self.gateway.ask("POST", "/v1/files", body, headers=headers)
-        return code, json.loads(answer or b"null")
+        return self.ask("POST", "/v1/files", body, tenant, **headers)
 
-    def ask(self, method, address, body=None, tenant="acme"):
-        headers = {"Authorization": f"Bearer {self.keys[tenant]}"}
-        content = None if body is None else json.dumps(body)
-        code, _, answer = self.gateway.ask(method, address, content, headers=headers)
-        return code, json.loads(answer or b"null")
+    def ask(self, method, address, body=None, tenant="acme", **headers):
+        code, _, answer = ask(self.gateway, self.keys[tenant], body, address, method, **headers)
+        return code, answer
 
     def submit(self, file_id, tenant="acme", **fields):
         body = {"model": "characters-3-minutes", "training_file": file_id, "settings": SETTINGS}

@@ -12,7 +12,7 @@ import sostenuto
 from export.repository.models_config import add_to_models_config
 from service.context import owned_name
 from service.web import examples
-from tests.access import keys
+from tests.access import ask, keys
 from tests.built import built
 from tests.conftest import publish_versions
 from tests.e2e.conftest import AMPLE
@@ -83,11 +83,9 @@ class Service:
         until(are_served)
         return name
 
-    def ask(self, method, path, body=None, key="admin", gateway=0):
-        content = None if body is None else json.dumps(body)
-        headers = {"Authorization": f"Bearer {self.keys[key]}"}
-        status, _, answer = self.gateways[gateway].ask(method, path, content, headers=headers)
-        return status, json.loads(answer)
+    def ask(self, method, path, body=None, key="admin", gateway=0, **headers):
+        status, _, answer = ask(self.gateways[gateway], self.keys[key], body, path, method, **headers)
+        return status, answer
 
     def change(self, name, key="admin", gateway=0, **body):
         return self.ask("PATCH", f"/v1/models/{name}", body, key, gateway)
@@ -119,8 +117,8 @@ def service(tmp_path_factory):
 def start_job(service):
     """Start a job, and wait until it trains."""
     body, headers = multipart(TEXT.encode())
-    answer = service.gateways[0].ask("POST", "/v1/files", body, headers={**headers, **bearer(service)})[2]
-    fields = {"model": "base", "training_file": json.loads(answer)["id"], "suffix": "long", "settings": LONG}
+    file = service.ask("POST", "/v1/files", body, **headers)[1]
+    fields = {"model": "base", "training_file": file["id"], "suffix": "long", "settings": LONG}
     status, job = service.ask("POST", "/v1/fine_tuning/jobs", fields)
     assert status == 200, job
 
@@ -131,10 +129,6 @@ def start_job(service):
 
     until(trains, timeout=300)
     return job["id"]
-
-
-def bearer(service):
-    return {"Authorization": f"Bearer {service.keys['admin']}"}
 
 
 def test_labels_split_and_rollback_are_in_effect_when_the_response_comes(service):
