@@ -15,8 +15,8 @@ import pytest
 
 from tests.cgroups import MemoryCgroup, Unavailable
 from tests.conftest import TEXT
+from tests.e2e.conftest import served
 from tests.processes import status
-from tests.servers import Gateway, ModelServer
 from tests.unit.deploy.test_memory_limits import compose_limit
 
 BODY = 4 * 2**20
@@ -55,13 +55,10 @@ def limited(wide_models_dir, tmp_path):
         cgroup = MemoryCgroup(compose_limit())
     except Unavailable as error:
         pytest.skip(str(error))
-    server = ModelServer(wide_models_dir, tmp_path / "model_server.log")
     try:
-        gateway = Gateway(wide_models_dir, server.port, tmp_path / "gateway.log", prefix=cgroup.prefix)
-        yield gateway, cgroup
-        gateway.end()
+        with served(wide_models_dir, tmp_path, prefix=cgroup.prefix) as gateway:
+            yield gateway, cgroup
     finally:
-        server.end()
         cgroup.remove()
 
 

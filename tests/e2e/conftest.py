@@ -61,6 +61,17 @@ def gateways(folder, models_dir, port):
         gateway.kill()
 
 
+@contextlib.contextmanager
+def served(models_dir, logs, **settings):
+    """Yield a gateway in front of a model server of its own, for another repository."""
+    with contextlib.ExitStack() as stack:
+        server = ModelServer(models_dir, logs / "model_server.log")
+        stack.callback(server.end)
+        gateway = Gateway(models_dir, server.port, logs / "gateway.log", **settings)
+        stack.callback(gateway.end)
+        yield gateway
+
+
 @pytest.fixture
 def start_gateway(two_models_dir, model_server, tmp_path):
     """A factory of gateways that serve `lstm` and `words`, for one test; see `gateways`."""

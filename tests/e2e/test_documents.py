@@ -16,10 +16,10 @@ import pytest
 from tests.built import built
 from tests.conftest import TEXT, quick_to_load
 from tests.documents import BLOCKS, COMMANDS, NOT_RUN, SHELL, TRIED, blocks, documents, fits
+from tests.e2e.conftest import served
 from tests.node import node
 from tests.paths import ROOT
 from tests.programs import program, write_entry_points
-from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -182,12 +182,8 @@ def _copy_version(version, models_dir, name, number):
 @pytest.fixture(scope="module")
 def address(made, tmp_path_factory):
     """The URL of a gateway with default settings that serves all these models."""
-    logs = tmp_path_factory.mktemp("logs")
-    with contextlib.ExitStack() as stack:
-        server = ModelServer(made / "served", logs / "model_server.log")
-        stack.callback(server.end)
-        gateway = Gateway(made / "served", server.port, logs / "gateway.log", training_dir=made / "training")
-        stack.callback(gateway.end)
+    logs, training = tmp_path_factory.mktemp("logs"), made / "training"
+    with served(made / "served", logs, training_dir=training) as gateway:
         yield f"http://127.0.0.1:{gateway.port}"
 
 

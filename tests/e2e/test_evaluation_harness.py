@@ -3,7 +3,6 @@
 It runs as its own program on tasks in local files; nothing is downloaded.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -11,8 +10,8 @@ import subprocess
 
 import pytest
 
+from tests.e2e.conftest import served
 from tests.paths import ROOT
-from tests.servers import Gateway, ModelServer
 
 pytestmark = pytest.mark.slow
 
@@ -62,12 +61,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gateway(trained, tmp_path_factory):
     """A gateway that serves only that model: the harness names no model in its tokenize requests."""
-    logs, models = tmp_path_factory.mktemp("logs"), trained[0] / "models"
-    with contextlib.ExitStack() as stack:
-        server = ModelServer(models, logs / "model_server.log")
-        stack.callback(server.end)
-        gateway = Gateway(models, server.port, logs / "gateway.log")
-        stack.callback(gateway.end)
+    with served(trained[0] / "models", tmp_path_factory.mktemp("logs")) as gateway:
         yield gateway
 
 

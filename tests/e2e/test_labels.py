@@ -19,8 +19,8 @@ from tests.activations import read_safetensors
 from tests.built import built
 from tests.commands import main
 from tests.conftest import publish_model, quick_to_load
+from tests.e2e.conftest import served
 from tests.pages import Inspector, Models, Playground
-from tests.servers import Gateway, ModelServer
 from tests.terminals import environment
 
 LETTERS, NEW = {"early": "abc", "late": "xyz"}, {"new": "mno"}
@@ -45,19 +45,8 @@ def publish_labelled(folder):
 
     file, other = write("words.csv", [*LETTERS], 600), write("new.csv", [*NEW], 200)
     batches = ["--batch-size", "8", "--sequence-length", "40", "--epochs", "15", "--min-characters", "0"]
-    settings = [
-        *batches,
-        "--units",
-        "48",
-        "--embedding",
-        "16",
-        "--dropout",
-        "0",
-        "--learning-rate",
-        "0.02",
-        "--ema",
-        "0.9",
-    ]
+    sizes = ["--units", "48", "--embedding", "16", "--dropout", "0"]
+    settings = [*batches, *sizes, "--learning-rate", "0.02", "--ema", "0.9"]
     columns = ["--label-column", "style", "--label-column", "length"]
     with quick_to_load():
         for direction in ("forward", "backward"):
@@ -70,13 +59,8 @@ def publish_labelled(folder):
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
-    models_dir = built("labelled", publish_labelled) / "models"
-    logs = tmp_path_factory.mktemp("labels")
-    server = ModelServer(models_dir, logs / "model_server.log")
-    gateway = Gateway(models_dir, server.port, logs / "gateway.log")
-    yield gateway
-    gateway.kill()
-    server.end()
+    with served(built("labelled", publish_labelled) / "models", tmp_path_factory.mktemp("labels")) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="module")
