@@ -1,8 +1,10 @@
 """The gateway's pages in a real browser, as users operate them."""
 
+import base64
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.programs import program
@@ -204,6 +206,31 @@ class Inspector(Page):
     def numbers(self, selector):
         """Return the first number of each line of a table, by its label."""
         return {name: float(value.replace("−", "-").split()[0]) for name, value, *_ in self.rows(selector)}
+
+
+def made_up(tokens, hidden, others=None, **fields):
+    """Return a response of /v1/inspect with given values of one layer: hidden states and others by kind.
+
+    Each is float (tokens, units).
+    """
+    values = {
+        kind: base64.b64encode(np.asarray(matrix, "<f2").tobytes()).decode()
+        for kind, matrix in {"hidden": hidden, **(others or {})}.items()
+    }
+    layer = {"layer": 1, "units": list(range(len(hidden[0]))), "values": values}
+    answer = {
+        "object": "inspection",
+        "model": "lstm",
+        "version": 1,
+        "token_ids": [0] * len(tokens),
+        "tokens": tokens,
+        "token_logprobs": [None, *[-1.0] * (len(tokens) - 1)],
+        "top_logprobs": [None, *[{token: -1.0} for token in tokens[1:]]],
+        "expected": {},
+        "positions": list(range(len(tokens))),
+        "layers": [layer],
+    }
+    return {**answer, **fields}
 
 
 class Learn(Page):

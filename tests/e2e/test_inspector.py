@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import TEXT
-from tests.pages import LOOKS, PHONE, Inspector
+from tests.pages import LOOKS, PHONE, Inspector, made_up
 
 # The API returns values as float16; the page shows three digits.
 CLOSE = 2e-3
@@ -50,25 +50,6 @@ def seen(text):
 def number(value, digits=3):
     """Return a number as the page shows it."""
     return f"{value:.{digits}f}".replace("-", "−")
-
-
-def made_up(tokens, units, **fields):
-    """Return a response of /v1/inspect with given hidden states of one layer: float (tokens, units)."""
-    packed = base64.b64encode(np.asarray(units, "<f2").tobytes()).decode()
-    layer = {"layer": 1, "units": list(range(len(units[0]))), "values": {"hidden": packed}}
-    answer = {
-        "object": "inspection",
-        "model": "lstm",
-        "version": 1,
-        "token_ids": [0] * len(tokens),
-        "tokens": tokens,
-        "token_logprobs": [None, *[-1.0] * (len(tokens) - 1)],
-        "top_logprobs": [None, *[{token: -1.0} for token in tokens[1:]]],
-        "expected": {},
-        "positions": list(range(len(tokens))),
-        "layers": [layer],
-    }
-    return {**answer, **fields}
 
 
 def answer_with(page, answer):

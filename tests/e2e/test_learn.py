@@ -1,6 +1,5 @@
 """The lesson in a real browser: its drawings, curves and texts have the numbers that the API returns."""
 
-import base64
 import json
 import math
 import re
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import TEXT
-from tests.pages import LOOKS, Learn
+from tests.pages import LOOKS, Learn, made_up
 
 # The page reads float16 and shows three digits.
 CLOSE = 2e-3
@@ -113,24 +112,6 @@ def test_arrows_are_as_thick_as_their_values(page, gateway):
     assert ordered[-1] > ordered[0] + 2
 
 
-def made_up(tokens, **values):
-    """Return a response of /v1/inspect with values of one layer, each float (tokens, units)."""
-    packed = {kind: base64.b64encode(matrix.astype("<f2").tobytes()).decode() for kind, matrix in values.items()}
-    units = next(iter(values.values())).shape[1]
-    count = len(tokens)
-    return {
-        "model": "lstm",
-        "version": 1,
-        "tokens": tokens,
-        "token_ids": [0] * count,
-        "token_logprobs": [None] * count,
-        "top_logprobs": [None] * count,
-        "expected": {"a": -0.1, "b": -2.5},
-        "positions": list(range(count)),
-        "layers": [{"layer": 1, "units": list(range(units)), "values": packed}],
-    }
-
-
 def test_a_line_feed_can_be_pressed(page):
     page.read_by("lstm")
     # A line feed has two client rects: one at the end of its line, and one without width on the next line.
@@ -144,12 +125,13 @@ def test_the_unit_that_forgets_at_line_feeds_is_found(page):
     tokens = list("to be\nor not\nto be\nthat\n" * 3)
     ends = np.array([token == "\n" for token in tokens])
     gates = np.random.default_rng(0).uniform(0.4, 0.6, (len(tokens), 5))
-    kinds = {kind: gates.copy() for kind in ("hidden", "cell", "forget", "input", "candidate", "output")}
+    kinds = {kind: gates.copy() for kind in ("cell", "forget", "input", "candidate", "output")}
     kinds["forget"][:, 3] = np.where(ends, 0.02, 0.9)
     kinds["cell"][:, 3] = 6.5
     # The page compares models until its status is empty: it must not get one response of each kind.
     page.wait_for("")
-    page.page.route("**/v1/inspect", lambda route: route.fulfill(json=made_up(tokens, **kinds)))
+    answer = made_up(tokens, gates, kinds, expected={"a": -0.1, "b": -2.5})
+    page.page.route("**/v1/inspect", lambda route: route.fulfill(json=answer))
     page.page.reload()
     page.page.locator("#found:not([hidden])").wait_for()
     assert page.read("#resets .strip >> nth=0").split("\n") == ["Unit 3", "f is 0.020 at a line feed, 0.900 elsewhere"]
