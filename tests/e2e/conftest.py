@@ -104,9 +104,9 @@ def own_model_server(tmp_path):
     """A factory of further model servers, for other model repositories."""
     running = []
 
-    def start(models_dir, *flags, **variables):
+    def start(models_dir, *flags, kind=ModelServer, **variables):
         log = tmp_path / f"model_server{len(running)}.log"
-        running.append(ModelServer(models_dir, log, flags=flags, **variables))
+        running.append(kind(models_dir, log, flags=flags, **variables))
         return running[-1]
 
     yield start

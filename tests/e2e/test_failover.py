@@ -175,23 +175,10 @@ def rejections(gateway, reason):
     return gateway.metrics()["sostenuto_call_rejections_total", (("reason", reason),)]
 
 
-@pytest.fixture
-def start_server(two_models_dir, tmp_path):
-    """A factory of further model servers, of a kind."""
-    running = []
-
-    def start(kind, *flags):
-        running.append(kind(two_models_dir, tmp_path / f"server{len(running)}.log", flags=flags))
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.end()
-
-
 @pytest.mark.parametrize("kind", server_kinds())
-def test_calls_that_a_busy_backend_rejects_are_retried(kind, start_server, start_gateway, expected):
-    gateway = start_gateway(backend=start_server(kind, "--grpc_max_threads=3").port, max_calls=8)
+def test_calls_that_a_busy_backend_rejects_are_retried(kind, two_models_dir, own_model_server, start_gateway, expected):
+    server = own_model_server(two_models_dir, "--grpc_max_threads=3", kind=kind)
+    gateway = start_gateway(backend=server.port, max_calls=8)
     assert streams_while(gateway, lambda: None) == expected
     assert rejections(gateway, "busy") > 0
     assert left_out(gateway) == []
@@ -207,14 +194,14 @@ max_enqueued_batches { value: 100 }
 
 @pytest.mark.parametrize("kind", server_kinds()[1:])
 def test_a_backend_that_merges_calls_is_told_apart_from_a_faulty_one(
-    kind, tmp_path, start_server, start_gateway, expected
+    kind, two_models_dir, tmp_path, own_model_server, start_gateway, expected
 ):
     """TensorFlow Serving with `--enable_batching`: errors say what to change, no text differs, and it stays."""
     file = tmp_path / "batching.config"
     file.write_text(BATCHING + "".join(f"allowed_batch_sizes: {size}\n" for size in signatures.BATCH_SIZES))
     # With threads for all calls, so that no call is refused for another reason.
     flags = "--enable_batching=true", f"--batching_parameters_file={file}", "--grpc_max_threads=64"
-    server = start_server(kind, *flags)
+    server = own_model_server(two_models_dir, *flags, kind=kind)
     gateway = start_gateway(backend=server.port, max_calls=8, backend_grace_s=2)
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         answers = list(pool.map(gateway.post, bodies()))
