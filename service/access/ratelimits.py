@@ -57,7 +57,17 @@ class RateLimiter:
         """
         # The storage in memory is not thread-safe.
         self._own = _Counters(MemoryStorage(), threading.Lock())
-        self._shared = None if redis_url is None else _RedisCounters(redis_url)
+        self._shared: _Counters | None = None
+        self._lock = threading.Lock()
+        self._is_unavailable = False  # Redis
+        self._retry_at = 0.0
+        if redis_url is not None:
+            storage = RedisStorage(redis_url, connection_pool=_connection_pool(redis_url), wrap_exceptions=True)
+            self._shared = _Counters(storage, contextlib.nullcontext())
+            try:
+                storage.get_sliding_window("start", _WINDOW_S)
+            except StorageError as error:
+                self._mark_unavailable(error)
 
     def charge(
         self,
@@ -95,10 +105,47 @@ class RateLimiter:
         return lambda: counters.refund(charge)
 
     def _charge(self, charge: _Charge) -> "tuple[_Counters, int | None]":
-        if self._shared is not None:
-            with contextlib.suppress(_RedisUnavailable):
-                return self._shared, self._shared.charge(charge)
+        """Charge in Redis or, while that is unavailable, in this process; return the counters and their result."""
+        if self._shared is not None and self._may_try():
+            try:
+                retry_after_s = self._shared.charge(charge)
+            except StorageError as error:
+                # Nothing was charged, as far as is known.
+                self._mark_unavailable(error)
+            else:
+                self._mark_available()
+                return self._shared, retry_after_s
         return self._own, self._own.charge(charge)
+
+    def _may_try(self) -> bool:
+        """Return whether to try Redis; while it is unavailable, one request every `REDIS_RETRY_S` may."""
+        if not self._is_unavailable:
+            return True
+        with self._lock:
+            now = time.monotonic()
+            if now < self._retry_at:
+                return False
+            self._retry_at = now + REDIS_RETRY_S
+            return True
+
+    def _mark_unavailable(self, error: StorageError) -> None:
+        with self._lock:
+            self._retry_at = time.monotonic() + REDIS_RETRY_S
+            if not self._is_unavailable:
+                self._is_unavailable = True
+                cause = error.storage_error
+                log.warning(
+                    "Redis is unavailable; this gateway counts rate limits in memory: %s: %s",
+                    type(cause).__name__,
+                    cause,
+                )
+
+    def _mark_available(self) -> None:
+        if self._is_unavailable:
+            with self._lock:
+                if self._is_unavailable:
+                    self._is_unavailable = False
+                    log.info("Redis is available again")
 
 
 class _Counters:
@@ -116,8 +163,11 @@ class _Counters:
             return wait_s(*self._window(charge), limit=charge.item.amount, cost=charge.cost)
 
     def refund(self, charge: _Charge) -> None:
-        """Refund a charge, as far as the count of the current window has it: below zero it would admit too much."""
-        with self._storage_lock:
+        """Refund a charge, as far as the count of the current window has it: below zero it would admit too much.
+
+        The refund is lost if Redis has become unavailable.
+        """
+        with contextlib.suppress(StorageError), self._storage_lock:
             _, _, current, _ = self._window(charge)
             if cost := min(charge.cost, current):
                 self._hit(charge, -cost)
@@ -159,72 +209,6 @@ def _seconds_until_below(count: int, limit: int) -> float:
 def check_redis_url(url: str) -> None:
     """Raise ConfigurationError if a Redis URL is invalid; do not connect."""
     _connection_pool(url)
-
-
-class _RedisUnavailable(Exception):
-    """Redis is unavailable, or was a moment ago."""
-
-
-class _RedisCounters(_Counters):
-    """The counters in Redis, shared by every process that uses it."""
-
-    def __init__(self, url: str) -> None:
-        storage = RedisStorage(url, connection_pool=_connection_pool(url), wrap_exceptions=True)
-        super().__init__(storage, contextlib.nullcontext())
-        self._lock = threading.Lock()
-        self._is_unavailable = False
-        self._retry_at = 0.0
-        try:
-            self._storage.get_sliding_window("start", _WINDOW_S)
-        except StorageError as error:
-            self._mark_unavailable(error)
-
-    def charge(self, charge: _Charge) -> int | None:
-        """Charge, or raise _RedisUnavailable: nothing was charged, as far as is known."""
-        if not self._may_try():
-            raise _RedisUnavailable
-        try:
-            retry_after_s = super().charge(charge)
-        except StorageError as error:
-            self._mark_unavailable(error)
-            raise _RedisUnavailable from error
-        if self._is_unavailable:
-            self._mark_available()
-        return retry_after_s
-
-    def refund(self, charge: _Charge) -> None:
-        """Refund a charge; the refund is lost if Redis has become unavailable."""
-        with contextlib.suppress(StorageError):
-            super().refund(charge)
-
-    def _may_try(self) -> bool:
-        """Return whether to try Redis; while it is unavailable, one request every `REDIS_RETRY_S` may."""
-        if not self._is_unavailable:
-            return True
-        with self._lock:
-            now = time.monotonic()
-            if now < self._retry_at:
-                return False
-            self._retry_at = now + REDIS_RETRY_S
-            return True
-
-    def _mark_unavailable(self, error: StorageError) -> None:
-        with self._lock:
-            self._retry_at = time.monotonic() + REDIS_RETRY_S
-            if not self._is_unavailable:
-                self._is_unavailable = True
-                cause = error.storage_error
-                log.warning(
-                    "Redis is unavailable; this gateway counts rate limits in memory: %s: %s",
-                    type(cause).__name__,
-                    cause,
-                )
-
-    def _mark_available(self) -> None:
-        with self._lock:
-            if self._is_unavailable:
-                self._is_unavailable = False
-                log.info("Redis is available again")
 
 
 def _connection_pool(url: str) -> "ConnectionPool":
