@@ -7,8 +7,7 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -61,14 +60,15 @@ class Trace:
             }
         )
 
-    def set_response(self, status: int, error: GatewayError | None = None) -> None:
-        """Set the response's status and the error, which may have occurred within a stream."""
+    def end(self, status: int, error: GatewayError | None = None) -> None:
+        """End the span with the response's status and the error, which may have occurred within a stream."""
         self.span.set_attribute("http.response.status_code", status)
         if status >= 500 or (error is not None and status < 400):
             # A client error, 4xx, is not an error of a server span.
             _set_error(self.span, _error_type(error) if error else str(status))
         elif error is not None:
             self.span.set_attribute("error.type", _error_type(error))
+        self.span.end()
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +101,13 @@ class Tracing:
         exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_EXPORT_TIMEOUT_S)
         return cls(exporter, ratio=ratio, version=version)
 
-    @contextmanager
-    def request(
+    def begin_request(
         self, headers: Mapping[str, str], *, method: str, route: str | None, path: str, scheme: str = "http"
-    ) -> Iterator[Trace | None]:
-        """Trace a request for the duration of the context, which may end on another thread.
+    ) -> Trace | None:
+        """Return the trace of a request, which its sequences refer to; None if the request is not sampled.
 
-        Yields the trace, which the request's sequences refer to; None if the request is not sampled. `headers` are
-        those of TRACE_HEADERS that the client sent, `route` is the URL rule that matched, and `path` has no query.
+        `headers` are those of TRACE_HEADERS that the client sent, `route` is the URL rule that matched, and `path` has
+        no query.
         """
         standard_method = method if method in HTTP_METHODS else "_OTHER"
         attributes = {"http.request.method": standard_method, "url.path": path, "url.scheme": scheme}
@@ -118,13 +117,7 @@ class Tracing:
             attributes["http.request.method_original"] = method
         name = " ".join(filter(None, ("HTTP" if standard_method == "_OTHER" else standard_method, route)))
         span = self._tracer.start_span(name, self._propagator.extract(headers), self._api.SpanKind.SERVER, attributes)
-        try:
-            yield Trace(span, self._api.set_span_in_context(span)) if span.is_recording() else None
-        except BaseException as error:
-            _set_error(span, type(error).__qualname__)
-            raise
-        finally:
-            span.end()
+        return Trace(span, self._api.set_span_in_context(span)) if span.is_recording() else None
 
     def begin_call(self, call: Call, address: str | None = None) -> CallSpans | None:
         """Start a span of a call, about to be sent, in every trace of its sequences; return None if there is none."""

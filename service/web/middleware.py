@@ -4,7 +4,6 @@ import logging
 import random
 import re
 import time
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -56,7 +55,7 @@ ErrorResponse = tuple[dict[str, Any], int, dict[str, str]]
 class RequestLog:
     """The log line and the trace of one request, filled in while it is handled."""
 
-    def __init__(self, incoming: Request, *, prompts: bool) -> None:
+    def __init__(self, incoming: Request, tracing: Tracing | None, *, prompts: bool) -> None:
         client_id = incoming.headers.get("X-Request-Id", "")
         self.request_id = client_id if _REQUEST_ID.fullmatch(client_id) else f"req-{random.randbytes(12).hex()}"
         self.started_at = time.monotonic()
@@ -67,17 +66,14 @@ class RequestLog:
             client=incoming.remote_addr,
             user_agent=incoming.headers.get("User-Agent"),
         )
-        self.trace: Trace | None = None  # None: it is not traced
+        self.trace = self._begin_trace(tracing, incoming) if tracing else None
         self._error: GatewayError | None = None
         self._log_prompts = prompts
-        self._scope = ExitStack()
 
-    def start_trace(self, tracing: Tracing, incoming: Request) -> None:
-        context = {name: incoming.headers[name] for name in TRACE_HEADERS if name in incoming.headers}
-        self.trace = self._scope.enter_context(
-            tracing.request(
-                context, method=incoming.method, route=self.line.route, path=incoming.path, scheme=incoming.scheme
-            )
+    def _begin_trace(self, tracing: Tracing, incoming: Request) -> Trace | None:
+        headers = {name: incoming.headers[name] for name in TRACE_HEADERS if name in incoming.headers}
+        return tracing.begin_request(
+            headers, method=incoming.method, route=self.line.route, path=incoming.path, scheme=incoming.scheme
         )
 
     def record_request(
@@ -114,8 +110,7 @@ class RequestLog:
         self.line.status, self.line.duration_ms = status, 1000 * seconds
         log_request(self.line)
         if self.trace:
-            self.trace.set_response(status, self._error)
-        self._scope.close()
+            self.trace.end(status, self._error)
 
 
 class Middleware:
@@ -142,10 +137,8 @@ class Middleware:
         app.register_error_handler(Exception, _unexpected_error)
 
     def _before(self) -> None:
-        g.record = record = RequestLog(request, prompts=self._log_prompts)
+        g.record = record = RequestLog(request, self._tracing, prompts=self._log_prompts)
         request_id.set(record.request_id)
-        if self._tracing is not None:
-            record.start_trace(self._tracing, request)
         require_allowed_host(request, self._hosts)
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
