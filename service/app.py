@@ -30,7 +30,7 @@ from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
 from service.training import Training
 from service.web.endpoint import ROLES, TRAINING, Services, build_blueprint
-from service.web.middleware import Middleware, allowed_hosts
+from service.web.middleware import Middleware
 from service.web.pages import register_pages
 
 # Before the worker exits, for the final error events of requests that are still running.
@@ -50,14 +50,8 @@ class Gateway(Flask):
         self.services = self._services()
         self.register_blueprint(build_blueprint(self.services))
         register_pages(self, settings.docs_url)
-        Middleware(
-            self._authenticator,
-            self.metrics,
-            self.tracing,
-            allowed_hosts(settings),
-            self.services.memory,
-            log_prompts=settings.log_prompts,
-        ).register(self)
+        memory = self.services.memory
+        Middleware(self._authenticator, self.metrics, self.tracing, memory, settings).register(self)
 
     def _services(self) -> Services:
         settings, metrics = self.settings, self.metrics

@@ -61,6 +61,11 @@ class Authenticator:
         )
 
 
+def is_local(settings: Settings) -> bool:
+    """Return whether the server is reached on loopback alone."""
+    return is_loopback(settings.client_host) and not settings.num_proxies
+
+
 def build_authenticator(settings: Settings) -> Authenticator:
     """Open the key file and the rate limit counters that the settings name."""
     redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
@@ -71,8 +76,7 @@ def build_authenticator(settings: Settings) -> Authenticator:
         tokens_per_minute=settings.tokens_per_minute,
     )
     keys = None if settings.keys_file is None else KeyRing(settings.keys_file)
-    is_local = is_loopback(settings.client_host) and not settings.num_proxies
-    return Authenticator(keys, RateLimiter(redis_url), defaults, is_local=is_local)
+    return Authenticator(keys, RateLimiter(redis_url), defaults, is_local=is_local(settings))
 
 
 def check_authenticator(settings: Settings) -> None:

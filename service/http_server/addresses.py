@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection
 
 ANY = "*"
 
@@ -28,26 +28,21 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
 
 
-class AllowedHosts:
-    """The allowed host names, besides `localhost` and IP addresses: protection against DNS rebinding.
+def is_allowed_host(host: str | None, names: Collection[str] = ()) -> bool:
+    """Return whether a Host header has one of some names (lower case), `localhost` or an IP address.
 
-    To a browser, a web page whose name resolves to this machine has the same origin as this server: it may send
-    requests and read the responses. Its name is in the Host header, which no page can change. An IP address is always
-    allowed: it cannot be rebound. Health checks and metrics use addresses.
+    Protection against DNS rebinding. To a browser, a web page whose name resolves to this machine has the same origin
+    as this server: it may send requests and read the responses. Its name is in the Host header, which no page can
+    change. An IP address is always allowed: it cannot be rebound. Health checks and metrics use addresses. A request
+    without the header (None) is allowed: browsers always send it.
     """
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._names = frozenset(name.lower() for name in names)
-
-    def allows(self, host: str | None) -> bool:
-        """Return whether a Host header is allowed; None, a request without one, is: browsers always send it."""
-        if host is None or ANY in self._names:
-            return True
-        name = host_name(host)
-        return name in self._names or name == "localhost" or name.endswith(".localhost") or _is_address(name)
+    if host is None or ANY in names:
+        return True
+    name = _name_in(host)
+    return name in names or name == "localhost" or name.endswith(".localhost") or _is_address(name)
 
 
-def host_name(host: str) -> str:
+def _name_in(host: str) -> str:
     """Return the name or address in a Host header, without port, brackets and trailing dot."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()

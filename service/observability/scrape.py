@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry, MetricsHandler
 
-from service.http_server.addresses import AllowedHosts, is_loopback
+from service.http_server.addresses import is_allowed_host, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class _Handler(MetricsHandler):
 
     def do_GET(self) -> None:
         """Serve a scrape; on loopback refuse a web page whose name resolves to this machine (DNS rebinding)."""
-        if is_loopback(str(self.connection.getsockname()[0])) and not AllowedHosts().allows(self.headers.get("Host")):
+        if is_loopback(str(self.connection.getsockname()[0])) and not is_allowed_host(self.headers.get("Host")):
             self.send_error(421)
         elif self.path.partition("?")[0] == "/metrics":
             super().do_GET()

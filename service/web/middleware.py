@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from service.access.auth import Authenticator
+from service.access.auth import Authenticator, is_local
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, NextRequest, ScoreRequest
 from service.context import RequestContext
 from service.errors import (
@@ -24,7 +24,7 @@ from service.errors import (
     NotFound,
 )
 from service.generation.running_request import RunningRequest
-from service.http_server.addresses import AllowedHosts, is_loopback
+from service.http_server.addresses import ANY, is_allowed_host
 from service.memory_budget import MemoryBudget
 from service.observability.logs import AccessLogLine, log_request, request_id
 from service.observability.metrics import Metrics
@@ -121,13 +121,11 @@ class Middleware:
         access: Authenticator,
         metrics: Metrics,
         tracing: Tracing | None,
-        hosts: AllowedHosts,
         memory: MemoryBudget,
-        *,
-        log_prompts: bool,
+        settings: Settings,
     ) -> None:
         self._access, self._metrics, self._tracing, self._memory = access, metrics, tracing, memory
-        self._hosts, self._log_prompts = hosts, log_prompts
+        self._hosts, self._log_prompts = allowed_hosts(settings), settings.log_prompts
 
     def register(self, app: Flask) -> None:
         app.before_request(self._before)
@@ -171,21 +169,20 @@ class Middleware:
         request_id.set(None)
 
 
-def allowed_hosts(settings: Settings) -> AllowedHosts:
+def allowed_hosts(settings: Settings) -> frozenset[str]:
     """Return the allowed Host names: those of the settings; else only localhost on loopback without proxies, else any.
 
     A proxy in front passes on its own host name. Beyond loopback the server may have any name.
     """
     if settings.allowed_hosts is not None:
-        return AllowedHosts(name.strip() for name in settings.allowed_hosts.split(","))
-    is_local = is_loopback(settings.client_host) and not settings.num_proxies
-    return AllowedHosts([] if is_local else ["*"])
+        return frozenset(name.strip().lower() for name in settings.allowed_hosts.split(","))
+    return frozenset() if is_local(settings) else frozenset([ANY])
 
 
-def require_allowed_host(request: Request, hosts: AllowedHosts) -> None:
+def require_allowed_host(request: Request, hosts: frozenset[str]) -> None:
     """Raise HostNotAllowed unless the Host header has a name of this server."""
     host = request.headers.get("Host")
-    if not hosts.allows(host):
+    if not is_allowed_host(host, hosts):
         raise HostNotAllowed(
             f"Host must be localhost, an IP address or a name in SOSTENUTO_ALLOWED_HOSTS, got {host!r:.{MAX_SHOWN}}"
         )

@@ -10,7 +10,6 @@ from werkzeug.test import EnvironBuilder
 from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
-from service.http_server.addresses import AllowedHosts
 from service.memory_budget import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
@@ -46,13 +45,12 @@ class Site:
         app = Flask("site")
         app.config["MAX_CONTENT_LENGTH"] = 4 * 2**20
         unused, vectors = [None] * 3, VectorFiles(models_dir)
-        settings = Settings()
+        settings = Settings(log_prompts=log_prompts)
         others = self.memory, settings, lambda *_: nullcontext(), None, Reports(settings)
         self.parts = Services(self.service.engine, models, vectors, *unused, *others)
         app.register_blueprint(build_blueprint(self.parts))
         access = Authenticator(None, RateLimiter(), limits)
-        hosts = AllowedHosts()
-        Middleware(access, Metrics("test"), None, hosts, self.memory, log_prompts=log_prompts).register(app)
+        Middleware(access, Metrics("test"), None, self.memory, settings).register(app)
         self._app, self.client = app, app.test_client()
 
     def post(self, path="/v1/completions", **fields):
