@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
 
 import grpc
 import tensorflow as tf
@@ -39,7 +38,7 @@ def configure_tensorflow(flags: Flags) -> None:
 
 
 class ModelServer:
-    """A model server in this process; a context manager that starts and stops it.
+    """A model server in this process.
 
     Attributes:
         port: The port it listens on, after start.
@@ -107,13 +106,6 @@ class ModelServer:
         if self._grpc is not None:
             self._grpc.stop(grace_s).wait()
         self._manager.stop(_LOADING_GRACE_S)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
 
     def _check_port(self) -> None:
         """Refuse a port that is in use before minutes of loading."""

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from typing import Any, ClassVar
 
@@ -74,16 +73,8 @@ class _Server(ThreadingHTTPServer):
             log.exception("a scrape failed")
 
 
-def serve_metrics(sock: socket.socket, registry: CollectorRegistry) -> Callable[[], None]:
-    """Serve `GET /metrics` on a thread of its own, and return a function that stops it.
-
-    The listening socket is owned by the server from now on, and closed when it stops.
-    """
+def serve_metrics(sock: socket.socket, registry: CollectorRegistry) -> ThreadingHTTPServer:
+    """Serve `GET /metrics` on a daemon thread; return the server, which owns the listening socket from now on."""
     server = _Server(sock, registry)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-
-    def close() -> None:
-        server.shutdown()
-        server.server_close()
-
-    return close
+    return server

@@ -51,7 +51,9 @@ def serve(models, connect):
         def start(**flags):
             fast = {"port": 0, "file_system_poll_wait_seconds": 0.05, "max_num_load_retries": 0}
             flags = {"model_config_file": models.config_file, **fast, **flags}
-            server = stack.enter_context(ModelServer(Flags(**flags)))
+            server = ModelServer(Flags(**flags))
+            server.start()
+            stack.callback(server.stop)
             return server, connect(server.address)
 
         yield start

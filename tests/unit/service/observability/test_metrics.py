@@ -4,8 +4,7 @@ import http.client
 import logging
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import pytest
@@ -40,12 +39,21 @@ def metrics():
     return Metrics("1.2.3")
 
 
+@contextmanager
+def serving(metrics, host="127.0.0.1", family=socket.AF_INET):
+    """Serve the metrics, and yield the address."""
+    server = serve_metrics(socket.create_server((host, 0), family=family, backlog=128), metrics.registry)
+    try:
+        yield server.socket.getsockname()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture
-def server(metrics) -> Iterator[tuple[str, int]]:
-    sock = socket.create_server(("127.0.0.1", 0), backlog=128)
-    close = serve_metrics(sock, metrics.registry)
-    yield sock.getsockname()
-    close()
+def server(metrics):
+    with serving(metrics) as address:
+        yield address
 
 
 def get(address, path="/metrics", **headers):
@@ -230,11 +238,8 @@ def test_silent_clients_do_not_block_scrapes(server, monkeypatch):
 
 def test_a_silent_client_is_disconnected_after_a_timeout(metrics, monkeypatch):
     monkeypatch.setattr(scrape._Handler, "timeout", scrape._Handler.timeout / 200)
-    sock = socket.create_server(("127.0.0.1", 0))
-    close = serve_metrics(sock, metrics.registry)
-    with socket.create_connection(sock.getsockname(), timeout=LIMIT_S) as silent:
+    with serving(metrics) as address, socket.create_connection(address, timeout=LIMIT_S) as silent:
         assert silent.recv(1) == b""
-    close()
 
 
 def test_a_failed_scrape_is_logged_and_the_next_one_succeeds(metrics, server, caplog):
@@ -254,13 +259,12 @@ def test_a_failed_scrape_is_logged_and_the_next_one_succeeds(metrics, server, ca
 
 def test_ipv6_is_served(metrics):
     """The server takes the address family of its socket."""
-    try:
-        sock = socket.create_server(("::1", 0), family=socket.AF_INET6)
-    except OSError:
-        pytest.skip("no IPv6 on this machine")
-    close = serve_metrics(sock, metrics.registry)
-    assert get(sock.getsockname())[0] == 200
-    close()
+    with ExitStack() as stack:
+        try:
+            address = stack.enter_context(serving(metrics, "::1", socket.AF_INET6))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+        assert get(address)[0] == 200
 
 
 def test_hit_tokens_are_the_prefill_that_was_saved(metrics):
