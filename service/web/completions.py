@@ -57,11 +57,8 @@ def completions(services: Services) -> Response:
         completion = CompletionResponse(processor, record.record_error)
         if not processor.body.stream:
             return json_response(completion.whole())
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        response = Response(completion.events(), mimetype="text/event-stream", headers=headers)
         # Closed even if the stream is dropped before its first event, when no `finally` of the generator would run.
-        response.call_on_close(stack.pop_all().close)
-        return response
+        return event_stream(completion.events(), stack.pop_all().close)
 
 
 @Endpoint(
@@ -130,6 +127,14 @@ def score(services: Services) -> Response:
 def chat(services: Services) -> NoReturn:  # noqa: ARG001 - every view takes them
     """Always return 404: these models have no chat format. Use `/v1/completions` with a prompt."""
     raise NotFound(NO_CHAT)
+
+
+def event_stream(events: Iterator[bytes], close: Callable[[], object]) -> Response:
+    """Return a stream of server-sent events, which proxies neither buffer nor cache, and call `close` at its end."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    response = Response(events, mimetype="text/event-stream", headers=headers)
+    response.call_on_close(close)
+    return response
 
 
 def sse(data: Any) -> bytes:

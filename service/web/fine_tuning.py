@@ -31,7 +31,7 @@ from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from service.training import Training, require_training
-from service.web.completions import DONE, sse
+from service.web.completions import DONE, event_stream, sse
 from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer, parse_body
 from service.web.files import AFTER, find_file
 
@@ -218,13 +218,9 @@ def list_events(
     training = require_training(services.training)
     job = _find_job(training, job_id)
     if stream:
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         sock = request.environ.get("gunicorn.socket")
-        events = _stream(services, training, job, _number(after) if after else 0, sock)
-        forget = training.streams.add(job.tenant)
-        response = Response(events, mimetype="text/event-stream", headers=headers)
-        response.call_on_close(forget)
-        return response
+        events = _events(services, training, job, _number(after) if after else 0, sock)
+        return event_stream(events, training.streams.add(job.tenant))
     before = _number(after) if after else 2**31 - 1
     found = training.store.list_events(job_id, before, limit + 1, newest_first=True)
     return {"object": "list", "data": [_event_object(each) for each in found[:limit]], "has_more": len(found) > limit}
@@ -237,34 +233,27 @@ def _number(event_id: str) -> int:
     return int(match[1])
 
 
-def _stream(services: Services, training: Training, job: Job, after: int, sock: Any) -> Iterator[bytes]:
+def _events(services: Services, training: Training, job: Job, after: int, sock: Any) -> Iterator[bytes]:
     """Yield events until the job has ended, the client has closed its socket, or this server drains."""
-    is_closed = threading.Event()
+    is_closed, written_at = threading.Event(), time.monotonic()
     with services.watch_socket(sock, is_closed.set):
-        yield from _events(services, training, job, after, is_closed)
-
-
-def _events(
-    services: Services, training: Training, job: Job, after: int, is_closed: threading.Event
-) -> Iterator[bytes]:
-    written_at = time.monotonic()
-    while not is_closed.is_set():
-        # Before the events, so that none is missed at the end.
-        current = training.store.job(job.tenant, job.id)
-        found = training.store.list_events(job.id, after, 1000)
-        if found:
-            after, written_at = found[-1].number, time.monotonic()
-            yield b"".join(sse(_event_object(event)) for event in found)
-        elif current is None or (current.status in ENDED and not _is_loading(services, current)):
-            yield DONE
-            return
-        elif services.is_draining:
-            return
-        elif time.monotonic() > written_at + _KEEP_ALIVE_S:
-            written_at = time.monotonic()
-            yield b": waiting\n\n"
-        else:
-            is_closed.wait(_POLL_S)
+        while not is_closed.is_set():
+            # Before the events, so that none is missed at the end.
+            current = training.store.job(job.tenant, job.id)
+            found = training.store.list_events(job.id, after, 1000)
+            if found:
+                after, written_at = found[-1].number, time.monotonic()
+                yield b"".join(sse(_event_object(event)) for event in found)
+            elif current is None or (current.status in ENDED and not _is_loading(services, current)):
+                yield DONE
+                return
+            elif services.is_draining:
+                return
+            elif time.monotonic() > written_at + _KEEP_ALIVE_S:
+                written_at = time.monotonic()
+                yield b": waiting\n\n"
+            else:
+                is_closed.wait(_POLL_S)
 
 
 @Endpoint(
