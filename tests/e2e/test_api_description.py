@@ -10,9 +10,8 @@ from urllib.parse import urlencode
 import pytest
 import requests
 
-from service.web import examples
 from service.web.endpoint import ENDPOINTS, TAGS, TRAINING
-from service.web.openapi import openapi_document
+from service.web.openapi import EXAMPLE_REQUESTS, EXAMPLE_RESPONSES, openapi_document
 from tests.conftest import MODEL_NAMES
 from tests.documents import fits
 from tests.pages import DARK_PHONE, Reference
@@ -58,7 +57,7 @@ SERVED = [
 @pytest.mark.parametrize("endpoint", SERVED, ids=lambda e: e.path)
 def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
     if endpoint.request:
-        first, *others = examples.REQUESTS[endpoint.rule].values()
+        first, *others = EXAMPLE_REQUESTS[endpoint.rule].values()
         model = {"model": "rnn"} if "model" in first else {}
         status, response = gateway.post({**first, **model}, endpoint.path)
         assert all(gateway.post({**other, **model}, endpoint.path)[0] == 200 for other in others)
@@ -68,7 +67,7 @@ def test_every_example_response_has_the_fields_of_a_real_one(gateway, endpoint):
             query["model"] = "rnn"
         status, response = gateway.get(f"{endpoint.path.replace('{name}', 'rnn')}?{urlencode(query)}")
     assert status == 200
-    shown = examples.RESPONSES[endpoint.rule]
+    shown = EXAMPLE_RESPONSES[endpoint.rule]
     if endpoint.path == "/v1/models":
         response["data"] = [_trained(model, shown["data"][0]) for model in response["data"] if model["id"] == "rnn"]
     if endpoint.path == "/v1/models/{name}":
@@ -101,7 +100,7 @@ def test_every_example_response_of_training_has_the_fields_of_a_real_one(start_g
         assert response.status_code == 200, response.text
         called.add(rule)
         # The fuzzer below checks their types; many are null until a trainer runs.
-        assert response.json().keys() == examples.RESPONSES[rule].keys()
+        assert response.json().keys() == EXAMPLE_RESPONSES[rule].keys()
         return response.json()
 
     upload = {"files": {"file": ("book.txt", b"text")}, "data": {"purpose": "fine-tune"}}
@@ -128,7 +127,7 @@ def test_the_reference_groups_endpoints_and_shows_titles_and_examples(open_page,
     assert sorted(titles) == sorted(endpoint.summary for endpoint in ENDPOINTS)
     page.page.locator("#operations-Completions-post_v1_completions .opblock-summary-control").click()
     shown = page.page.locator("#operations-Completions-post_v1_completions .body-param__example")
-    for title, example in examples.REQUESTS["POST /v1/completions"].items():
+    for title, example in EXAMPLE_REQUESTS["POST /v1/completions"].items():
         page.page.locator(".examples-select-element").select_option(title)
         assert json.loads(shown.inner_text()) == example
     assert page.fits()

@@ -11,7 +11,7 @@ import pytest
 import sostenuto
 from export.repository.models_config import add_to_models_config
 from service.context import owned_name
-from service.web import examples
+from service.web.openapi import EXAMPLE_RESPONSES
 from tests.access import ask, keys
 from tests.built import built
 from tests.conftest import publish_versions
@@ -134,7 +134,7 @@ def start_job(service):
 def test_labels_split_and_rollback_are_in_effect_when_the_response_comes(service):
     status, routing = service.change(OWN, "acme", labels={"stable": 2, "canary": 1})
     assert (status, routing["version"]) == (200, 2)
-    assert routing.keys() == examples.RESPONSES["PATCH /v1/models/{name}"].keys()
+    assert routing.keys() == EXAMPLE_RESPONSES["PATCH /v1/models/{name}"].keys()
     assert service.version(OWN) == 2
     assert routing["labels"] == {"stable": 2, "canary": 1, "previous": 3}
     # It was not loaded, and on a busy machine that takes longer than the response waits.
@@ -154,7 +154,7 @@ def test_labels_split_and_rollback_are_in_effect_when_the_response_comes(service
     assert (status, routing["shares"], routing["labels"]) == (200, {}, {"stable": 2, "previous": 3})
     status, routing = service.ask("POST", f"/v1/models/{OWN}/rollback", key="acme", gateway=1)
     assert (status, routing["version"], service.version(OWN, gateway=1)) == (200, 3, 3)
-    assert routing.keys() == examples.RESPONSES["POST /v1/models/{name}/rollback"].keys()
+    assert routing.keys() == EXAMPLE_RESPONSES["POST /v1/models/{name}/rollback"].keys()
     until(lambda: service.version(OWN) == 3)
     key_id = service.keys["acme"].split("-")[1]
     for action in ("route", "rollback"):

@@ -8,9 +8,8 @@ from jsonschema import Draft202012Validator, ValidationError
 from service.api.body import parse
 from service.errors import InvalidRequest
 from service.settings import Settings
-from service.web import examples
 from service.web.endpoint import ENDPOINTS, TAGS, QueryParameter, integer
-from service.web.openapi import openapi_document
+from service.web.openapi import EXAMPLE_ERRORS, EXAMPLE_REQUESTS, EXAMPLE_STREAMS, openapi_document
 
 DOCUMENT = openapi_document()
 PATHS = DOCUMENT["paths"].items()
@@ -64,16 +63,16 @@ def events(stream):
     return [{"data": event.removeprefix("data: ")} for event in stream.strip().split("\n\n")]
 
 
-@pytest.mark.parametrize("rule", examples.STREAMS)
+@pytest.mark.parametrize("rule", EXAMPLE_STREAMS)
 def test_every_chunk_of_an_example_stream_has_the_schema_of_its_content(rule):
     """A chunk is an object of the endpoint, or an error; the last event is no JSON."""
     schema = BODIES[f"{rule} 200 text/event-stream"]["schema"]["properties"]["data"]
     done, chunk = schema["anyOf"]
-    *chunks, last = (event["data"] for event in events(examples.STREAMS[rule]))
+    *chunks, last = (event["data"] for event in events(EXAMPLE_STREAMS[rule]))
     assert last == done["const"]
     assert chunk["contentMediaType"] == "application/json"
     assert chunks
-    for each in (*map(json.loads, chunks), examples.ERRORS[504].body()):
+    for each in (*map(json.loads, chunks), EXAMPLE_ERRORS[504].body()):
         validate(each, chunk["contentSchema"])
     with pytest.raises(ValidationError):
         validate({"text": "a"}, chunk["contentSchema"])
@@ -90,7 +89,7 @@ def test_every_required_parameter_has_an_example(name):
 
 @pytest.mark.parametrize("endpoint", [endpoint for endpoint in ENDPOINTS if endpoint.request], ids=lambda e: e.path)
 def test_every_example_request_is_accepted(endpoint):
-    for example in examples.REQUESTS[endpoint.rule].values():
+    for example in EXAMPLE_REQUESTS[endpoint.rule].values():
         parse(endpoint.request, json.dumps(example).encode(), Settings())
 
 
