@@ -234,7 +234,7 @@ class Engine:
         model, saved = request.model, request.checkpoint.match if request.checkpoint else None
         # `_constraints` returns that of the checkpoint itself, where it continues.
         resumed = saved if saved and constraint is saved.constraint else None
-        fields = ["state"] if resumed else body.constraint_fields
+        fields = ["state"] if resumed else list(body.constraint_by_field)
         try:
             automaton = self._compiler.compile(
                 constraint,

@@ -476,11 +476,6 @@ class CompletionRequest(TimedBody):
         return tuple(self.constraint_by_field.values()) or None
 
     @property
-    def constraint_fields(self) -> list[str]:
-        """The fields of the constraint, the pattern first."""
-        return list(self.constraint_by_field)
-
-    @property
     def issues_resume_tokens(self) -> bool:
         """Whether resume tokens are requested, at the end of choices or before."""
         return self.return_state or self.stream_options.state_interval is not None

@@ -274,7 +274,8 @@ class CompilerPool:
             self._queue.end(compilation, sender, seconds)
             if self._is_closed:
                 return
-            if not compilation.is_slow and _may_need_more(outcome):
+            # With more time or memory it may succeed.
+            if not compilation.is_slow and isinstance(outcome, LimitExceeded | Overloaded):
                 compilation.is_slow = True
                 if not compilation.waiting:
                     self._queue.remove(compilation)
@@ -286,11 +287,6 @@ class CompilerPool:
             requests = list(compilation.waiting)
         self._compiled(seconds, is_refused=not isinstance(outcome, Automaton))
         _deliver(requests, entry)
-
-
-def _may_need_more(outcome: Outcome) -> bool:
-    """Return whether a compilation may succeed with more time or memory."""
-    return isinstance(outcome, LimitExceeded | Overloaded)
 
 
 def _deliver(requests: list[Future[_Entry]], entry: _Entry) -> None:

@@ -103,14 +103,11 @@ class QueryParameter:
     example: Any = None
 
     def read(self, query: Mapping[str, str]) -> Any:
-        """Return the parameter's value in a query; raise InvalidRequest as `parse`."""
-        if self.schema["type"] != "object":
-            return self.parse(query.get(self.name))
-        names = ((re.fullmatch(rf"{self.name}\[(.*)\]", name), value) for name, value in query.items())
-        return {match[1]: value for match, value in names if match}
-
-    def parse(self, value: str | None) -> Any:
-        """Return a parameter's value, or its default if it is absent; raise InvalidRequest if its schema refuses it."""
+        """Return the parameter's value in a query, or its default; raise InvalidRequest if its schema refuses it."""
+        if self.schema["type"] == "object":
+            names = ((re.fullmatch(rf"{self.name}\[(.*)\]", name), value) for name, value in query.items())
+            return {match[1]: value for match, value in names if match}
+        value = query.get(self.name)
         if value is None:
             return self.schema.get("default")
         if self.schema["type"] == "string":
