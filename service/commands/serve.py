@@ -207,8 +207,7 @@ class Supervisor:
 
     def _launch_model_server(self) -> None:
         self._is_loaded = False
-        self._launch(
-            MODEL_SERVER,
+        self._children[MODEL_SERVER] = self._spawn(
             "model_server",
             f"--port={self._backend_port}",
             f"--model_config_file={self._settings.models_dir / MODELS_CONFIG}",
@@ -216,7 +215,7 @@ class Supervisor:
             "--max_num_load_retries=0",
             f"--portable={str(self._settings.portable).lower()}",
             prepare=self._gateway_life.terminate_when_cut,
-            fd=self._gateway_life.read_fd,
+            pass_fds=[self._gateway_life.read_fd],
         )
 
     def _launch_gateway(self, port: int) -> None:
@@ -231,15 +230,9 @@ class Supervisor:
             # So that resume tokens stay valid after a restart.
             make_key_file(STATE_KEY_FILE)
             variables["SOSTENUTO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
-        prepare, fd = partial(terminate_with_parent, os.getpid()), self._gateway_life.write_fd
+        prepare, fds = partial(terminate_with_parent, os.getpid()), [self._gateway_life.write_fd]
         # With SOSTENUTO_BACKENDS set, `serve` runs the gateway alone.
-        self._launch(GATEWAY, "service", "serve", prepare=prepare, fd=fd, **variables)
-
-    def _launch(
-        self, name: str, module: str, *arguments: str, prepare: Callable[[], None], fd: int, **variables: str
-    ) -> None:
-        """Start a process that is watched, and inherits `fd`."""
-        self._children[name] = self._spawn(module, *arguments, prepare=prepare, pass_fds=[fd], **variables)
+        self._children[GATEWAY] = self._spawn("service", "serve", prepare=prepare, pass_fds=fds, **variables)
 
     def _spawn(
         self,

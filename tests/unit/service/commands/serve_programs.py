@@ -27,8 +27,8 @@ def run_serve(port, folder):
     from service.settings import Settings
 
     class FakeSupervisor(Supervisor):
-        def _launch(self, name, module, *arguments, **how):
-            return super()._launch(name, THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
+        def _spawn(self, module, *arguments, **how):
+            return super()._spawn(THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
 
     os.chdir(folder)
     settings = Settings(port=int(port), models_dir=Path(folder), drain_s=DRAIN_S)

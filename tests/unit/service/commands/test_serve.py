@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -213,7 +214,7 @@ def test_once_the_gateway_is_ready_an_example_request_is_shown(
     monkeypatch.setattr(module, "is_ready", lambda *_: answers.pop(0))
     monkeypatch.setattr(module, "_require_free", lambda _, port: port or 1)
     monkeypatch.setattr(module, "_listens", lambda _: True)
-    monkeypatch.setattr(Supervisor, "_launch", lambda *_, **__: None)
+    monkeypatch.setattr(Supervisor, "_spawn", lambda *_, **__: SimpleNamespace(poll=lambda: None))
     supervisor = Supervisor(Settings(models_dir=tmp_path, keys_file=tmp_path / "keys.json"))
     supervisor._start()
     supervisor._gateway_life.close()
