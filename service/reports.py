@@ -33,7 +33,7 @@ class ReportProcess:
     """The process of one report."""
 
     def __init__(self, request: dict[str, Any], max_s: float) -> None:
-        self._request, self._max_s = {**request, "max_s": max_s}, max_s
+        self._request, self._max_s = request, max_s
         self._cancelled: GatewayError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -61,15 +61,14 @@ class ReportProcess:
             self._process = process = subprocess.Popen(
                 _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, start_new_session=True
             )
-        too_late = DeadlineExceeded(f"the report took longer than {self._max_s:g} s; send fewer records")
-        timer = threading.Timer(self._max_s, self.cancel, [too_late])
-        timer.daemon = True
-        timer.start()
+        request = orjson.dumps({**self._request, "max_s": self._max_s, "parent": os.getpid()})
         try:
             # It ends early if it is killed, or has failed.
-            content, _ = process.communicate(orjson.dumps({**self._request, "parent": os.getpid()}))
+            content, _ = process.communicate(request, timeout=self._max_s)
+        except subprocess.TimeoutExpired:
+            self.cancel(DeadlineExceeded(f"the report took longer than {self._max_s:g} s; send fewer records"))
+            process.communicate(timeout=_END_S)
         finally:
-            timer.cancel()
             process.kill()
             process.wait(timeout=_END_S)
         if self._cancelled is not None:
