@@ -39,14 +39,20 @@ def children(pid):
 class Process:
     """A program under test, with its output in a file."""
 
-    def __init__(self, arguments, log, cwd=ROOT, **variables):
+    def __init__(self, arguments, log, cwd=ROOT, pass_fds=(), **variables):
         """Start it in a process group of its own."""
         self.log = Path(log)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
         with self.log.open("ab") as output, interruptible():
             self.process = subprocess.Popen(
-                arguments, stdout=output, stderr=output, cwd=cwd, env=environment, start_new_session=True
+                arguments,
+                stdout=output,
+                stderr=output,
+                cwd=cwd,
+                env=environment,
+                pass_fds=pass_fds,
+                start_new_session=True,
             )
 
     @property

@@ -21,7 +21,7 @@ from service.commands.serve import Supervisor
 from service.settings import Settings
 from tests.paths import ROOT
 from tests.ports import free_port
-from tests.servers import children, is_running
+from tests.servers import Process, children, is_running
 from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.commands.serve_programs import END_OF_STREAMS, THIS, TICK_S
 from tests.waiting import until
@@ -34,26 +34,17 @@ NUM_TICKS = 6
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
 
 
-class Serving:
+class Serving(Process):
     """`serve` with its child processes, as `serve_programs` starts them."""
 
     def __init__(self, folder):
         self.end_of_streams = folder / END_OF_STREAMS
         self.port = free_port()
-        self.log = folder / "log"
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", THIS, "serve", str(self.port), str(folder)],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        super().__init__([sys.executable, "-m", THIS, "serve", str(self.port), str(folder)], folder / "log")
         self.pids = {"serve": self.process.pid}
 
     def wait_until_ready(self):
-        until(lambda: "ready after" in self.log.read_text() or self.process.poll() is not None)
+        self.wait_until(lambda: "ready after" in self.output)
         for pid in children(self.process.pid):
             command = Path(f"/proc/{pid}/cmdline").read_text()
             self.pids["gateway" if "gunicorn" in command else "model server"] = pid
@@ -76,7 +67,7 @@ class Serving:
         return sock
 
     def drain(self, streams):
-        until(lambda: f"Draining {len(streams)}" in self.log.read_text())
+        until(lambda: f"Draining {len(streams)}" in self.output)
         time.sleep(NUM_TICKS * TICK_S)
         self.end_of_streams.touch()
         return [rest_of(stream) for stream in streams]
@@ -117,7 +108,7 @@ def test_the_model_server_lives_until_the_gateway_has_drained(serving, killed):
         os.kill(serving.pids[name], signal.SIGKILL)
     assert all(b"the end" in rest for rest in serving.drain(streams))
     until(lambda: not serving.running)
-    assert "the model server stopped" in serving.log.read_text()
+    assert "the model server stopped" in serving.output
 
 
 @pytest.mark.parametrize(
@@ -135,15 +126,15 @@ def test_no_process_is_left_whichever_is_killed(serving, killed):
 
 def test_a_model_server_that_ends_is_started_again(serving):
     os.kill(serving.pids["model server"], signal.SIGKILL)
-    until(lambda: "the model server was killed by SIGKILL; it is started again" in serving.log.read_text())
+    until(lambda: "the model server was killed by SIGKILL; it is started again" in serving.output)
     serving.find_model_server()
     with serving.stream():
         serving.process.terminate()
-        until(lambda: "Draining 1" in serving.log.read_text())
+        until(lambda: "Draining 1" in serving.output)
         serving.end_of_streams.touch()
         assert serving.process.wait(LIMIT_S) == 0
     assert serving.running == []
-    assert serving.log.read_text().count("the model server stopped") == 1
+    assert serving.output.count("the model server stopped") == 1
 
 
 def test_sigterm_drains_the_gateway_before_the_model_server_stops(serving):
@@ -152,14 +143,14 @@ def test_sigterm_drains_the_gateway_before_the_model_server_stops(serving):
     assert all(b"the end" in rest for rest in serving.drain(streams))
     assert serving.process.wait(LIMIT_S) == 0
     assert serving.running == []
-    assert "the model server stopped" in serving.log.read_text()
+    assert "the model server stopped" in serving.output
 
 
 def test_a_second_sigterm_stops_everything_at_once(serving):
     """The drain, which is longer than this test waits, is cut short, and the exit code is 0 all the same."""
     with serving.stream():
         serving.process.terminate()
-        until(lambda: "Draining 1" in serving.log.read_text())
+        until(lambda: "Draining 1" in serving.output)
         serving.process.terminate()
         assert serving.process.wait(LIMIT_S) == 0
         assert serving.running == []

@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +19,8 @@ from typing import Any
 import pytest
 
 from service.http_server.worker import RECEIVED_BYTES
-from tests.paths import ROOT
 from tests.processes import cpu_s
+from tests.servers import Process
 from tests.waiting import until
 
 APP = "tests.unit.service.http_server.worker_app"
@@ -32,29 +31,21 @@ POST = b"POST /body HTTP/1.1\r\nHost: test\r\n%s\r\n\r\n"
 LAST_GET = b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
-class Gunicorn:
+class Gunicorn(Process):
     """A gunicorn with one worker, on a free port of the loopback interface and on a Unix socket."""
 
     def __init__(self, log: Path, *options: str) -> None:
         """Start it; connections wait in the backlog until it is ready."""
-        self.log = log
         self.path = str(log.parent / "socket")
         self._connections = contextlib.ExitStack()
         unix = socket.socket(socket.AF_UNIX)
-        with socket.create_server(("127.0.0.1", 0), backlog=128) as tcp, unix, log.open("wb") as output:
+        with socket.create_server(("127.0.0.1", 0), backlog=128) as tcp, unix:
             unix.bind(self.path)
             self.address: tuple[str, int] = tcp.getsockname()
             fds = [tcp.fileno(), unix.fileno()]
             binds = itertools.chain(*(["-b", f"fd://{fd}"] for fd in fds))
             command = [sys.executable, "-m", "gunicorn", "-k", WORKER, "--no-control-socket", *binds, *options]
-            self.process = subprocess.Popen(
-                [*command, f"{APP}:application"],
-                cwd=ROOT,
-                pass_fds=fds,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+            super().__init__([*command, f"{APP}:application"], log, pass_fds=fds)
 
     def connect(self, sent: bytes = b"") -> socket.socket:
         """Open a connection, which is closed at the end of the test at the latest, and send bytes."""
@@ -205,7 +196,7 @@ def test_a_burst_of_connections_causes_no_error(gunicorn):
         with contextlib.suppress(OSError):
             member.recv(1 << 16)
     assert gunicorn.status()["pid"] == pid
-    assert "Traceback" not in gunicorn.log.read_text()
+    assert "Traceback" not in gunicorn.output
 
 
 HEAD, BODY = b"the head of the request timed out", b"the body did not arrive in time"
@@ -378,7 +369,7 @@ def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
         assert all(b"all threads are busy" in read_all(sock) for sock in refused)
         assert gunicorn.get(path) == (200, b"ok")
     assert all(read_past(sock, b"ok") for sock in crowd - refused)
-    assert gunicorn.log.read_text().count("others get 429") == 1
+    assert gunicorn.output.count("others get 429") == 1
 
 
 @with_options(threads="1")
@@ -416,7 +407,7 @@ def test_a_stream_that_the_client_does_not_read_is_closed(gunicorn, family, path
         idler.connect(gunicorn.address if family == socket.AF_INET else gunicorn.path)
         idler.sendall(GET % path)
         until(lambda: gunicorn.status()["ended"] == [path.decode()])
-    assert "Traceback" not in gunicorn.log.read_text()
+    assert "Traceback" not in gunicorn.output
 
 
 def test_a_response_arrives_though_the_request_body_is_not_read(gunicorn):
@@ -437,7 +428,7 @@ def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn
         limit = len(os.listdir(f"/proc/{pid}/fd")) + 5
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
         crowd = [gunicorn.connect() for _ in range(12)]
-        until(lambda: "Cannot accept" in gunicorn.log.read_text())
+        until(lambda: "Cannot accept" in gunicorn.output)
         before = cpu_s(pid)
         for _ in range(20):
             read_past(stream, b"tick")
@@ -446,7 +437,7 @@ def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn
             member.close()
         assert gunicorn.status()["pid"] == pid
         read_past(stream, b"tick")
-    assert gunicorn.log.read_text().count("Cannot accept") == 1
+    assert gunicorn.output.count("Cannot accept") == 1
 
 
 @with_options(graceful_timeout="62", keep_alive="600")
@@ -471,7 +462,7 @@ def test_a_request_in_transit_at_sigterm_is_answered(gunicorn):
     with gunicorn.connect(GET % b"/") as kept:
         read_past(kept, b"ok")
         gunicorn.process.terminate()
-        until(lambda: "Draining" in gunicorn.log.read_text())
+        until(lambda: "Draining" in gunicorn.output)
         kept.sendall(GET % b"/")
         assert read_all(kept).endswith(b"draining")
     assert gunicorn.process.wait(LIMIT_S) == 0
@@ -486,8 +477,8 @@ def test_a_stream_longer_than_the_drain_ends_itself_or_is_cut(gunicorn, path):
         gunicorn.process.terminate()
         assert (b"farewell" in read_all(stream)) == (path == b"/stream")
         assert gunicorn.process.wait(LIMIT_S) == 0
-    assert f"{pid} ran its exit handlers" in gunicorn.log.read_text()
-    assert "Traceback" not in gunicorn.log.read_text()
+    assert f"{pid} ran its exit handlers" in gunicorn.output
+    assert "Traceback" not in gunicorn.output
 
 
 @with_options(graceful_timeout="300", keep_alive="300")
@@ -507,7 +498,7 @@ def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
         gunicorn.interrupt()
         assert (b"farewell" in read_all(stream)) == (path == b"/stream")
         assert gunicorn.process.wait(LIMIT_S) == 0
-    assert "Traceback" not in gunicorn.log.read_text()
+    assert "Traceback" not in gunicorn.output
 
 
 @with_options(graceful_timeout="60")
@@ -516,7 +507,7 @@ def test_a_reload_refuses_no_request(gunicorn):
     with gunicorn.connect(GET % b"/stream?8") as stream:
         read_past(stream, b"tick")
         gunicorn.process.send_signal(signal.SIGHUP)
-        until(lambda: "Draining 1" in gunicorn.log.read_text())
+        until(lambda: "Draining 1" in gunicorn.output)
         assert {gunicorn.get("/") for _ in range(20)} == {(200, b"ok")}
         assert gunicorn.status()["pid"] != old
         assert b"the end" in read_all(stream)
