@@ -18,11 +18,7 @@ _ARGUMENTS = {"corpus", "config", "from", "name", "validation_corpus", "server",
 
 
 @click.command(
-    cls=Command,
-    params=[*train_here.params],
-    help=train_here.help,
-    epilog=EPILOG,
-    short_help=train_here.short_help,
+    cls=Command, params=[*train_here.params], help=train_here.help, epilog=EPILOG, short_help=train_here.short_help
 )
 @option("--server", group=Group.OUTPUT, metavar="URL", help=SERVER_HELP)
 @option("--detach", is_flag=True, group=Group.OUTPUT, help=DETACH_HELP)

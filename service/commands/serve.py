@@ -235,12 +235,7 @@ class Supervisor:
         self._children[GATEWAY] = self._spawn("service", "serve", prepare=prepare, pass_fds=fds, **variables)
 
     def _spawn(
-        self,
-        module: str,
-        *arguments: str,
-        prepare: Callable[[], None],
-        pass_fds: Sequence[int] = (),
-        **variables: str,
+        self, module: str, *arguments: str, prepare: Callable[[], None], pass_fds: Sequence[int] = (), **variables: str
     ) -> "subprocess.Popen[bytes]":
         """Start a process; `prepare` is called in it before `exec`."""
         return subprocess.Popen(

@@ -62,12 +62,7 @@ def completions(services: Services) -> Response:
 
 
 @Endpoint(
-    "POST /v1/next",
-    COMPLETIONS,
-    "Predict the next words",
-    MODEL_ERRORS,
-    request=NextRequest,
-    response=NextWordsObject,
+    "POST /v1/next", COMPLETIONS, "Predict the next words", MODEL_ERRORS, request=NextRequest, response=NextWordsObject
 )
 def next_words(services: Services) -> Response:
     """Return the most probable words that continue a prompt: the rest of a word that it ends with, or the next word."""

@@ -45,13 +45,7 @@ _MAX_STEM = 40
 _LOADING_S = 60.0
 
 
-@Endpoint(
-    "POST /v1/fine_tuning/jobs",
-    TRAINING,
-    "Train a model",
-    (404, 409),
-    request=FineTuningRequest,
-)
+@Endpoint("POST /v1/fine_tuning/jobs", TRAINING, "Train a model", (404, 409), request=FineTuningRequest)
 def create_job(services: Services) -> FineTuningJob:
     """Queue a job that trains a model and publishes it; completions accept `fine_tuned_model` once it has succeeded."""
     training = require_training(services.training)

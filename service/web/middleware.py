@@ -117,12 +117,7 @@ class Middleware:
     """Flask hooks that run before and after every request, and its error handlers."""
 
     def __init__(
-        self,
-        access: Authenticator,
-        metrics: Metrics,
-        tracing: Tracing | None,
-        memory: MemoryBudget,
-        settings: Settings,
+        self, access: Authenticator, metrics: Metrics, tracing: Tracing | None, memory: MemoryBudget, settings: Settings
     ) -> None:
         self._access, self._metrics, self._tracing, self._memory = access, metrics, tracing, memory
         self._hosts, self._log_prompts = allowed_hosts(settings), settings.log_prompts
