@@ -1,4 +1,4 @@
-"""Ports for the servers of tests."""
+"""Ports and sockets for the servers of tests."""
 
 import contextlib
 import fcntl
@@ -32,3 +32,12 @@ def free_port() -> int:
                 file.write(str(port))
                 return port
     raise AssertionError(f"every port from {FIRST} to {LAST} is taken")
+
+
+def read_all(sock):
+    """Return what arrives until the other end closes or resets the connection."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(1 << 16):
+            data += piece
+    return data

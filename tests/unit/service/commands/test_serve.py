@@ -20,7 +20,7 @@ from service.commands import serve as module
 from service.commands.serve import Supervisor
 from service.settings import Settings
 from tests.paths import ROOT
-from tests.ports import free_port
+from tests.ports import free_port, read_all
 from tests.servers import Process, children, is_running
 from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.commands.serve_programs import END_OF_STREAMS, THIS, TICK_S
@@ -42,6 +42,7 @@ class Serving(Process):
         self.port = free_port()
         super().__init__([sys.executable, "-m", THIS, "serve", str(self.port), str(folder)], folder / "log")
         self.pids = {"serve": self.process.pid}
+        self.streams = contextlib.ExitStack()
 
     def wait_until_ready(self):
         self.wait_until(lambda: "ready after" in self.output)
@@ -60,7 +61,7 @@ class Serving(Process):
         self.pids["model server"] = pid
 
     def stream(self):
-        sock = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S)
+        sock = self.streams.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT_S))
         sock.sendall(b"GET /stream HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         while b"tick" not in sock.recv(4096):
             pass
@@ -70,25 +71,18 @@ class Serving(Process):
         until(lambda: f"Draining {len(streams)}" in self.output)
         time.sleep(NUM_TICKS * TICK_S)
         self.end_of_streams.touch()
-        return [rest_of(stream) for stream in streams]
+        return [read_all(stream) for stream in streams]
 
     @property
     def running(self):
         return [name for name, pid in self.pids.items() if is_running(pid)]
 
     def end_all(self):
+        self.streams.close()
         for pid in self.pids.values():
             if is_running(pid):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-
-
-def rest_of(sock):
-    data = b""
-    with sock, contextlib.suppress(ConnectionResetError):
-        while piece := sock.recv(4096):
-            data += piece
-    return data
 
 
 @pytest.fixture
@@ -120,7 +114,7 @@ def test_no_process_is_left_whichever_is_killed(serving, killed):
     for name in killed.split("+"):
         os.kill(serving.pids[name], signal.SIGKILL)
     for stream in streams:
-        rest_of(stream)
+        read_all(stream)
     until(lambda: not serving.running)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from service.http_server.worker import RECEIVED_BYTES
+from tests.ports import read_all
 from tests.processes import cpu_s
 from tests.servers import Process
 from tests.waiting import until
@@ -100,14 +101,6 @@ def read_past(sock: socket.socket, mark: bytes) -> bytes:
         piece = sock.recv(1 << 16)
         assert piece, f"closed before {mark!r}"
         data += piece
-    return data
-
-
-def read_all(sock: socket.socket) -> bytes:
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := sock.recv(1 << 16):
-            data += piece
     return data
 
 
