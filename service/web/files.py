@@ -1,8 +1,7 @@
 """The endpoints of uploaded files."""
 
-from collections.abc import Iterator
-
 from flask import Response, g, request
+from werkzeug.wsgi import FileWrapper
 
 from jobs.database import StoredFile
 from jobs.operations import JobActive
@@ -84,16 +83,10 @@ def file_content(services: Services, file_id: str) -> Response:
         content = training.uploads.path(file_id).open("rb")
     except FileNotFoundError:
         raise _not_found(file_id) from None
-
-    def blocks() -> Iterator[bytes]:
-        while block := content.read(_BLOCK_BYTES):
-            yield block
-
     # A download, whatever a browser makes of its content.
     headers = {"Content-Disposition": "attachment", "Content-Length": str(file.bytes)}
-    response = Response(blocks(), mimetype="application/octet-stream", headers=headers)
-    response.call_on_close(content.close)
-    return response
+    # The response closes the file.
+    return Response(FileWrapper(content, _BLOCK_BYTES), mimetype="application/octet-stream", headers=headers)
 
 
 @Endpoint("DELETE /v1/files/{file_id}", TRAINING, "Delete a file", (404, 409))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import flask_swagger_ui  # type: ignore[import-untyped]  # it has no types
 from flask import Flask, Response, abort, make_response, redirect, render_template, request
-from flask.typing import ResponseReturnValue
 from werkzeug.security import safe_join
 
 from service.web.openapi import openapi_document
@@ -91,23 +90,11 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     app.jinja_env.globals.update(docs_url=docs_url, static=f"static/{_FILES.version}", swagger_ui=_SWAGGER_UI.version)
     for path, name in _TEMPLATES.items():
         app.add_url_rule(path, name, partial(_render, name))
-
-    @app.get("/static/<path:name>")
-    def page_file(name: str) -> ResponseReturnValue:
-        return _with_policy(_FILES.respond(name))
-
-    @app.get("/docs")
-    def docs_redirect() -> ResponseReturnValue:
-        """Redirect to the page; Flask's own redirect would not count as public."""
-        return redirect("docs/")
-
-    @app.get("/docs/<path:name>")
-    def docs_file(name: str) -> ResponseReturnValue:
-        return _SWAGGER_UI.respond(name)
-
-    @app.get("/openapi.json")
-    def openapi() -> ResponseReturnValue:
-        return openapi_document()
+    app.add_url_rule("/static/<path:name>", "page_file", lambda name: _with_policy(_FILES.respond(name)))
+    # Flask's own redirect would not count as public.
+    app.add_url_rule("/docs", "docs_redirect", lambda: redirect("docs/"))
+    app.add_url_rule("/docs/<path:name>", "docs_file", _SWAGGER_UI.respond)
+    app.add_url_rule("/openapi.json", "openapi", openapi_document)
 
 
 def not_found_page() -> Response | None:
