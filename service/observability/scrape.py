@@ -30,9 +30,6 @@ class _Handler(MetricsHandler):
         else:
             self.send_error(404)
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing: scrapes are frequent."""
-
 
 class _Server(ThreadingHTTPServer):
     """A server with one thread per connection, up to a limit: the newest connection replaces the oldest."""
