@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal
 from limits import RateLimitItemPerMinute
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 
 from service.errors import ConfigurationError, InvalidRequest, RateLimited
 
@@ -41,9 +40,8 @@ _WINDOW_S = 60
 class _Charge:
     """A cost for one counter: requests or tokens of one subject, by their limit per minute."""
 
-    subject: str
-    what: What
-    item: RateLimitItemPerMinute
+    key: str
+    per_minute: int
     cost: int
 
 
@@ -97,7 +95,8 @@ class RateLimiter:
         if (whole := max(cost, total or 0)) > per_minute:
             message = f"this request alone may use up to {whole} {what}, but the limit is {per_minute} per minute"
             raise InvalidRequest(message, param=param)
-        charge = _Charge(subject, what, RateLimitItemPerMinute(per_minute, namespace="sostenuto"), cost)
+        key = RateLimitItemPerMinute(per_minute, namespace="sostenuto").key_for(what, subject)
+        charge = _Charge(key, per_minute, cost)
         counters, retry_after_s = self._charge(charge)
         if retry_after_s is not None:
             message = f"the limit of {per_minute} {what} per minute is reached; try again in {retry_after_s} s"
@@ -153,14 +152,13 @@ class _Counters:
 
     def __init__(self, storage: MemoryStorage | RedisStorage, lock: contextlib.AbstractContextManager[object]) -> None:
         self._storage, self._storage_lock = storage, lock
-        self._windows = SlidingWindowCounterRateLimiter(storage)
 
     def charge(self, charge: _Charge) -> int | None:
         """Charge; return None, or the seconds after which the charge would fit if no other came before it."""
         with self._storage_lock:
             if self._hit(charge, charge.cost):
                 return None
-            return wait_s(*self._window(charge), limit=charge.item.amount, cost=charge.cost)
+            return wait_s(*self._window(charge), limit=charge.per_minute, cost=charge.cost)
 
     def refund(self, charge: _Charge) -> None:
         """Refund a charge, as far as the count of the current window has it: below zero it would admit too much.
@@ -174,10 +172,10 @@ class _Counters:
 
     def _window(self, charge: _Charge) -> tuple[int, float, int, float]:
         """Return count and seconds left of the previous window, and of the current one."""
-        return self._storage.get_sliding_window(charge.item.key_for(charge.what, charge.subject), _WINDOW_S)
+        return self._storage.get_sliding_window(charge.key, _WINDOW_S)
 
     def _hit(self, charge: _Charge, cost: int) -> bool:
-        return self._windows.hit(charge.item, charge.what, charge.subject, cost=cost)
+        return self._storage.acquire_sliding_window_entry(charge.key, charge.per_minute, _WINDOW_S, cost)
 
 
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:
