@@ -29,7 +29,7 @@ from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
 from service.training import Training
-from service.web.endpoint import ROLES, TRAINING, Services, build_blueprint
+from service.web.endpoint import ROLES, TRAINING, Services, register_endpoints
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
 
@@ -48,7 +48,7 @@ class Gateway(Flask):
         self._compiler = CompilerPool(settings, self.metrics.compiled)
         self._authenticator = build_authenticator(settings)
         self.services = self._services()
-        self.register_blueprint(build_blueprint(self.services))
+        register_endpoints(self, self.services)
         register_pages(self, settings.docs_url)
         memory = self.services.memory
         Middleware(self._authenticator, self.metrics, self.tracing, memory, settings).register(self)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, g, request
+from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
 from pydantic import BaseModel
 
@@ -185,16 +185,13 @@ class Endpoint:
 
 # Every endpoint: the package imports the modules of the views, which declare them.
 ENDPOINTS: list[Endpoint] = []
-_BLUEPRINT = "api"
 
 
-def build_blueprint(services: Services) -> Blueprint:
-    routes = Blueprint(_BLUEPRINT, __name__)
+def register_endpoints(app: Flask, services: Services) -> None:
     for endpoint in ENDPOINTS:
         rule = endpoint.path.replace("{", "<").replace("}", ">")
         view = partial(_respond, endpoint, services)
-        routes.add_url_rule(rule, endpoint.view.__name__, view, methods=[endpoint.method])
-    return routes
+        app.add_url_rule(rule, endpoint.view.__name__, view, methods=[endpoint.method])
 
 
 def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
@@ -209,11 +206,6 @@ def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
         raise InvalidRequest("the query must not have the character NUL")
     in_query = {parameter.name: parameter.read(request.args) for parameter in endpoint.query}
     return endpoint.view(services, **in_path, **in_query)
-
-
-def public_endpoints() -> frozenset[str]:
-    """Return Flask's names of the endpoints that need no API key."""
-    return frozenset(f"{_BLUEPRINT}.{endpoint.view.__name__}" for endpoint in ENDPOINTS if endpoint.public)
 
 
 def start_request(

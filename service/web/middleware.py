@@ -30,13 +30,13 @@ from service.observability.logs import AccessLogLine, log_request, request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import TRACE_HEADERS, Trace, Tracing
 from service.settings import Settings
-from service.web.endpoint import public_endpoints
+from service.web.endpoint import ENDPOINTS
 from service.web.pages import PAGES, not_found_page
 
 log = logging.getLogger(__name__)
 
 # Flask's names of the endpoints that need no API key.
-PUBLIC_ENDPOINTS = PAGES | public_endpoints()
+PUBLIC_ENDPOINTS = PAGES | {endpoint.view.__name__ for endpoint in ENDPOINTS if endpoint.public}
 # A valid X-Request-Id; any other value is replaced by a generated id.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 MAX_SHOWN = 60  # characters of a header in a message

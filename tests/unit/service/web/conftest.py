@@ -15,7 +15,7 @@ from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
 from service.reports import Reports
 from service.settings import Settings
-from service.web.endpoint import Services, build_blueprint
+from service.web.endpoint import Services, register_endpoints
 from service.web.middleware import Middleware
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import Service
@@ -48,7 +48,7 @@ class Site:
         settings = Settings(log_prompts=log_prompts)
         others = self.memory, settings, lambda *_: nullcontext(), None, Reports(settings)
         self.parts = Services(self.service.engine, models, vectors, *unused, *others)
-        app.register_blueprint(build_blueprint(self.parts))
+        register_endpoints(app, self.parts)
         access = Authenticator(None, RateLimiter(), limits)
         Middleware(access, Metrics("test"), None, self.memory, settings).register(app)
         self._app, self.client = app, app.test_client()

@@ -7,14 +7,14 @@ import pytest
 from flask import Flask
 
 from service.http_server.worker import HEALTH_PATHS
-from service.web.endpoint import Services, build_blueprint
+from service.web.endpoint import Services, register_endpoints
 from service.web.health import readyz
 
 
 def test_the_workers_paths_of_health_checks_are_endpoints():
     """The worker would not notice that one was renamed."""
     app = Flask("routes")
-    app.register_blueprint(build_blueprint(Services(*[None] * len(fields(Services)))))
+    register_endpoints(app, Services(*[None] * len(fields(Services))))
     assert {rule.rule for rule in app.url_map.iter_rules() if "GET" in rule.methods} >= HEALTH_PATHS
 
 
