@@ -29,7 +29,7 @@ from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import CompilerPool
 from service.training import Training
-from service.web.endpoint import ROLES, TRAINING, Services, register_endpoints
+from service.web.endpoint import TAGS, TRAINING, Services, register_endpoints
 from service.web.middleware import Middleware
 from service.web.pages import register_pages
 
@@ -97,7 +97,7 @@ class Gateway(Flask):
 
     def refuses_body(self, path: str, authorization: str | None) -> bool:
         """Return whether a request is refused for its API key, so that the worker need not receive its body."""
-        return self._authenticator.refuses(authorization, ROLES[TRAINING] if path == UPLOAD_PATH else None)
+        return self._authenticator.refuses(authorization, TAGS[TRAINING].role if path == UPLOAD_PATH else None)
 
     def begin_drain(self, seconds_left: float) -> None:
         """Refuse new requests from now on, and end running ones with an error when the drain time is over."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
@@ -32,27 +32,25 @@ from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.training import Training
 
-# Groups of endpoints, in the order of the reference.
+
+class Tag(NamedTuple):
+    """A group of endpoints."""
+
+    description: str
+    role: Role  # of a key, which its endpoints require unless they name others
+
+
+# By name, in the order of the reference.
 TAGS = {
-    "Completions": "Generate text, score it, and resume it",
-    "Embeddings and inspection": "Hidden states, gates and the token embedding",
-    "Models": "Served models, their versions, labels and traffic split",
-    "Tokenizer": "Text to tokens and back",
-    "Training": "Upload texts and train models on them",
-    "Reports": "How good generated records are",
-    "Health and status": "For load balancers, orchestrators and people",
+    "Completions": Tag("Generate text, score it, and resume it", "generate"),
+    "Embeddings and inspection": Tag("Hidden states, gates and the token embedding", "generate"),
+    "Models": Tag("Served models, their versions, labels and traffic split", "read"),
+    "Tokenizer": Tag("Text to tokens and back", "read"),
+    "Training": Tag("Upload texts and train models on them", "train"),
+    "Reports": Tag("How good generated records are", "generate"),
+    "Health and status": Tag("For load balancers, orchestrators and people", "read"),
 }
 COMPLETIONS, HIDDEN_STATES, MODELS, TOKENIZER, TRAINING, REPORTS, OPERATION = TAGS
-# Roles of a key that the endpoints of each group require.
-ROLES: dict[str, Role] = {
-    COMPLETIONS: "generate",
-    HIDDEN_STATES: "generate",
-    MODELS: "read",  # those that change a model name others
-    TOKENIZER: "read",
-    TRAINING: "train",
-    REPORTS: "generate",
-    OPERATION: "read",
-}
 # Errors of endpoints that run a model, beside those that derive from their declaration.
 MODEL_ERRORS = (404, 499, 500, 503, 504)
 
@@ -159,7 +157,7 @@ class Endpoint:
     def __call__(self, view: View) -> View:
         self.view = view
         self.response = self.response or typing.get_type_hints(view)["return"]
-        self.roles = self.roles or (ROLES[self.tag],)
+        self.roles = self.roles or (TAGS[self.tag].role,)
         ENDPOINTS.append(self)
         return view
 

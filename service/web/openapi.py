@@ -104,7 +104,7 @@ def openapi_document() -> dict[str, Any]:
     return {
         "openapi": "3.1.1",
         "info": {"title": "Sostenuto API", "description": description, "version": __version__},
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [{"name": name, "description": tag.description} for name, tag in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": _schemas(),
