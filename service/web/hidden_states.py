@@ -13,7 +13,6 @@ from flask import Response, g
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.api.responses import EmbeddingMapObject, EmbeddingsObject, InspectionObject, NeighborsObject
 from service.errors import InvalidRequest
-from service.generation.hidden_states import InspectionProcessor
 from service.models.embedding_vectors import find_token
 from service.models.registry import ServedModel
 from service.web.endpoint import (
@@ -81,28 +80,21 @@ def inspect(services: Services) -> Response:
     """Return hidden state, cell state and gates of each layer at each token, and the most probable tokens there."""
     with ExitStack() as stack:
         processor = start_request(services, InspectRequest, services.engine.start_inspection, stack)
-        response = Response(inspection_parts(processor), mimetype="application/json")
+        result, running = processor.result(), processor.request
+        fields = {
+            "object": "inspection",
+            "model": running.model.ref.name,
+            "version": running.model.ref.number,
+            "system_fingerprint": running.fingerprint,
+            **result,
+            "layers": iter(result["layers"]),
+            "usage": {"prompt_tokens": running.num_prompt_tokens, "total_tokens": running.num_prompt_tokens},
+        }
+        # In parts: 1 MB of numbers becomes 3 MB of JSON.
+        parts = _json_parts(fields, _ENCODINGS[processor.body.encoding_format])
+        response = Response(parts, mimetype="application/json")
         response.call_on_close(stack.pop_all().close)
         return response
-
-
-def inspection_parts(processor: InspectionProcessor) -> Iterator[bytes]:
-    """Wait for the result, and return the parts of one JSON object: 1 MB of numbers becomes 3 MB of JSON.
-
-    Errors are raised here, before the first byte is sent.
-    """
-    result, request = processor.result(), processor.request
-    num_tokens = request.num_prompt_tokens
-    response = {
-        "object": "inspection",
-        "model": request.model.ref.name,
-        "version": request.model.ref.number,
-        "system_fingerprint": request.fingerprint,
-        **result,
-        "layers": iter(result["layers"]),
-        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
-    }
-    return _json_parts(response, _ENCODINGS[processor.body.encoding_format])
 
 
 def _json_parts(value: Any, encode: Callable[[np.ndarray], Iterator[bytes]]) -> Iterator[bytes]:
