@@ -89,7 +89,9 @@ def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str
     settings, hyperparameters = dict(body.settings), body.hyperparameters
     settings.setdefault("seed", body.seed)
     if hyperparameters.n_epochs != "auto":
-        settings |= {"epochs": hyperparameters.n_epochs, "max_minutes": limits.max_training_minutes}
+        # Not the few minutes of the recipe.
+        settings.setdefault("max_minutes", limits.max_training_minutes)
+        settings["epochs"] = hyperparameters.n_epochs
     if hyperparameters.batch_size != "auto":
         settings["batch_size"] = hyperparameters.batch_size
     try:

@@ -55,6 +55,12 @@ def test_minutes_are_reserved_by_the_recipe_and_shown(ask, job):
     assert ask("POST", "/v1/fine_tuning/jobs", {**job, "settings": {"max_minutes": 2}})[0] == 200
 
 
+def test_a_time_limit_also_holds_with_a_number_of_epochs(ask, job):
+    epochs = {"hyperparameters": {"n_epochs": 2}, "settings": {"max_minutes": 1}}
+    created = ask("POST", "/v1/fine_tuning/jobs", {**job, **epochs})[1]
+    assert (created["settings"]["epochs"], created["settings"]["max_minutes"]) == (2, 1)
+
+
 def test_a_deleted_job_does_not_exist(gateway, ask, job):
     job_id = ask("POST", "/v1/fine_tuning/jobs", job)[1]["id"]
     ask("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
