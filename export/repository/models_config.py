@@ -6,7 +6,7 @@ All functions raise PublishError if one of the files exists and cannot be parsed
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from contract.models_config import (
     version_numbers,
 )
 from contract.signatures import MODELS_CONFIG, ROUTING_FILE
-from export.errors import NoSuchVersion, PublishError, RepositoryError
+from export.errors import PublishError
 
 # Two versions stay loaded, so that a running generation finishes on the version that it started with.
 VERSIONS_KEPT = 2
@@ -81,7 +81,7 @@ def locked(models_dir: Path) -> Iterator[None]:
 
 def read_entries(models_dir: Path) -> list[ConfigEntry]:
     """Read the entries in file order; a missing file has none."""
-    files = _Files(models_dir)
+    files = ConfigFiles(models_dir)
     return [
         ConfigEntry(
             entry.name,
@@ -97,7 +97,7 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
 def add_to_models_config(models_dir: Path, name: str) -> None:
     """Add a model to `models.config`; if it is listed and has labels, make its newest versions served too."""
     with locked(models_dir):
-        files = _Files(models_dir)
+        files = ConfigFiles(models_dir)
         entry = files.find(name)
         if entry is None:
             base_path = str(CONTAINER_ROOT / name)
@@ -109,52 +109,9 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
             files.write_config()
 
 
-def change_labels(
-    models_dir: Path,
-    name: str,
-    change: Callable[[dict[str, int], list[int]], dict[str, int]],
-    shares: Shares | None = None,
-) -> dict[str, int]:
-    """Change the labels of a model, and return them; serve the labelled versions and the two newest ones.
-
-    `change` maps the current labels and the existing versions, ascending, to the new labels. It may raise to reject the
-    change. `shares` replaces the traffic split; an empty one ends it, None keeps it.
-
-    Raises:
-        NoSuchVersion: the model is not listed.
-        RepositoryError: the split names a version or a label that does not exist.
-    """
-    with locked(models_dir):
-        files = _Files(models_dir)
-        entry = files.find(name)
-        if entry is None:
-            raise NoSuchVersion(f"{name} is not in {models_dir / MODELS_CONFIG}: no version of it is served")
-        before, versions = files.labels.get(name, {}), files.versions(entry)
-        labels = change(dict(before), versions)
-        kept = files.shares.get(name, {})
-        # A split that people wrote may name what does not exist yet.
-        _require_targets(name, kept.keys() & before.keys() if shares is None else shares, labels, versions)
-        if labels != before:
-            files.set_labels(entry, labels)
-            # Serve a version before a label points at it.
-            files.write_config()
-            files.write_labels()
-        if shares is not None and shares != kept:
-            files.shares[name] = shares
-            files.write_shares()
-        return labels
-
-
-def _require_targets(name: str, targets: Collection[str], labels: Mapping[str, int], versions: Collection[int]) -> None:
-    for target in targets:
-        if int(target) not in versions if target.isdigit() else target not in {STABLE, *labels}:
-            what = "version" if target.isdigit() else "label"
-            raise RepositoryError(f"the traffic split of {name} names {what} {target}, which {name} does not have")
-
-
 def forget_versions(models_dir: Path, folder: str) -> None:
     """Remove versions that no longer exist from the entries of a model's directory. The caller holds the lock."""
-    files = _Files(models_dir)
+    files = ConfigFiles(models_dir)
     changed = [entry for entry in files.entries if files.folder(entry) == folder and files.labels.get(entry.name)]
     for entry in changed:
         existing = files.versions(entry)
@@ -167,7 +124,7 @@ def forget_versions(models_dir: Path, folder: str) -> None:
 
 def drop_from_models_config(models_dir: Path, folder: str) -> None:
     """Remove all entries of a model's directory, their labels and traffic splits. The caller holds the lock."""
-    files = _Files(models_dir)
+    files = ConfigFiles(models_dir)
     dropped = [entry for entry in files.entries if files.folder(entry) == folder]
     names = {entry.name for entry in dropped}
     for entry in dropped:
@@ -182,7 +139,7 @@ def drop_from_models_config(models_dir: Path, folder: str) -> None:
         files.write_config()
 
 
-class _Files:
+class ConfigFiles:
     """The content of the three files. A writer holds the lock from reading to writing."""
 
     def __init__(self, models_dir: Path) -> None:

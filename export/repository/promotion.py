@@ -1,7 +1,7 @@
 """Labels and traffic splits of versions, and the commands `promote` and `rollback`: they change while requests run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import click
@@ -11,38 +11,56 @@ from contract.models_config import LABEL_PATTERN, PREVIOUS, STABLE, Shares
 from contract.signatures import MODELS_CONFIG
 from export.command import Command, models_dir_option
 from export.errors import NoSuchVersion, RepositoryError
-from export.repository.models_config import change_labels, read_entries
+from export.repository.models_config import ConfigFiles, locked, read_entries
 from export.repository.versions import Repository
 
 
 def move_labels(
     models_dir: Path, name: str, moved: Mapping[str, int | None], shares: Shares | None = None
-) -> tuple[dict[str, int], dict[str, int]]:
+) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Move labels of a model to versions, or remove them (None); return the labels before and after.
 
-    The version that was stable gets the label `previous`. For `shares` see `change_labels`. To repeat the call changes
-    nothing.
+    The version that was stable gets the label `previous`. `shares` replaces the traffic split; an empty one ends it,
+    None keeps it. The labelled versions and the two newest ones are served. To repeat the call changes nothing.
 
     Raises:
         NoSuchVersion: a version does not exist, or the model is not listed.
-        RepositoryError: a version is damaged, or the split is invalid.
+        RepositoryError: a version is damaged, or the split names a version or a label that does not exist.
     """
-    for number in {number for number in moved.values() if number is not None}:
+    numbers = [number for number in moved.values() if number is not None]
+    for number in numbers:
         Repository(models_dir).named(f"{name}:{number}")[-1].read()
-    before: dict[str, int] = {}
-
-    def change(labels: dict[str, int], versions: list[int]) -> dict[str, int]:
-        missing = [number for number in moved.values() if number is not None and number not in versions]
-        if missing:
+    with locked(models_dir):
+        files = ConfigFiles(models_dir)
+        entry = files.find(name)
+        if entry is None:
+            raise NoSuchVersion(f"{name} is not in {models_dir / MODELS_CONFIG}: no version of it is served")
+        before, versions = files.labels.get(name, {}), files.versions(entry)
+        if missing := [number for number in numbers if number not in versions]:
             raise NoSuchVersion(f"{name} has no version {missing[0]} under its base_path in {MODELS_CONFIG}")
-        before.update(labels)
-        after = {label: number for label, number in {**labels, **moved}.items() if number is not None}
-        stable = labels.get(STABLE, max(versions, default=None))
-        if moved.get(STABLE) is not None and stable is not None and after[STABLE] != stable:
-            after[PREVIOUS] = stable
-        return after
+        labels = {label: number for label, number in {**before, **moved}.items() if number is not None}
+        stable = before.get(STABLE, max(versions, default=None))
+        if moved.get(STABLE) is not None and stable is not None and labels[STABLE] != stable:
+            labels[PREVIOUS] = stable
+        kept = files.shares.get(name, {})
+        # A split that people wrote may name what does not exist yet.
+        _require_targets(name, kept.keys() & before.keys() if shares is None else shares, labels, versions)
+        if labels != before:
+            files.set_labels(entry, labels)
+            # Serve a version before a label points at it.
+            files.write_config()
+            files.write_labels()
+        if shares is not None and shares != kept:
+            files.shares[name] = shares
+            files.write_shares()
+        return before, labels
 
-    return before, change_labels(models_dir, name, change, shares)
+
+def _require_targets(name: str, targets: Collection[str], labels: Mapping[str, int], versions: Collection[int]) -> None:
+    for target in targets:
+        if int(target) not in versions if target.isdigit() else target not in {STABLE, *labels}:
+            what = "version" if target.isdigit() else "label"
+            raise RepositoryError(f"the traffic split of {name} names {what} {target}, which {name} does not have")
 
 
 def earlier_stable(models_dir: Path, name: str) -> int:
