@@ -20,7 +20,7 @@ from jobs.launchers.process import ProcessLauncher
 from jobs.launchers.ray import RayLauncher
 from jobs.quotas import DAY_S
 from jobs.store import JobStore
-from jobs.trainer import MAX_MEMORY_BYTES, Directories, Trainer
+from jobs.trainer import MAX_MEMORY_BYTES, Trainer
 
 _PATH = click.Path(path_type=Path, file_okay=False)
 
@@ -141,10 +141,11 @@ def trainer(
         store = JobStore(database or database_url(training_dir))
     except (SQLAlchemyError, ValueError) as error:
         raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
-    directories = Directories(training_dir.resolve(), models_dir.resolve())
+    models_dir = models_dir.resolve()
     running = Trainer(
         store,
-        directories,
+        training_dir.resolve(),
+        models_dir,
         max_file_age_s=max_file_age_s,
         max_job_age_s=max_job_age_s,
         max_memory_bytes=max_memory_bytes,
@@ -159,7 +160,7 @@ def trainer(
     if audit_file is not None:
         # Absolute, for exporters in directories of their own.
         os.environ[AUDIT_VARIABLE] = str(audit_file.resolve())
-    executor = Executor(store.operations, directories.models)
+    executor = Executor(store.operations, models_dir)
     executor.start()
     running.run()
     executor.stop()

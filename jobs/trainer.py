@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +47,14 @@ _STDERR_BYTES = 64 * 2**10
 _LOGGED_CHARACTERS, _MESSAGE_CHARACTERS = 2000, 1000
 
 
-@dataclass(frozen=True)
-class Directories:
-    """Where a trainer works: uploads and runs below `training`, and the model repository."""
-
-    training: Path
-    models: Path
-
-    @property
-    def uploads(self) -> Path:
-        return self.training / "files"
-
-    def of(self, job: Job) -> Path:
-        """Return the working directory of a job."""
-        return self.training / "jobs" / job.id
-
-
 class Trainer:
-    """Runs jobs until it is stopped; one at a time."""
+    """Runs jobs until it is stopped; one at a time, each in a directory of its own in the training directory."""
 
     def __init__(
         self,
         store: JobStore,
-        directories: Directories,
+        training_dir: Path,
+        models_dir: Path,
         *,
         max_file_age_s: float,
         max_job_age_s: float,
@@ -78,10 +62,10 @@ class Trainer:
         launcher: Launcher | None = None,
     ) -> None:
         """Prepare; uploaded files are deleted at the first age, jobs as long after their end as the second."""
-        self._store, self._directories = store, directories
+        self.store, self.uploads = store, Uploads(training_dir / "files")
+        self.jobs_dir, self.models_dir = training_dir / "jobs", models_dir
         self._max_file_age_s, self._max_job_age_s = max_file_age_s, max_job_age_s
         self.max_memory_bytes, self.launcher = max_memory_bytes, launcher or ProcessLauncher()
-        self._uploads = Uploads(directories.uploads)
         self.is_stopping = False
         self._clean_at = 0.0
 
@@ -91,7 +75,7 @@ class Trainer:
             if time.monotonic() >= self._clean_at:
                 self._clean_at = time.monotonic() + CLEAN_S
                 self._clean()
-            job = self._store.claim(LEASE_S)
+            job = self.store.claim(LEASE_S)
             if job is None:
                 time.sleep(POLL_S)
             else:
@@ -100,54 +84,53 @@ class Trainer:
     def _run(self, job: Job) -> None:
         log.info("%s: attempt %d, model %s", job.id, job.attempt, job.name)
         try:
-            ended = _Attempt(self, self._store, self._directories, self._uploads, job).run()
+            ended = _Attempt(self, job).run()
         except InvalidUpload as error:
-            ended = self._fail(job, "invalid_training_file", str(error))
+            ended = self.fail(job, "invalid_training_file", str(error))
         except LauncherUnavailable as error:
             log.warning("%s: %s; trying again in %.0f s", job.id, error, UNAVAILABLE_S)
-            self._store.add_events(job, [("the cluster does not respond; trying again", None)], "warn")
-            self._store.renew(job, UNAVAILABLE_S)
+            self.store.add_events(job, [("the cluster does not respond; trying again", None)], "warn")
+            self.store.renew(job, UNAVAILABLE_S)
             ended = False
         except LauncherError as error:
             log.error("%s: %s", job.id, error)
-            ended = self._fail(job, "server_error", "the cluster refuses the training; see the trainer's log")
+            ended = self.fail(job, "server_error", "the cluster refuses the training; see the trainer's log")
         except OSError as error:
             log.exception("%s failed", job.id)
-            ended = self._fail(job, "server_error", f"a file cannot be written: {error.strerror}")
+            ended = self.fail(job, "server_error", f"a file cannot be written: {error.strerror}")
         except Exception:
             log.exception("%s failed", job.id)
-            ended = self._fail(job, "server_error", "internal error; see the trainer's log")
+            ended = self.fail(job, "server_error", "internal error; see the trainer's log")
         if ended:
-            shutil.rmtree(self._directories.of(job), ignore_errors=True)
+            shutil.rmtree(self.jobs_dir / job.id, ignore_errors=True)
 
-    def _fail(self, job: Job, code: str, message: str) -> bool:
+    def fail(self, job: Job, code: str, message: str) -> bool:
+        """End a job as failed; return whether its lease was held."""
         error = {"code": code, "message": message, "param": None}
-        return self._store.end(job, "failed", f"the job failed: {message}", error=error)
+        return self.store.end(job, "failed", f"the job failed: {message}", error=error)
 
     def _clean(self) -> None:
         """Delete uploads that are too old or have no record, and old jobs, and directories of jobs that have ended."""
         now = time.time()
-        for file in self._store.files_before(int(now - self._max_file_age_s)):
-            self._store.remove_file(file.tenant, file.id)
+        for file in self.store.files_before(int(now - self._max_file_age_s)):
+            self.store.remove_file(file.tenant, file.id)
             log.info("%s: deleted after %.0f days", file.id, self._max_file_age_s / 86_400)
-        if number := self._store.delete_jobs_before(now - self._max_job_age_s):
+        if number := self.store.delete_jobs_before(now - self._max_job_age_s):
             log.info("%d jobs: deleted %.0f days after their end", number, self._max_job_age_s / 86_400)
-        self._uploads.remove_unrecorded(iter(self._store.file_ids()), now - _UNRECORDED_S)
-        ended = self._store.not_active_among(path.name for path in (self._directories.training / "jobs").glob("*"))
-        for job_id in ended:
-            shutil.rmtree(self._directories.training / "jobs" / job_id, ignore_errors=True)
+        self.uploads.remove_unrecorded(self.store.file_ids(), now - _UNRECORDED_S)
+        for job_id in self.store.not_active_among(path.name for path in self.jobs_dir.glob("*")):
+            shutil.rmtree(self.jobs_dir / job_id, ignore_errors=True)
 
 
 class _Attempt:
     """One attempt at a job, with its lease."""
 
-    def __init__(self, trainer: Trainer, store: JobStore, directories: Directories, uploads: Uploads, job: Job) -> None:
-        self._trainer, self._store, self._directories, self._job = trainer, store, directories, job
-        self._uploads, self._folder = uploads, directories.of(job)
+    def __init__(self, trainer: Trainer, job: Job) -> None:
+        self._trainer, self._store, self._launcher, self._job = trainer, trainer.store, trainer.launcher, job
+        self._folder = trainer.jobs_dir / job.id
         self._progress_file = self._folder / "progress.jsonl"
-        self._progress = ProgressReader(self._progress_file, store.last_epoch(job.id))
-        self._models_dir = ("--models-dir", str(directories.models.resolve()))
-        self._launcher = trainer.launcher
+        self._progress = ProgressReader(self._progress_file, trainer.store.last_epoch(job.id))
+        self._models_dir = ("--models-dir", str(trainer.models_dir.resolve()))
         self._ran_s = 0.0  # in this attempt, without the time that a run has waited for a place in a cluster
         minutes = check_settings(job.model, job.settings).max_minutes
         self._max_s = None if minutes is None else 120 * minutes + OVERTIME_S
@@ -263,15 +246,14 @@ class _Attempt:
             output = (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
             message = (last_error(output) or f"the training exited with code {code}")[:_MESSAGE_CHARACTERS]
             log.warning("%s: %s; its last output: %r", self._job.id, message, output[-_LOGGED_CHARACTERS:])
-        error = {"code": "training_failed", "message": message, "param": None}
-        return self._store.end(self._job, "failed", f"the job failed: {message}", error=error)
+        return self._trainer.fail(self._job, "training_failed", message)
 
     def _is_published(self, *, is_new: bool) -> bool:
         """End the job if a version names it; return whether one does.
 
         An exporter that was killed, unless the version `is_new`, may not have listed it in `models.config`.
         """
-        version = published_version(self._directories.models / self._job.name, self._job.id)
+        version = published_version(self._trainer.models_dir / self._job.name, self._job.id)
         if version is None:
             return False
         if not is_new:
@@ -324,7 +306,7 @@ class _Attempt:
         file = self._store.file(self._job.tenant, file_id)
         if file is None:
             raise InvalidUpload(f"the file {file_id} was deleted")
-        return f"{name}/{lay_out(self._uploads.path(file_id), file.filename, self._folder / name)}"
+        return f"{name}/{lay_out(self._trainer.uploads.path(file_id), file.filename, self._folder / name)}"
 
 
 class ProgressReader:

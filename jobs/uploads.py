@@ -11,7 +11,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -62,7 +62,7 @@ class Uploads:
     def remove(self, file_id: str) -> None:
         self.path(file_id).unlink(missing_ok=True)
 
-    def remove_unrecorded(self, recorded: Iterator[str], before: float) -> None:
+    def remove_unrecorded(self, recorded: Iterable[str], before: float) -> None:
         """Delete files that have no record: an upload was interrupted after its file was written, `before` a time."""
         known = set(recorded)
         for path in self._directory.iterdir() if self._directory.is_dir() else ():

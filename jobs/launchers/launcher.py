@@ -36,19 +36,14 @@ class Training:
 
     @property
     def name(self) -> str:
-        """A name in a cluster, which begins with `prefix`."""
-        return f"{prefix(self.job)}{self.number}"
+        """A name in a cluster; the names of all runs of a job begin with its id and a dash."""
+        return f"{self.job}-{self.number}"
 
     @property
     def shell_command(self) -> str:
         """The command for a shell, with current directory and output."""
         directory = shlex.quote(str(self.directory))
         return f"cd {directory} && exec {shlex.join(self.command)} >>{OUTPUT} 2>{ERRORS}"
-
-
-def prefix(job: str) -> str:
-    """Return what the names of all runs of a job begin with."""
-    return f"{job}-"
 
 
 @dataclass(frozen=True)

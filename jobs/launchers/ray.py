@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jobs.launchers.launcher import STOP_S, ClusterRun, Exit, Training, call, prefix
+from jobs.launchers.launcher import STOP_S, ClusterRun, Exit, Training, call
 
 # The path of this project's packages; and between SIGTERM and SIGKILL three seconds would be too few to publish.
 _VARIABLES = {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_S:.0f}"}
@@ -26,7 +26,7 @@ class RayLauncher:
         """Return the Ray job of a training job that has not ended."""
         found = call("GET", f"{self._url}/api/jobs/", headers=_headers())
         names = (each["submission_id"] for each in found if each["status"] in _RUNNING and each["submission_id"])
-        return next((RayJob(self._url, name) for name in names if name.startswith(prefix(job))), None)
+        return next((RayJob(self._url, name) for name in names if name.startswith(f"{job}-")), None)
 
     def start(self, training: Training) -> "RayJob":
         """Submit a job; one of this name is the same."""

@@ -10,7 +10,7 @@ import time
 from jobs.database import Job, StoredFile
 from jobs.quotas import Quota
 from jobs.store import JobStore
-from jobs.trainer import Directories, Trainer
+from jobs.trainer import Trainer
 from jobs.uploads import Uploads
 from tests.paths import ROOT
 from tests.waiting import until
@@ -24,7 +24,6 @@ class Place:
 
     def __init__(self, directory, url):
         self.models, self.training = directory / "models", directory / "training"
-        self.directories = Directories(self.training, self.models)
         self.models.mkdir()
         self.url = url
         self.store = JobStore(self.url)
@@ -32,7 +31,7 @@ class Place:
 
     def start(self):
         options = {**AGES, "max_memory_bytes": self.max_memory_bytes, "launcher": self.launcher}
-        self.trainer = Trainer(self.store, self.directories, **options)
+        self.trainer = Trainer(self.store, self.training, self.models, **options)
         self.thread = threading.Thread(target=self.trainer.run)
         self.thread.start()
 
@@ -40,8 +39,8 @@ class Place:
         script = (
             "import sys; from pathlib import Path; from jobs import trainer as t; from jobs.store import JobStore;"
             f"t.EXPORT, t.LEASE_S, t.POLL_S = {FAKE!r}, {lease_s}, 0.02;"
-            f"d = t.Directories(Path({str(self.training)!r}), Path({str(self.models)!r}));"
-            f"t.Trainer(JobStore({self.url!r}), d, **{AGES}).run()"
+            f"directories = Path({str(self.training)!r}), Path({str(self.models)!r});"
+            f"t.Trainer(JobStore({self.url!r}), *directories, **{AGES}).run()"
         )
         return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
 
@@ -53,7 +52,7 @@ class Place:
 
     def submit(self, text, filename="book.txt", **fields):
         file_id = f"file-{time.monotonic_ns()}"
-        size = Uploads(self.directories.uploads).write(file_id, io.BytesIO(text.encode()))
+        size = Uploads(self.training / "files").write(file_id, io.BytesIO(text.encode()))
         kept = {"filename": filename, "bytes": size, "created_at": int(time.time())}
         self.store.add_file(StoredFile(id=file_id, tenant="", **kept), 10**9)
         fields = {"settings": {"seed": 0}, **fields}

@@ -159,7 +159,7 @@ def test_a_version_whose_exporter_was_killed_is_listed(place):
 
 
 def clean(place, max_age_s):
-    Trainer(place.store, place.directories, max_file_age_s=86_400, max_job_age_s=max_age_s)._clean()
+    Trainer(place.store, place.training, place.models, max_file_age_s=86_400, max_job_age_s=max_age_s)._clean()
 
 
 def test_old_files_and_leftovers_are_deleted(place):
@@ -167,7 +167,7 @@ def test_old_files_and_leftovers_are_deleted(place):
     (place.training / "jobs/ftjob-unknown").mkdir(parents=True)
     old = StoredFile(id="file-old", tenant="", filename="old.txt", bytes=1, created_at=1000)
     place.store.add_file(old, 10**9)
-    Uploads(place.directories.uploads).write("file-old", io.BytesIO(b"x"))
+    Uploads(place.training / "files").write("file-old", io.BytesIO(b"x"))
     clean(place, 86_400)
     assert place.store.file("", "file-old") is None
     assert not (place.training / "jobs/ftjob-unknown").exists()
