@@ -74,12 +74,16 @@ class JobStore:
             session.delete(file)
             return True
 
-    def files_before(self, created_at: float) -> list[StoredFile]:
-        """Return the files of all tenants that are older, without those that an active job needs."""
+    def delete_files_before(self, created_at: float) -> list[StoredFile]:
+        """Delete the records of older files of all tenants but those that an active job needs, and return them."""
         users = or_(Job.training_file == StoredFile.id, Job.validation_file == StoredFile.id)
         is_needed = select(Job.id).where(users, Job.status.in_(ACTIVE)).exists()
+        old = select(StoredFile).where(StoredFile.created_at < created_at, ~is_needed)
         with self._begin() as session:
-            return list(session.scalars(select(StoredFile).where(StoredFile.created_at < created_at, ~is_needed)))
+            files = list(session.scalars(old.with_for_update(skip_locked=True)))
+            for file in files:
+                session.delete(file)
+            return files
 
     def file_ids(self) -> list[str]:
         with self._begin() as session:

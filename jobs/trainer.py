@@ -112,8 +112,7 @@ class Trainer:
     def _clean(self) -> None:
         """Delete uploads that are too old or have no record, and old jobs, and directories of jobs that have ended."""
         now = time.time()
-        for file in self.store.files_before(int(now - self._max_file_age_s)):
-            self.store.remove_file(file.tenant, file.id)
+        for file in self.store.delete_files_before(int(now - self._max_file_age_s)):
             log.info("%s: deleted after %.0f days", file.id, self._max_file_age_s / 86_400)
         if number := self.store.delete_jobs_before(now - self._max_job_age_s):
             log.info("%d jobs: deleted %.0f days after their end", number, self._max_job_age_s / 86_400)

@@ -332,8 +332,9 @@ def test_a_file_is_kept_until_its_jobs_have_ended(store):
     for needed in ("file-1", "file-2"):
         with pytest.raises(JobActive, match=job.id):
             store.remove_file("acme", needed)
-    assert [file.id for file in store.files_before(2000)] == ["file-0"]
-    assert store.files_before(1000) == []
+    assert store.delete_files_before(1000) == []
+    assert [file.id for file in store.delete_files_before(2000)] == ["file-0"]
+    assert sorted(store.file_ids()) == ["file-1", "file-2"]
     store.request("acme", job.id, "cancel")
     assert store.remove_file("acme", "file-1")
     assert not store.remove_file("acme", "file-1")
