@@ -64,39 +64,32 @@ class SampleWriter:
 
     def write(self, model: keras.Model) -> tuple[Sample, ...]:
         """Return the continuation of a prompt; of a model with labels, a text of each of some labels."""
-        self._use_model(model)
-        prompts, labels = [self._pick_prompt(self._rng)], [{}]
-        if self._columns:
-            labels = [dict([label]) for label in self._some_labels(MAX_LABELLED)]
-            prompts = [""] * len(labels)
+        labels = self._some_labels(MAX_LABELLED)
         temperatures, num_characters = [SAMPLE_TEMPERATURE] * len(labels), SAMPLE_CHARACTERS // len(labels)
-        return self._samples(prompts, labels, temperatures, SAMPLE_TOKENS, num_characters, self._rng)
-
-    def _some_labels(self, count: int) -> list[tuple[str, str]]:
-        """Return at most `count` pairs of a column and a label, spread over all of them."""
-        labels = [(column.name, value) for column in self._columns for value in column.values]
-        return labels[:: -(-len(labels) // count)]
+        return self._samples(model, labels, temperatures, SAMPLE_TOKENS, num_characters, self._rng)
 
     def samples(self, model: keras.Model) -> tuple[Sample, ...]:
         """Return the samples that a version stores, of a model with labels one of some labels each; reproducible."""
-        self._use_model(model)
         rng, count = np.random.default_rng([self._config.seed, 0]), len(KEPT_TEMPERATURES)
-        prompts, labels = [""] * count, list[dict[str, str]]([{}] * count)
-        if self._columns:
-            labels = [dict([label]) for label in islice(cycle(self._some_labels(count)), count)]
-        else:
-            prompts = [self._pick_prompt(rng) for _ in KEPT_TEMPERATURES]
-        return self._samples(prompts, labels, KEPT_TEMPERATURES, KEPT_TOKENS, SAMPLE_CHARACTERS, rng)
+        labels = [*islice(cycle(self._some_labels(count)), count)]
+        return self._samples(model, labels, KEPT_TEMPERATURES, KEPT_TOKENS, SAMPLE_CHARACTERS, rng)
+
+    def _some_labels(self, count: int) -> list[dict[str, str]]:
+        """Return at most `count` labels, spread over those of all columns; without columns, one text has no label."""
+        labels = [{column.name: value} for column in self._columns for value in column.values] or [{}]
+        return labels[:: -(-len(labels) // count)]
 
     def _samples(
         self,
-        prompts: Sequence[str],
+        model: keras.Model,
         labels: Sequence[dict[str, str]],
         temperatures: Sequence[float],
         num_tokens: int,
         num_characters: int,
         rng: np.random.Generator,
     ) -> tuple[Sample, ...]:
+        self._use_model(model)
+        prompts = ["" if given else self._pick_prompt(rng) for given in labels]
         texts = self._generate(prompts, temperatures, num_tokens, rng, labels=labels)
         shown = slice(-num_characters, None) if self._backward else slice(num_characters)
         return tuple(
