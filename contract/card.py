@@ -3,7 +3,7 @@
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,10 +12,6 @@ from contract.errors import ContractError, first_problem
 from contract.files import read_file
 from contract.label_columns import LabelColumn
 from contract.tokenizers import Tokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    # It needs NumPy, which no command line should wait for.
-    from contract.training_filter import TrainingFilter
 
 Cell = Literal["simple_rnn", "lstm", "gru"]
 Unit = Literal["character", "word", "exact_word", "subword", "regex"]
@@ -277,11 +273,6 @@ class TrainingFilterDescription(_Frozen):
     stride: Count
     false_positive_rate: float
     sha256: str
-
-    @classmethod
-    def of(cls, training_filter: "TrainingFilter") -> "TrainingFilterDescription":
-        names = ("kind", "num_entries", "span_tokens", "stride", "false_positive_rate")
-        return cls(sha256=training_filter.sha256(), **{name: getattr(training_filter, name) for name in names})
 
 
 class GeneratorCard(_Frozen):

@@ -18,7 +18,7 @@ import numpy as np
 
 from contract import splitmix64
 from contract.bloom_filter import MAX_HASHES, BloomFilter
-from contract.card import FilterKind
+from contract.card import FilterKind, TrainingFilterDescription
 from contract.errors import ContractError
 from contract.files import read_file
 
@@ -134,6 +134,10 @@ class TrainingFilter:
 
     def sha256(self) -> str:
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def description(self) -> TrainingFilterDescription:
+        names = ("kind", "num_entries", "span_tokens", "stride", "false_positive_rate")
+        return TrainingFilterDescription(sha256=self.sha256(), **{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_buffer(cls, content: np.ndarray) -> "TrainingFilter":

@@ -18,7 +18,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 from contract import signatures
 from contract.audit import record_command
-from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingFilterDescription, TrainingReport
+from contract.card import ID_PATTERN, Direction, GeneratorCard, TrainingReport
 from contract.files import sync_directory, sync_tree
 from contract.tokenizers import Tokenizer
 from contract.training_filter import TrainingFilter
@@ -210,7 +210,7 @@ def _card(
         num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
         revision=signatures.REVISION,
         training=training,
-        training_filter=TrainingFilterDescription.of(training_filter) if training_filter else None,
+        training_filter=training_filter.description() if training_filter else None,
     )
 
 

@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
-from contract.card import TrainingFilterDescription
 from contract.signatures import SCORE
 from contract.tokenizers import CharacterTokenizer
 from export.cli import program
@@ -215,7 +214,7 @@ def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
 def filtered(version):
     training_filter = build_training_filter(Corpus.of("c", [TEXT * 2], ends=False), TOKENIZER)
     (version / "assets.extra" / "training.bloom").write_bytes(training_filter.to_bytes())
-    rewritten(version, training_filter=TrainingFilterDescription.of(training_filter).model_dump())
+    rewritten(version, training_filter=training_filter.description().model_dump())
     return version
 
 
