@@ -341,26 +341,21 @@ class Dataset:
             )
         return dataset
 
-    @property
-    def unknown(self) -> int:
-        """The unknown token's id. It is never sampled and may not occur in training, so the evaluation skips it."""
-        return self.tokenizer.special.unknown
-
     @cached_property
     def _validation_counts(self) -> np.ndarray:
         """Frequency of each token in the validation split, int64 (vocab,); labels are no targets."""
-        return self._count_targets(self.validation.ids if self.validation else np.empty(0, np.uint8))
-
-    def _count_targets(self, ids: np.ndarray) -> np.ndarray:
-        counts = count_tokens(ids, len(self.tokenizer.tokens))
+        counts = count_tokens(self.validation.ids if self.validation else np.empty(0, np.uint8), len(self.tokenizer))
         counts[list(self.tokenizer.special.labels)] = 0
         return counts
 
     @property
     def num_evaluated(self) -> int:
-        """Number of evaluated validation tokens, which the validation loss is averaged over."""
+        """Number of evaluated validation tokens, which the validation loss is averaged over.
+
+        The unknown token is not evaluated: it is never sampled and may not occur in training.
+        """
         counts = self._validation_counts
-        return int(counts.sum() - counts[self.unknown])
+        return int(counts.sum() - counts[self.tokenizer.special.unknown])
 
     @property
     def share_unknown(self) -> float:
@@ -371,8 +366,8 @@ class Dataset:
         """Return the best n-gram model of the training split; None if nothing is held out. It takes some seconds."""
         if self.validation is None:
             return None
-        is_target = np.ones(len(self.tokenizer.tokens), bool)
-        is_target[[self.unknown, *self.tokenizer.special.labels]] = False
+        is_target = np.ones(len(self.tokenizer), bool)
+        is_target[[self.tokenizer.special.unknown, *self.tokenizer.special.labels]] = False
         return ngram_baseline(self.train.ids, self.validation.ids, is_target)
 
     def describe(self, corpus: Corpus) -> CorpusDescription:

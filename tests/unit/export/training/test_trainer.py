@@ -272,7 +272,7 @@ def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, c
 def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
     loss = trainer.run(folder).last.validation_loss
-    streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
+    streams, unknown = trainer.dataset.validation, trainer.dataset.tokenizer.special.unknown
     inputs = np.concatenate([window for window, _ in streams.batches()]).T
     logits = np.asarray(trainer.averaged_model(inputs, training=False), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -519,7 +519,7 @@ def test_early_stopping_ends_a_run_after_patience_epochs(tmp_path):
 def test_accuracy_is_the_share_of_known_tokens_predicted(tmp_path):
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
     last = trainer.run(folder).last
-    streams, unknown = trainer.dataset.validation, trainer.dataset.unknown
+    streams, unknown = trainer.dataset.validation, trainer.dataset.tokenizer.special.unknown
     inputs = np.concatenate([[2], streams.ids[:-1]]).reshape(streams.targets.shape)
     expected = np.argmax(trainer.averaged_model(inputs, training=False), axis=-1) == streams.targets
     assert last.accuracy == pytest.approx(expected[streams.targets != unknown].mean())
