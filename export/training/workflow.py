@@ -41,8 +41,8 @@ from export.vocabulary import describe_dropped_words, train_tokenizer
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A training run with its directory, and the repository that it publishes to.
+class TrainingRun:
+    """A training run in its directory, and the repository that it publishes to.
 
     Attributes:
         progress_file: See `ProgressFile`; None: none is written.
@@ -143,16 +143,7 @@ class _Job:
             spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} generated {SPAN_WORDS}-grams of words"
             echo(f"memorization: {spans} occur in the training text ({memorization.share:.1%})")
         training_filter, without = self._training_filter(training_text, raise_if_interrupted)
-        training = report(
-            self.config,
-            len(self.tokenizer.tokens),
-            self.corpus,
-            progress,
-            samples,
-            memorization,
-            without,
-            self.folder.lineage(),
-        )
+        training = self.report(progress, samples, memorization, without)
         version_dir = publish(
             model,
             self.tokenizer,
@@ -166,6 +157,41 @@ class _Job:
         )
         kind = "training" if best.validation_loss is None else "validation"
         echo(f"published {version_dir}: epoch {progress.best_epoch}, {kind} loss {best.loss:.3f}")
+
+    def report(
+        self,
+        progress: Progress,
+        samples: Sequence[Sample],
+        memorization: Memorization | None,
+        no_training_filter: NoTrainingFilter | None,
+    ) -> TrainingReport:
+        """Return the report of the best of at least one epoch for the card; it ignores later epochs.
+
+        The memorization in the model's output is None if the training text is unavailable; `no_training_filter` says
+        why the version has no training filter.
+        """
+        best, corpus = progress.best, self.corpus
+        return TrainingReport(
+            **corpus.model_dump(),
+            epochs=round(best.tokens / corpus.train_tokens, 2),
+            train_loss=best.train_loss,
+            validation_loss=best.validation_loss,
+            accuracy=best.accuracy,
+            bits_per_character=bits_per_character(
+                best.validation_loss, corpus.validation_tokens, corpus.validation_characters
+            ),
+            tokens_per_s=best.tokens / max(best.seconds, 1e-9),
+            seconds=best.seconds,
+            seed=self.config.seed,
+            parameters=count_parameters(self.config, len(self.tokenizer)),
+            settings=self.config.model_dump(mode="json"),
+            samples=tuple(samples),
+            copied_spans=memorization.share if memorization else None,
+            written_spans=memorization.num_spans if memorization else None,
+            no_training_filter=no_training_filter,
+            lineage=self.folder.lineage(),
+            base_loss=progress.base_loss,
+        )
 
     def _training_filter(
         self, training_text: Corpus | None, raise_if_interrupted: Check
@@ -204,7 +230,7 @@ def train(
 ) -> int:
     """Train from the beginning, or fine-tune a base, and publish the best epoch. Returns the exit code.
 
-    For `progress_file`, `evaluations` and `publishes` see `_Job`.
+    For `progress_file`, `evaluations` and `publishes` see `TrainingRun`.
     """
     require_writable(models_dir / config.name)
     devices = Devices.find(config.batch_size, config.units)
@@ -228,7 +254,7 @@ def train(
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
         _describe(config, corpus, dataset, description, devices, lineage)
-        job = _Job(folder, models_dir, config, tokenizer, description, devices, **output)
+        job = TrainingRun(folder, models_dir, config, tokenizer, description, devices, **output)
         job.train_and_publish(dataset, weights)
     return 0
 
@@ -255,7 +281,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
         # A run that was stopped before its first complete epoch starts over.
         weights = None if folder.progress().epochs else _first_weights(folder, config)
         _describe(config, corpus, dataset, before, devices, folder.lineage())
-        job = _Job(folder, models_dir, config, tokenizer, before, devices, progress_file)
+        job = TrainingRun(folder, models_dir, config, tokenizer, before, devices, progress_file)
         job.train_and_publish(dataset, weights)
     return 0
 
@@ -263,7 +289,7 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
 def publish_best(run: Path, models_dir: Path) -> int:
     """Publish the best epoch so far of a run. Returns the exit code."""
     folder = RunFolder(run)
-    job = _Job(folder, models_dir, *folder.load())
+    job = TrainingRun(folder, models_dir, *folder.load())
     require_writable(models_dir / job.config.name)
     progress = folder.progress()
     if not progress.epochs:
@@ -375,42 +401,3 @@ def _describe(
             "warning: nothing is held out: the training loss measures only how well the text is memorized",
             file=sys.stderr,
         )
-
-
-def report(
-    config: TrainConfig,
-    vocab_size: int,
-    corpus: CorpusDescription,
-    progress: Progress,
-    samples: Sequence[Sample],
-    memorization: Memorization | None,
-    no_training_filter: NoTrainingFilter | None = None,
-    lineage: Lineage | None = None,
-) -> TrainingReport:
-    """Return the training report of the best of at least one epoch for the card; it ignores later epochs.
-
-    The memorization in the model's output is None if the training text is unavailable; `no_training_filter` says why
-    the version has no training filter.
-    """
-    best = progress.best
-    return TrainingReport(
-        **corpus.model_dump(),
-        epochs=round(best.tokens / corpus.train_tokens, 2),
-        train_loss=best.train_loss,
-        validation_loss=best.validation_loss,
-        accuracy=best.accuracy,
-        bits_per_character=bits_per_character(
-            best.validation_loss, corpus.validation_tokens, corpus.validation_characters
-        ),
-        tokens_per_s=best.tokens / max(best.seconds, 1e-9),
-        seconds=best.seconds,
-        seed=config.seed,
-        parameters=count_parameters(config, vocab_size),
-        settings=config.model_dump(mode="json"),
-        samples=tuple(samples),
-        copied_spans=memorization.share if memorization else None,
-        written_spans=memorization.num_spans if memorization else None,
-        no_training_filter=no_training_filter,
-        lineage=lineage,
-        base_loss=progress.base_loss,
-    )

@@ -8,8 +8,10 @@ from contract.card import Sample
 from export.config import load_config
 from export.corpora.memorization import Memorization
 from export.repository.history import Epoch, Progress
-from export.training.workflow import report
+from export.training.runs import RunFolder
+from export.training.workflow import TrainingRun
 from tests.unit.export import trainings
+from tests.unit.export.repository.stored import TOKENIZER
 from tests.unit.export.trainings import SETTINGS, prepare
 
 DESCRIPTION = trainings.DESCRIPTION.model_copy(
@@ -24,10 +26,14 @@ HISTORY = Progress(
 SAMPLES = (Sample(temperature=0.5, given="a", text="b"),)
 
 
-def test_every_field_describes_the_best_epoch():
+def report(directory, config, tokenizer, *results):
+    return TrainingRun(RunFolder(directory), directory, config, tokenizer, DESCRIPTION).report(HISTORY, *results)
+
+
+def test_every_field_describes_the_best_epoch(tmp_path):
     """Bits per character: 50 tokens of 2 bits over 100 characters give 1."""
     trainer, tokenizer = prepare(cell="gru", seed=5)
-    got = report(trainer.config, len(tokenizer.tokens), DESCRIPTION, HISTORY, SAMPLES, Memorization(200, 50))
+    got = report(tmp_path, trainer.config, tokenizer, SAMPLES, Memorization(200, 50), None)
     assert got.bits_per_character == pytest.approx(1)
     assert (got.train_loss, got.validation_loss, got.accuracy) == (3.0, math.log(4), 0.4)
     assert (got.epochs, got.seconds, got.tokens_per_s, got.seed) == (1, 10, 45, 5)
@@ -43,9 +49,8 @@ def test_every_field_describes_the_best_epoch():
 @pytest.mark.parametrize(
     ("memorization", "expected"), [(None, (None, None)), (Memorization(5, 5), (None, 5))], ids=["no text", "too few"]
 )
-def test_the_copied_share_may_be_unknown(memorization, expected):
+def test_the_copied_share_may_be_unknown(tmp_path, memorization, expected):
     """The corpus of a run may be gone when it is published; then there is no training filter either."""
-    config = load_config(None, SETTINGS)
-    got = report(config, 20, DESCRIPTION, HISTORY, (), memorization, "no_corpus")
+    got = report(tmp_path, load_config(None, SETTINGS), TOKENIZER, (), memorization, "no_corpus")
     assert (got.copied_spans, got.written_spans) == expected
     assert got.no_training_filter == "no_corpus"
