@@ -60,6 +60,41 @@ class TrainingRun:
     evaluations: int = 1
     publishes: bool = True
 
+    def describe(self, corpus: Corpus, dataset: Dataset) -> None:
+        """Print what is trained on what, before it begins."""
+        config, lineage, vocab_size = self.config, self.folder.lineage(), len(self.tokenizer)
+        held_out = dataset.validation.num_tokens if dataset.validation else 0
+        sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
+        unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
+        echo(
+            f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
+            f"vocabulary {vocab_size:,}"
+        )
+        dropped = describe_dropped_words(config, dataset.head, self.tokenizer)
+        for line in _describe_lineage(lineage, dataset) if lineage else dropped:
+            echo(line)
+        train, mixed = dataset.train, ""
+        if isinstance(train, Mixed):
+            mixed = f", of them {train.num_other_tokens:,} of {config.mix}"
+        echo(f"{train.num_tokens:,} tokens to train on{mixed}, {held_out:,} held out{unknown}{sampled}")
+        if (loss := self.corpus.ngram_loss) is not None:
+            echo(f"baseline: {self.corpus.ngram_order}-grams of this text reach {loss:.3f} nats/token")
+        for column in dataset.columns:
+            echo(f"label {column.name}: {', '.join(column.values)}")
+        ways, length = "", f"sequences × {config.sequence_length} steps"
+        if config.bidirectional:
+            ways, length = "bidirectional ", f"windows of {config.window_length}"
+        echo(
+            f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
+            f"{count_parameters(config, vocab_size):,} parameters, {train.batch_size} {length}"
+        )
+        echo(f"precision {precision_of(config, self.devices)}, on {self.devices.describe()}")
+        if not held_out:
+            print(
+                "warning: nothing is held out: the training loss measures only how well the text is memorized",
+                file=sys.stderr,
+            )
+
     def train_and_publish(self, dataset: Dataset, weights: Weights | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
 
@@ -253,9 +288,9 @@ def train(
             echo(f"the previous run in {folder.path} is now in {previous}")
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
-        _describe(config, corpus, dataset, description, devices, lineage)
-        job = TrainingRun(folder, models_dir, config, tokenizer, description, devices, **output)
-        job.train_and_publish(dataset, weights)
+        run = TrainingRun(folder, models_dir, config, tokenizer, description, devices, **output)
+        run.describe(corpus, dataset)
+        run.train_and_publish(dataset, weights)
     return 0
 
 
@@ -280,9 +315,9 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
             raise CorpusError(f"mix {dataset.mixed.name}: this is not the text that {run} started with")
         # A run that was stopped before its first complete epoch starts over.
         weights = None if folder.progress().epochs else _first_weights(folder, config)
-        _describe(config, corpus, dataset, before, devices, folder.lineage())
-        job = TrainingRun(folder, models_dir, config, tokenizer, before, devices, progress_file)
-        job.train_and_publish(dataset, weights)
+        resumed = TrainingRun(folder, models_dir, config, tokenizer, before, devices, progress_file)
+        resumed.describe(corpus, dataset)
+        resumed.train_and_publish(dataset, weights)
     return 0
 
 
@@ -358,46 +393,3 @@ def _describe_lineage(lineage: Lineage, dataset: Dataset) -> Iterator[str]:
     if unknown and isinstance(tokenizer, WordTokenizer):
         share = unknown / len(dataset.train.ids)
         yield f"{share:.1%} of the words to train on are unknown to {lineage.base}, whose vocabulary stays as it is"
-
-
-def _describe(
-    config: TrainConfig,
-    corpus: Corpus,
-    dataset: Dataset,
-    description: CorpusDescription,
-    devices: Devices,
-    lineage: Lineage | None,
-) -> None:
-    vocab_size = len(dataset.tokenizer.tokens)
-    held_out = dataset.validation.num_tokens if dataset.validation else 0
-    sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
-    unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
-    echo(
-        f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "
-        f"vocabulary {vocab_size:,}"
-    )
-    for line in (
-        _describe_lineage(lineage, dataset)
-        if lineage
-        else (describe_dropped_words(config, dataset.head, dataset.tokenizer))
-    ):
-        echo(line)
-    mixed = f", of them {dataset.train.num_other_tokens:,} of {config.mix}" if isinstance(dataset.train, Mixed) else ""
-    echo(f"{dataset.train.num_tokens:,} tokens to train on{mixed}, {held_out:,} held out{unknown}{sampled}")
-    if description.ngram_loss is not None:
-        echo(f"baseline: {description.ngram_order}-grams of this text reach {description.ngram_loss:.3f} nats/token")
-    for column in dataset.columns:
-        echo(f"label {column.name}: {', '.join(column.values)}")
-    ways = "bidirectional " if config.bidirectional else ""
-    steps = f"sequences × {config.sequence_length} steps"
-    length = f"windows of {config.window_length}" if config.bidirectional else steps
-    echo(
-        f"model {config.name}: {config.layers} × {ways}{config.cell}, {config.units} units, "
-        f"{count_parameters(config, vocab_size):,} parameters, {dataset.train.batch_size} {length}"
-    )
-    echo(f"precision {precision_of(config, devices)}, on {devices.describe()}")
-    if not held_out:
-        print(
-            "warning: nothing is held out: the training loss measures only how well the text is memorized",
-            file=sys.stderr,
-        )
