@@ -62,22 +62,26 @@ class LauncherError(Exception):
     """A cluster refuses a training; the message says why."""
 
 
-class Run(Protocol):
+class Run(ABC):
     """A run that has been started; any method may raise LauncherUnavailable."""
 
-    waits_for: str | None  # a message that says what it waits for since the last `poll`, or None
+    waits_for: str | None = None  # a message that says what it waits for since the last `poll`, or None
 
+    @abstractmethod
     def poll(self) -> Exit | None:
         """Return how it ended; None while it runs or waits."""
 
+    @abstractmethod
     def stop(self) -> None:
         """Ask it to end, wait until it has, for STOP_S at most, and kill it then."""
 
+    @abstractmethod
     def kill(self) -> None:
-        """End it at once; `stop` waits for that."""
+        """End it at once; in a cluster, ask it to end. `stop` waits for that."""
 
     def memory_bytes(self) -> int:
         """Return its resident memory; 0 if the launcher itself limits it, or it has ended."""
+        return 0
 
 
 class Launcher(Protocol):
@@ -112,10 +116,8 @@ def call(method: str, url: str, *, headers: dict[str, str], verify: str | bool =
         raise LauncherUnavailable(f"{method} {url}: {error}") from error
 
 
-class ClusterRun(ABC):
-    """A training in a cluster, which outlives its trainer."""
-
-    waits_for: str | None = None
+class ClusterRun(Run):
+    """A training in a cluster, which outlives its trainer and limits its memory."""
 
     def __init__(self, name: str) -> None:
         self._name, self._poll_at = name, 0.0
@@ -140,14 +142,6 @@ class ClusterRun(ABC):
                 raise LauncherUnavailable(f"{self._name} does not end")
             time.sleep(POLL_S / 4)
         self._exit = stopped
-
-    @abstractmethod
-    def kill(self) -> None:
-        """Ask it to end."""
-
-    def memory_bytes(self) -> int:
-        """Return 0: the cluster limits it."""
-        return 0
 
     @abstractmethod
     def _look(self) -> Exit | None:

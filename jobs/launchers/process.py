@@ -10,7 +10,7 @@ from pathlib import Path
 
 from contract.processes import terminate_with_parent
 from export.child_process import environment
-from jobs.launchers.launcher import ERRORS, OUTPUT, STOP_S, Exit, Training
+from jobs.launchers.launcher import ERRORS, OUTPUT, STOP_S, Exit, Run, Training
 
 
 class ProcessLauncher:
@@ -36,10 +36,8 @@ class ProcessLauncher:
         return ChildProcess(process)
 
 
-class ChildProcess:
+class ChildProcess(Run):
     """A training in a child process."""
-
-    waits_for: str | None = None
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
