@@ -14,12 +14,11 @@ from export.config import TrainConfig
 from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
-from export.corpora.labels import document_labels
+from export.corpora.labels import LabelDropout, document_labels
 from export.corpora.ngrams import NgramBaseline, ngram_baseline
 from export.corpora.packaged import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
-from export.training.label_dropout import LabelDropout
 
 # Batch size of validation. A step of a small batch takes nearly as long as one of a large batch: with 8, validation
 # took a quarter of an epoch (`benchmarks/HISTORY.md`).

@@ -8,10 +8,9 @@ import pytest
 from contract.label_columns import label_ids
 from export.config import load_config
 from export.corpora.corpus import read_corpus
-from export.corpora.labels import learn_columns
+from export.corpora.labels import LabelDropout, learn_columns
 from export.errors import ConfigError
 from export.training.dataset import Dataset
-from export.training.label_dropout import LabelDropout
 from export.training.model import build_model
 from export.training.samples import SampleWriter
 from export.training.trainer import Trainer
