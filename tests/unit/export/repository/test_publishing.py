@@ -160,8 +160,8 @@ def wrong_output(patch):
 
 
 def wrong_state(patch):
-    """Make `score` return the state that it was given."""
-    patch.setattr(signatures.Generator, "_mask_ended", lambda self, active, parts, new, outputs: (parts, outputs))
+    """Make every signature return the state that it was given."""
+    patch.setattr(signatures, "keep_ended", lambda precision, t, ends, vectors, kept: kept)
 
 
 def wrong_order(patch):
