@@ -101,8 +101,7 @@ class TrainingRun:
         The initial weights are None if they are random, or the run has an epoch.
         """
         try:
-            documents = (dataset.tail or dataset.head).excerpts()
-            writer = SampleWriter(self.tokenizer, documents, self.config, self.corpus.label_columns)
+            writer = self.sample_writer(dataset.tail or dataset.head)
             with deferred_interrupts() as raise_if_interrupted:
                 progress = self._train(dataset, weights, writer, raise_if_interrupted)
                 if self.devices.is_chief:
@@ -115,6 +114,10 @@ class TrainingRun:
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
+
+    def sample_writer(self, text: Corpus | None) -> SampleWriter:
+        documents = text.excerpts() if text else ()
+        return SampleWriter(self.tokenizer, documents, self.config, self.corpus.label_columns)
 
     def _train(
         self, dataset: Dataset, weights: Weights | None, writer: SampleWriter, raise_if_interrupted: Check
@@ -335,10 +338,8 @@ def publish_best(run: Path, models_dir: Path) -> int:
         lost = "samples have no prompt, memorization is not measured, and there is no training filter"
         echo(f"{changed}: {lost}")
     head, tail = _split(corpus, job.config) if corpus else (None, None)
-    source = tail or head
-    writer = SampleWriter(job.tokenizer, source.excerpts() if source else (), job.config)
     with deferred_interrupts() as raise_if_interrupted:
-        job.publish(progress, writer, head, raise_if_interrupted)
+        job.publish(progress, job.sample_writer(tail or head), head, raise_if_interrupted)
     return 0
 
 

@@ -244,6 +244,17 @@ def test_a_run_that_is_not_published_can_be_later(published, capsys):
     assert len(published) == 1
 
 
+def test_a_run_that_is_published_later_has_samples_with_its_labels(published, monkeypatch):
+    records = [json.dumps({"text": f"the cat sat {number}", "style": "ab"[number % 2]}) for number in range(80)]
+    Path("records.jsonl").write_text("\n".join(records))
+    columns = []
+    monkeypatch.setattr(workflow, "SampleWriter", lambda *given: columns.append(given[3:]) or NoSamples())
+    assert train("--label-column", "style", "--epochs", "1", corpus="records.jsonl") == 0
+    assert main(["publish", "runs/m"]) == 0
+    assert columns == [(published[0][2].label_columns,)] * 2
+    assert published[0][2].label_columns[0].values == ("a", "b")
+
+
 def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     version = Path("models/m/1")
     (version / "assets.extra").mkdir(parents=True)
