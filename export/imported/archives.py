@@ -28,7 +28,7 @@ _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata of a `.keras` file, after checking the limits of everything that Keras will unpack.
+    """Return the metadata of a `.keras` file, after checking the limits of all but the config: see `read_vocabularies`.
 
     Raises:
         UnsupportedModel: the unpacked size exceeds a limit.
@@ -38,10 +38,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         sizes = [info.file_size for info in archive.infolist()]
         _require_size(path, "its members", sum(sizes), limit := _limit(path))
         metadata = json.loads(_read(archive, _METADATA, path, MAX_METADATA_BYTES))
-        names = archive.namelist()
-        if _CONFIG in names:
-            _read(archive, _CONFIG, path, MAX_CONFIG_BYTES)
-        if _WEIGHTS in names:
+        if _WEIGHTS in archive.namelist():
             # Unpack to disk: HDF5 seeks, and each backward seek would decompress the member again.
             with tempfile.TemporaryFile() as copy, archive.open(_WEIGHTS) as weights:
                 shutil.copyfileobj(weights, copy)
