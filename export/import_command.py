@@ -28,7 +28,9 @@ def import_model(
     name = name or model.resolve().stem
     require_name(name)
     require_writable(models_dir / name)
-    imported_tokenizer = _read_inner(model) if tokenizer is None else read_tokenizer(tokenizer)
+    if tokenizer is None and model.suffix != ".keras":
+        raise TokenizerError(f"--tokenizer is missing: only a .keras file can have the tokenizer in it, got {model}")
+    imported_tokenizer = read_tokenizer(tokenizer or model)
     echo(f"{tokenizer or model}: {_describe(imported_tokenizer)}")
     imported, lines = read_imported(model, context_length)
     for line in lines:
@@ -39,12 +41,6 @@ def import_model(
     version_dir = publish(imported, imported_tokenizer, name, models_dir, direction=direction)
     echo(f"published {version_dir}")
     return 0
-
-
-def _read_inner(model: Path) -> Tokenizer:
-    if model.suffix != ".keras":
-        raise TokenizerError(f"--tokenizer is missing: only a .keras file can have the tokenizer in it, got {model}")
-    return read_tokenizer(model)
 
 
 def _describe(tokenizer: Tokenizer) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from contract.card import Ancestor, GeneratorCard, NoTrainingFilter, Sample, TrainingReport
+from contract.card import GeneratorCard, NoTrainingFilter, Sample, TrainingReport
 from export.repository.history import Progress, perplexity
 from export.terminal import NOTHING, format_number, utc_time
 
@@ -65,18 +65,16 @@ def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> 
 def _lineage_facts(report: TrainingReport) -> Facts:
     """Yield what a fine-tuned model comes from; nothing for another one."""
     if report.lineage is not None:
-        bases = [_ancestor_text(ancestor) for ancestor in report.lineage.ancestors]
+        bases = [
+            f"{each.reference}, {'imported' if each.corpus is None else f'trained on {each.corpus}'}"
+            for each in report.lineage.ancestors
+        ]
         yield "fine-tuned from", "; before that, ".join(bases)
         yield "base's weights", f"SHA-256 {report.lineage.ancestors[0].weights_sha256}"
         yield "new tokens", " ".join(map(repr, report.lineage.added_tokens)) or "none"
     if report.mixed is not None:
         mixed = report.mixed
         yield "mixed in", f"{mixed.corpus}, {mixed.corpus_characters:,} characters, {mixed.tokens:,} tokens per epoch"
-
-
-def _ancestor_text(ancestor: Ancestor) -> str:
-    corpus = "imported" if ancestor.corpus is None else f"trained on {ancestor.corpus}"
-    return f"{ancestor.reference}, {corpus}"
 
 
 def metric_facts(report: TrainingReport) -> Facts:

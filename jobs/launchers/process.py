@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from contract.processes import terminate_with_parent
@@ -22,6 +21,15 @@ class ProcessLauncher:
         """Return None: they have ended with the trainer that started them, or do so after their current step."""
 
     def start(self, training: Training) -> "ChildProcess":
+        parent = os.getpid()
+
+        def prepare() -> None:
+            terminate_with_parent(parent)
+            # Serving goes first, and if memory runs out, the kernel kills the training.
+            os.nice(19)
+            with contextlib.suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text("1000")
+
         with (training.directory / ERRORS).open("wb") as errors, (training.directory / OUTPUT).open("ab") as output:
             process = subprocess.Popen(
                 training.command,
@@ -30,7 +38,7 @@ class ProcessLauncher:
                 stdout=output,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=_background(os.getpid()),  # noqa: PLW1509 - it takes no lock of another thread
+                preexec_fn=prepare,  # noqa: PLW1509 - it takes no lock of another thread
                 start_new_session=True,
             )
         return ChildProcess(process)
@@ -65,14 +73,3 @@ class ChildProcess(Run):
             return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
         except (OSError, IndexError):
             return 0
-
-
-def _background(parent: int) -> Callable[[], None]:
-    def prepare() -> None:
-        terminate_with_parent(parent)
-        # Serving goes first, and if memory runs out, the kernel kills the training.
-        os.nice(19)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("1000")
-
-    return prepare
