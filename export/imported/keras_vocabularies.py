@@ -28,12 +28,6 @@ from export.imported.archives import read_vocabularies
 _DIRECTORIES = {"TextVectorization": "text_vectorization", "StringLookup": "string_lookup"}
 # Keras's default `oov_token`, and the `mask_token` of `TextVectorization`.
 _OOV, _MASK = "[UNK]", ""
-_STANDARDIZATIONS = {
-    None: Standardization(),
-    "lower": Standardization(lower=True),
-    "strip_punctuation": Standardization(strip_punctuation=True),
-    "lower_and_strip_punctuation": Standardization(lower=True, strip_punctuation=True),
-}
 
 
 def _named(value: Any) -> Any:
@@ -180,7 +174,8 @@ def parse_lines(text: str) -> list[str]:
 
 
 def _vectorization(config: _VectorizationConfig) -> Tokenizer:
-    standardization = _STANDARDIZATIONS[config.standardize]
+    option = config.standardize or ""
+    standardization = Standardization(lower="lower" in option, strip_punctuation="strip_punctuation" in option)
     if config.split is None and standardization.strip_punctuation:
         # Punctuation would become an empty string, which has the id of the mask.
         raise TokenizerError(f"TextVectorization: split must not be None with standardize {config.standardize!r}")
