@@ -328,15 +328,13 @@ class Dataset:
         train = _lay_out_training(ids, tokenizer, config, other_ids)
         trained = [part for part in (ids, other_ids) if part is not None and columns]
         dropouts = tuple(LabelDropout.of(part, tokenizer, columns, config.label_dropout) for part in trained)
-        if tail is None:
-            return cls(head, None, train, None, tokenizer, mixed, columns, dropouts)
-        ids = encode(tail)
-        validation = _lay_out(ids, tokenizer, config, for_validation=True) if len(ids) else None
+        held_out = np.empty(0, np.uint8) if tail is None else encode(tail)
+        validation = _lay_out(held_out, tokenizer, config, for_validation=True) if len(held_out) else None
         dataset = cls(head, tail, train, validation, tokenizer, mixed, columns, dropouts)
-        if not dataset.num_evaluated:
+        if tail is not None and not dataset.num_evaluated:
             raise CorpusError(
-                f"corpus {tail.name}: the vocabulary holds none of the {len(ids)} tokens held out; give more text, "
-                f"another --validation or --validation 0"
+                f"corpus {tail.name}: the vocabulary holds none of the {len(held_out)} tokens held out; give more "
+                f"text, another --validation or --validation 0"
             )
         return dataset
 
