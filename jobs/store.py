@@ -3,7 +3,7 @@
 A job's status and who may change it:
 
     queued ── claim ──> running
-    queued ── request("pause") ──> paused ── resume ──> queued
+    queued ── request("pause") ──> paused ── request("resume") ──> queued
     queued, paused ── request("cancel") ──> cancelled
     running ── end ──> succeeded, failed, cancelled, paused, queued
 
@@ -156,39 +156,32 @@ class JobStore:
         with self._begin() as session:
             return set(job_ids) - set(session.scalars(select(Job.id).where(Job.status.in_(ACTIVE))))
 
-    def request(self, tenant: str, job_id: str, action: JobAction) -> Job | None:
-        """Cancel or pause a job: one that runs stops once its trainer knows; None if the tenant has no such job.
+    def request(self, tenant: str, job_id: str, action: JobAction | Literal["resume"]) -> Job | None:
+        """Cancel, pause or resume a job; None if the tenant has no such job.
+
+        One that runs stops once its trainer knows, and one that was paused is queued again.
 
         Raises:
-            JobEnded: it has ended, or is paused already.
+            JobEnded: its status does not allow the action.
         """
+        allowed = {"cancel": ACTIVE, "pause": ("queued", "running"), "resume": ("paused",)}[action]
         with self._begin() as session:
             job = session.get(Job, job_id, with_for_update=True)
             if job is None or job.tenant != tenant:
                 return None
-            allowed = ("queued", "running") if action == "pause" else ACTIVE
             if job.status not in allowed:
                 raise JobEnded(job.status)
-            if job.status == "running":
+            if action == "resume":
+                job.status, job.requested = "queued", None
+                _add_event(session, job_id, "the job is queued again")
+                _limit_events(session, job_id)
+            elif job.status == "running":
                 job.requested = action
             elif action == "pause":
                 job.status = "paused"
                 _add_event(session, job_id, "the job is paused")
             else:
                 _end(session, job, "cancelled", "the job was cancelled")
-            return job
-
-    def resume(self, tenant: str, job_id: str) -> Job | None:
-        """Queue a paused job again; None if the tenant has no such job; raise JobEnded if it is not paused."""
-        with self._begin() as session:
-            job = session.get(Job, job_id, with_for_update=True)
-            if job is None or job.tenant != tenant:
-                return None
-            if job.status != "paused":
-                raise JobEnded(job.status)
-            job.status, job.requested = "queued", None
-            _add_event(session, job_id, "the job is queued again")
-            _limit_events(session, job_id)
             return job
 
     def claim(self, lease_s: float) -> Job | None:

@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from flask import Response, g, request
 
@@ -177,11 +177,10 @@ def resume_job(services: Services, job_id: str) -> FineTuningJob:
     return _act(services, job_id, "resume")
 
 
-def _act(services: Services, job_id: str, action: str) -> FineTuningJob:
-    training, tenant = require_training(services.training), g.context.tenant
-    store = training.store
+def _act(services: Services, job_id: str, action: Literal["cancel", "pause", "resume"]) -> FineTuningJob:
+    training = require_training(services.training)
     try:
-        job = store.resume(tenant, job_id) if action == "resume" else store.request(tenant, job_id, cast("Any", action))
+        job = training.store.request(g.context.tenant, job_id, action)
     except JobEnded as error:
         raise Conflict(f"cannot {action} a job that is {error}", param="job_id") from error
     if job is None:

@@ -97,7 +97,7 @@ def test_a_request_ends_what_runs_in_the_cluster(place, cluster, action):
     place.wait(job_id, "cancelled", "paused")
     assert cluster.code(f"{job_id}-1-1") is not None
     if action == "pause":
-        place.store.resume("", job_id)
+        place.store.request("", job_id, "resume")
         place.go_on()
         assert place.wait(job_id, "succeeded").version == 1
         assert f"{job_id}-2-1" in cluster.jobs

@@ -78,7 +78,7 @@ def test_a_paused_job_resumes_after_its_last_epoch(place):
     place.store.request("", job_id, "pause")
     place.wait(job_id, "paused")
     place.go_on()
-    place.store.resume("", job_id)
+    place.store.request("", job_id, "resume")
     assert place.wait(job_id, "succeeded").version == 1
     assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
 
