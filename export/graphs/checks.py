@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import PrecisionCheck
+from contract.card import GeneratorCard, PrecisionCheck
 from contract.tokenizers import Tokenizer
 from export.errors import CheckFailed
 from export.graphs.exportable import Exportable
@@ -169,7 +169,7 @@ def _check_decode_full(
 
 
 def check_precision(
-    functions: Functions, tokenizer: Tokenizer, documents: Sequence[str], state_size: int, *, backward: bool
+    functions: Functions, tokenizer: Tokenizer, documents: Sequence[str], card: GeneratorCard
 ) -> PrecisionCheck:
     """Compute the loss of the signatures in float32 and in bfloat16, each carrying its own state, for the card.
 
@@ -178,15 +178,14 @@ def check_precision(
         tokenizer: Its tokenizer.
         documents: A text that the model was not trained on, of which at most 16,384 tokens are used; if it has less
             than 256, tokens sampled from the model take its place.
-        state_size: S, floats of state per sequence.
-        backward: Whether it is a backward model.
+        card: Its card.
     """
-    token_ids, text = _encode(tokenizer, documents, backward=backward), "held_out"
+    token_ids, text = _encode(tokenizer, documents, backward=card.direction == "backward"), "held_out"
     lengths = np.full(len(token_ids), _SCORED_LENGTH, np.int32)
     if not len(token_ids):
-        token_ids, lengths = _sample(functions, tokenizer, state_size)
+        token_ids, lengths = _sample(functions, tokenizer, card.state_size)
         text = "sampled"
-    state = np.zeros((len(token_ids), state_size), np.float32)
+    state = np.zeros((len(token_ids), card.state_size), np.float32)
     losses = {}
     for precision in (signatures.FLOAT32, signatures.BFLOAT16):
         score = functions[signatures.in_precision(signatures.SCORE, precision)]

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from contract import signatures
-from contract.card import Activation, Discovery
+from contract.card import Activation, Discovery, GeneratorCard
 from contract.tokenizers import Tokenizer
 
 # Sequences and tokens of each. A call with all of them would take 200 MB for the states and gates of an LSTM of 512
@@ -31,10 +31,7 @@ def find_discoveries(
     inspect: Callable[..., Mapping[str, tf.Tensor]],
     tokenizer: Tokenizer,
     documents: Sequence[str],
-    activations: Sequence[Activation],
-    state_size: int,
-    *,
-    backward: bool,
+    card: GeneratorCard,
 ) -> tuple[Discovery, ...]:
     """Return a unit that follows a feature of each kind, if the correlation holds in the second half of the text.
 
@@ -45,17 +42,15 @@ def find_discoveries(
         inspect: The signature.
         tokenizer: Its tokenizer.
         documents: A text that the model was not trained on; without 16,384 tokens there are fewer sequences or none.
-        activations: Outputs of `inspect`.
-        state_size: S, floats of state per sequence.
-        backward: Whether it is a backward model.
+        card: Its card.
     """
-    token_ids, features = _lay_out(tokenizer, documents, backward=backward)
+    token_ids, features = _lay_out(tokenizer, documents, backward=card.direction == "backward")
     half = len(token_ids) // 2
     if not half:
         return ()
-    states = [each for each in activations if each.kind in (signatures.HIDDEN, signatures.CELL)]
+    states = [each for each in card.activations if each.kind in (signatures.HIDDEN, signatures.CELL)]
     halves = [
-        _correlations(inspect, token_ids[rows], features[:, rows], states, state_size)
+        _correlations(inspect, token_ids[rows], features[:, rows], states, card.state_size)
         for rows in (slice(half), slice(half, None))
     ]
     best: dict[str, Discovery] = {}

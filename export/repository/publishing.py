@@ -230,14 +230,12 @@ def _save_graph(
     functions = generator.signatures()
     with _without_info_logs():
         tf.saved_model.save(generator, str(draft), signatures=functions)
-    backward = card.direction == "backward"
-    inspect = functions[signatures.INSPECT]
-    found = find_discoveries(inspect, tokenizer, held_out, card.activations, card.state_size, backward=backward)
+    found = find_discoveries(functions[signatures.INSPECT], tokenizer, held_out, card)
     scores = score_held_out(functions[signatures.SCORE], tokenizer, held_out, card)
     card = card.model_copy(update={"discoveries": found, "held_out_scores": scores})
     if len(exportable.network.precisions) < 2:
         return card
-    check = check_precision(functions, tokenizer, held_out, card.state_size, backward=backward)
+    check = check_precision(functions, tokenizer, held_out, card)
     return card.model_copy(update={"precision_check": check})
 
 

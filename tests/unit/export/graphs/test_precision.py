@@ -1,6 +1,7 @@
 """Signatures in bfloat16 are as bit-exact as those in float32, and close to them."""
 
 import functools
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -106,10 +107,11 @@ def score_of(loss):
     return score
 
 
-@pytest.mark.parametrize("backward", [False, True])
-def test_the_precisions_are_compared_on_held_out_text(backward):
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_the_precisions_are_compared_on_held_out_text(direction):
     functions = {"score": score_of(1.25), "score_bfloat16": score_of(1.5)}
-    check = check_precision(functions, TOKENIZER, ["abc" * 200, "bca" * 100], 4, backward=backward)
+    card = SimpleNamespace(state_size=4, direction=direction)
+    check = check_precision(functions, TOKENIZER, ["abc" * 200, "bca" * 100], card)
     assert (check.text, check.tokens) == ("held_out", 3 * 256)
     assert (check.float32, check.bfloat16, check.difference) == (1.25, 1.5, 0.25)
 
@@ -120,7 +122,8 @@ def test_without_held_out_text_they_are_compared_on_sampled_text():
     functions = model.functions
     letters = "".join(map(chr, range(97, 97 + VOCABULARY - 5)))
     tokenizer = CharacterTokenizer.train(letters)
-    check = check_precision(functions, tokenizer, ["too short"], model.state_size, backward=False)
+    card = SimpleNamespace(state_size=model.state_size, direction="forward")
+    check = check_precision(functions, tokenizer, ["too short"], card)
     assert check.text == "sampled"
     assert 0 < check.tokens <= 64 * 256
     assert abs(check.difference) < 0.2

@@ -1,5 +1,7 @@
 """The unit search finds units that follow a feature of held-out text, one of each kind, and no chance ones."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -48,10 +50,12 @@ def behind(tokenizer, *, backward=False):
     return values
 
 
-def search(inspect, tokenizer, documents=DOCUMENTS, **options):
+def search(inspect, tokenizer, documents=DOCUMENTS, *, backward=False):
     """Return the discoveries of a model with hidden and cell state."""
     activations = [Activation("hidden", 1, 40), Activation("cell", 1, 40), Activation("forget", 1, 40)]
-    return find_discoveries(inspect, tokenizer, documents, activations, STATE_SIZE, **{"backward": False, **options})
+    direction = "backward" if backward else "forward"
+    card = SimpleNamespace(activations=activations, state_size=STATE_SIZE, direction=direction)
+    return find_discoveries(inspect, tokenizer, documents, card)
 
 
 @pytest.mark.parametrize("backward", [False, True])
