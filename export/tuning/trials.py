@@ -1,8 +1,6 @@
 """A trial: a run of the exporter with settings of its own, in a process of its own."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,8 +125,7 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
     """Stop a run after its current step, so that its last epoch stays complete."""
-    with contextlib.suppress(ProcessLookupError):
-        child.send_signal(signal.SIGTERM)
+    child.terminate()
     try:
         child.wait(_STOP_S)
     except subprocess.TimeoutExpired:
