@@ -187,10 +187,9 @@ class Trainer:
             next_scale = float(np.clip(scale - step, *_SCALE_RANGE))
         return loss / count, hits / count, next_scale
 
-    def _require_number(self, value: float, name: str, progress: Progress) -> float:
-        if math.isfinite(value):
-            return value
-        raise TrainingFailed(
-            f"{name} is {value} in epoch {progress.epochs + 1}; lower --learning-rate "
-            f"(now {self.config.learning_rate}) or --clip-norm (now {self.config.clip_norm})"
-        )
+    def _require_number(self, value: float, name: str, progress: Progress) -> None:
+        if not math.isfinite(value):
+            raise TrainingFailed(
+                f"{name} is {value} in epoch {progress.epochs + 1}; lower --learning-rate "
+                f"(now {self.config.learning_rate}) or --clip-norm (now {self.config.clip_norm})"
+            )

@@ -109,8 +109,7 @@ class TrainingRun:
                         self.publish(progress, writer, dataset.head, raise_if_interrupted)
                     else:
                         echo(f"publish the best epoch, {progress.best_epoch}, with:  {self.command('publish')}")
-                    self._warn_if_base_is_better(progress)
-                    self._warn_if_ngrams_are_better(progress)
+                    self._warn_if_something_is_better(progress)
         except (KeyboardInterrupt, ExportError, OSError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
             raise
@@ -144,18 +143,15 @@ class TrainingRun:
         write_atomically(self.folder.path / PICTURE, history_png(progress, self.config.name))
         return progress
 
-    def _warn_if_base_is_better(self, progress: Progress) -> None:
-        before, reached = progress.base_loss, progress.best.validation_loss
-        if before is not None and reached is not None and reached >= before:
+    def _warn_if_something_is_better(self, progress: Progress) -> None:
+        before, baseline, reached = progress.base_loss, self.corpus.ngram_loss, progress.best.validation_loss
+        if reached is not None and before is not None and reached >= before:
             print(
                 f"warning: no epoch is better than {self.config.base}, whose validation loss is {before:.3f}: lower "
                 f"--learning-rate (now {self.config.learning_rate}), or give more text",
                 file=sys.stderr,
             )
-
-    def _warn_if_ngrams_are_better(self, progress: Progress) -> None:
-        baseline, reached = self.corpus.ngram_loss, progress.best.validation_loss
-        if baseline is not None and reached is not None and reached >= baseline:
+        if reached is not None and baseline is not None and reached >= baseline:
             print(
                 f"warning: the validation loss is {reached:.3f}, and counting {self.corpus.ngram_order}-grams gives "
                 f"{baseline:.3f}. The model needs more updates: train longer, with a smaller --batch-size or "
