@@ -36,26 +36,6 @@ def test_sum_and_last_equal_those_of_the_keras_top_layer(stack):
     assert same_bits(got["state"], published.read(IDS))
 
 
-@pytest.mark.parametrize("cut", [1, 7, 19])
-def test_two_slices_are_bit_exact_to_one_call(stack, cut):
-    _, published = stack
-    first = embed(published, IDS[:, :cut])
-    second = embed(published, IDS[:, cut:], state=first["state"], total=first["sum"])
-    for name, value in embed(published, IDS).items():
-        assert same_bits(second[name], value)
-
-
-def test_padding_changes_no_bit(stack):
-    _, published = stack
-    lengths = np.array([20, 1, 5, 20, 19, 7, 3, 12], np.int32)
-    token_ids = np.where(np.arange(LENGTH)[None] < lengths[:, None], IDS, 0).astype(np.int32)
-    padded = embed(published, token_ids, lengths)
-    for row, length in enumerate(lengths):
-        alone = embed(published, IDS[:, :length])
-        for name, value in padded.items():
-            assert same_bits(value[row], alone[name][row])
-
-
 @pytest.mark.parametrize("length", [0, LENGTH])
 def test_an_empty_sequence_keeps_its_state_and_sum(published, length):
     before = embed(published, IDS)

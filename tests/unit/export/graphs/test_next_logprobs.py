@@ -9,7 +9,6 @@ from contract.signatures import FINAL_ROW, FORBIDDEN
 from tests.unit.export.models import VOCABULARY
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, same_bits
 
-LENGTH = IDS.shape[1]
 ANY_TOKEN = np.zeros((1, VOCABULARY), np.int32)
 
 
@@ -101,23 +100,3 @@ def test_tokens_that_end_a_match_or_are_forbidden_are_not_expanded(stack):
     assert sorted(found[:2]) == [(0, 5), (0, 7)]
     after = ROWS + found.index((0, 7))
     assert sorted(found[2:]) == [(after, 5), (after, 7)]
-
-
-@pytest.mark.parametrize("cut", [1, 7, 19])
-def test_two_slices_are_bit_exact_to_one_call(stack, cut):
-    _, published = stack
-    first = predict(published, IDS[:, :cut])
-    second = predict(published, IDS[:, cut:], state=first["state"])
-    for name, value in predict(published, IDS).items():
-        assert same_bits(second[name], value)
-
-
-def test_padding_changes_no_bit(stack):
-    _, published = stack
-    lengths = np.array([20, 1, 5, 20, 19, 7, 3, 12], np.int32)
-    token_ids = np.where(np.arange(LENGTH)[None] < lengths[:, None], IDS, 0).astype(np.int32)
-    padded = predict(published, token_ids, lengths)
-    for row, length in enumerate(lengths):
-        alone = predict(published, IDS[:, :length])
-        for name, value in padded.items():
-            assert same_bits(value[row], alone[name][row])

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from export.graphs.network import CELLS
+from tests.unit.export.graphs.test_embed import embed
+from tests.unit.export.graphs.test_next_logprobs import predict
 from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.published import END, IDS, ROWS, UNIFORMS, Published, same_bits
 
@@ -100,6 +102,30 @@ def test_padding_changes_no_bit_of_the_state(stack):
     state = published.call("prefill", token_ids=token_ids, lengths=lengths, state=published.zeros())["state"]
     for row, length in enumerate(lengths):
         assert same_bits(state[row], published.read(IDS[:, :length])[row] if length else published.zeros()[row])
+
+
+@pytest.mark.parametrize("cut", [1, 7, 19])
+@pytest.mark.parametrize(
+    ("read", "carried"), [(embed, {"state": "state", "total": "sum"}), (predict, {"state": "state"})]
+)
+def test_two_slices_are_bit_exact_to_one_call(stack, read, carried, cut):
+    _, published = stack
+    first = read(published, IDS[:, :cut])
+    second = read(published, IDS[:, cut:], **{argument: first[name] for argument, name in carried.items()})
+    for name, value in read(published, IDS).items():
+        assert same_bits(second[name], value)
+
+
+@pytest.mark.parametrize("read", [embed, predict])
+def test_padding_changes_no_bit(stack, read):
+    _, published = stack
+    lengths = np.array([20, 1, 5, 20, 19, 7, 3, 12], np.int32)
+    token_ids = np.where(np.arange(20)[None] < lengths[:, None], IDS, 0).astype(np.int32)
+    padded = read(published, token_ids, lengths)
+    for row, length in enumerate(lengths):
+        alone = read(published, IDS[:, :length])
+        for name, value in padded.items():
+            assert same_bits(value[row], alone[name][row])
 
 
 @pytest.mark.parametrize("rows", [16, 24, 64])
