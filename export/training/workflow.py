@@ -60,7 +60,7 @@ class TrainingRun:
     evaluations: int = 1
     publishes: bool = True
 
-    def describe(self, corpus: Corpus, dataset: Dataset) -> None:
+    def _describe(self, corpus: Corpus, dataset: Dataset) -> None:
         """Print what is trained on what, before it begins."""
         config, lineage, vocab_size = self.config, self.folder.lineage(), len(self.tokenizer)
         held_out = dataset.validation.num_tokens if dataset.validation else 0
@@ -95,11 +95,12 @@ class TrainingRun:
                 file=sys.stderr,
             )
 
-    def train_and_publish(self, dataset: Dataset, weights: Weights | None) -> None:
+    def train_and_publish(self, corpus: Corpus, dataset: Dataset, weights: Weights | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
 
         The initial weights are None if they are random, or the run has an epoch.
         """
+        self._describe(corpus, dataset)
         try:
             writer = self.sample_writer(dataset.tail or dataset.head)
             with deferred_interrupts() as raise_if_interrupted:
@@ -288,8 +289,7 @@ def train(
         # The other processes read the directory once the chief has created it.
         devices.broadcast(0.0)
         run = TrainingRun(folder, models_dir, config, tokenizer, description, devices, **output)
-        run.describe(corpus, dataset)
-        run.train_and_publish(dataset, weights)
+        run.train_and_publish(corpus, dataset, weights)
     return 0
 
 
@@ -315,27 +315,26 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
         # A run that was stopped before its first complete epoch starts over.
         weights = None if folder.progress().epochs else _first_weights(folder, config)
         resumed = TrainingRun(folder, models_dir, config, tokenizer, before, devices, progress_file)
-        resumed.describe(corpus, dataset)
-        resumed.train_and_publish(dataset, weights)
+        resumed.train_and_publish(corpus, dataset, weights)
     return 0
 
 
 def publish_best(run: Path, models_dir: Path) -> int:
     """Publish the best epoch so far of a run. Returns the exit code."""
     folder = RunFolder(run)
-    job = TrainingRun(folder, models_dir, *folder.load())
-    require_writable(models_dir / job.config.name)
+    trained = TrainingRun(folder, models_dir, *folder.load())
+    require_writable(models_dir / trained.config.name)
     progress = folder.progress()
     if not progress.epochs:
-        raise RunError(f"{run}: no epoch is complete yet; resume with: {job.command('resume')}")
-    corpus = _reread_corpus(job.config, job.corpus.corpus_sha256)
+        raise RunError(f"{run}: no epoch is complete yet; resume with: {trained.command('resume')}")
+    corpus = _reread_corpus(trained.config, trained.corpus.corpus_sha256)
     if corpus is None:
-        changed = f"corpus {job.config.corpus} is missing or has changed"
+        changed = f"corpus {trained.config.corpus} is missing or has changed"
         lost = "samples have no prompt, memorization is not measured, and there is no training filter"
         echo(f"{changed}: {lost}")
-    head, tail = _split(corpus, job.config) if corpus else (None, None)
+    head, tail = _split(corpus, trained.config) if corpus else (None, None)
     with deferred_interrupts() as raise_if_interrupted:
-        job.publish(progress, job.sample_writer(tail or head), head, raise_if_interrupted)
+        trained.publish(progress, trained.sample_writer(tail or head), head, raise_if_interrupted)
     return 0
 
 
