@@ -6,7 +6,7 @@ import subprocess
 
 import yaml
 
-from service.backends.replica import MAX_PROBE_CALLS
+from service.backends.replicas import MAX_PROBE_CALLS
 from tests.paths import ROOT
 from tests.programs import program
 

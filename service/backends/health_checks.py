@@ -15,8 +15,7 @@ from contract.errors import ContractError
 from contract.tokenizers import Tokenizer
 from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe, run_probe, still_holds
-from service.backends.replica import Replica
-from service.backends.replicas import Replicas
+from service.backends.replicas import Replica, Replicas
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
 from service.scheduling.call import Arrays, finite_sequences
 from service.scheduling.sequence import ModelVersion

@@ -18,8 +18,7 @@ from contract.models_config import LABELS_FILE, Shares
 from contract.tokenizers import Tokenizer
 from service.backends.determinism_probe import Probe
 from service.backends.health_checks import Assets, HealthChecks, RepeatedErrors
-from service.backends.replica import Replica
-from service.backends.replicas import Replicas
+from service.backends.replicas import Replica, Replicas
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound
 from service.models.precision import DEFAULT
 from service.models.repository import RepositoryConfig, VersionFiles

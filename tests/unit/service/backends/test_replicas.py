@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from service.backends.determinism_probe import Probe
-from service.backends.replica import FIRST_PAUSE_S, LAST_PAUSE_S
-from service.backends.replicas import Replicas, resolved
+from service.backends.replicas import FIRST_PAUSE_S, LAST_PAUSE_S, Replicas, resolved
 from service.errors import BackendUnavailable, BatchingConflict, InternalError, InvalidResponse, ServerBusy, VersionGone
 from service.scheduling.call import Call
 from service.scheduling.sequence import ModelVersion
@@ -113,7 +112,7 @@ def test_a_call_goes_to_the_replica_with_the_fewest_calls_in_flight():
 def now(monkeypatch):
     """The clock of replicas, in a list."""
     now = [0.0]
-    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.05)
     monkeypatch.setattr("service.backends.replicas.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
@@ -266,7 +265,7 @@ def test_a_hanging_call_ejects_its_replica_and_is_retried_on_another(now):
 
 def test_a_call_without_a_known_duration_does_not_count_as_hanging(monkeypatch):
     """The limit follows from the time per step of earlier calls of its kind."""
-    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.0)
+    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.0)
     fleet = Fleet()
     fleet.servers["a"].hangs = True
     first = fleet.call()
@@ -284,7 +283,7 @@ def test_a_call_without_a_known_duration_does_not_count_as_hanging(monkeypatch):
 
 
 def test_a_background_thread_ejects_hanging_replicas(monkeypatch):
-    monkeypatch.setattr("service.backends.replica.MIN_HANG_S", 0.05)
+    monkeypatch.setattr("service.backends.replicas.MIN_HANG_S", 0.05)
     fleet = Fleet()
     fleet.answer()
     fleet.replicas.start()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.backends.replica import TOLERATED_S, ConfigDrift
+from service.backends.replicas import TOLERATED_S, ConfigDrift
 from service.errors import BackendUnavailable
 from tests.registries import LOADING, PolledRegistry, add, label, only
 
@@ -11,7 +11,7 @@ from tests.registries import LOADING, PolledRegistry, add, label, only
 def now(monkeypatch):
     """Replace the monotonic clock by the number in this list."""
     now = [1000.0]
-    monkeypatch.setattr("service.backends.replica.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("service.backends.replicas.time.monotonic", lambda: now[0])
     return now
 
 
