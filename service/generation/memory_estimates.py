@@ -18,7 +18,7 @@ _PROMPT_LOGPROB_BYTES, _PROMPT_LOGPROBS_COPIES = 80, 3
 _ECHO_COPIES = 3
 # A state: as floats, as bytes, and twice in base64.
 _STATE_COPIES = 5
-# Decode calls have 32 to 128 steps, except a sequence's first (8) and its last; see service.scheduling.batching.
+# Decode calls have 32 to 128 steps, except a sequence's first (8) and its last; see service.scheduling.queues.
 _TOKENS_PER_CHUNK = 32
 # The score of a text, as an object and as JSON.
 _SCORE_BYTES = 1000

@@ -23,7 +23,7 @@ from service.errors import InvalidRequest, ModelLoading, ModelNotFound
 from service.models.precision import DEFAULT
 from service.models.repository import RepositoryConfig, VersionFiles
 from service.models.routing import Reference, Route, make_route
-from service.scheduling.batching import BatchLimits
+from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 

@@ -16,11 +16,10 @@ from typing import Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
-from service.scheduling.batching import BatchLimits, ModelQueue
 from service.scheduling.call import Arrays, Call
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
+from service.scheduling.queues import BatchLimits, ModelQueue, Slots
 from service.scheduling.sequence import ModelVersion, Result, Sequence, Status
-from service.scheduling.slots import Slots
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -168,7 +167,7 @@ class Scheduler:
             queue_.sequences.update((sequence, *sequence.forks))
             self._slots.enqueue(sequence)
         num_arrived = sum(1 + len(each.forks) for each in leaders if not each.is_search_step)
-        queue_.expected.sequences_arrived(num_arrived, time.monotonic())
+        queue_.sequences_arrived(num_arrived, time.monotonic())
 
     def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, probe_hash: str | None) -> None:
         sent_at = self._in_flight.pop(call, None)
@@ -188,7 +187,7 @@ class Scheduler:
         for sequence, result in zip(call.sequences, results, strict=True):
             self._cache_state(sequence)
             if sequence.is_complete and sequence.status is Status.RUNNING and not sequence.is_search_step:
-                queue_.expected.sequence_ended(now)
+                queue_.sequence_ended(now)
             self._requeue(queue_, sequence, result)
 
     def _cancel(self, sequences: list[Sequence]) -> None:
@@ -198,7 +197,7 @@ class Scheduler:
             if sequence.status < Status.FINISHED:
                 sequence.status = Status.CANCELLED
                 if not sequence.is_search_step:
-                    self._queues[sequence.version].expected.sequence_ended(now)
+                    self._queues[sequence.version].sequence_ended(now)
         self._remove(lambda sequence: sequence.status is Status.CANCELLED)
 
     def _cache_state(self, sequence: Sequence) -> None:

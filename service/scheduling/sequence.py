@@ -1,6 +1,6 @@
 """A sequence: one continuation that is being generated, with its prompt, progress and model state; and its results."""
 
-from collections import abc, deque
+from collections import abc
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -284,13 +284,3 @@ class Sequence:
             state=self.state_snapshot,
             is_reproducible=self.is_reproducible,
         )
-
-
-def take(queue: deque[Sequence], selected: Callable[[Sequence], bool]) -> list[Sequence]:
-    """Remove and return the selected sequences of a queue."""
-    taken = [sequence for sequence in queue if selected(sequence)]
-    if taken:
-        remaining = [sequence for sequence in queue if not selected(sequence)]
-        queue.clear()
-        queue.extend(remaining)
-    return taken

@@ -11,7 +11,7 @@ from service.commands.gateway import SPARE_THREADS
 from service.http_server.worker import RECEIVED_BYTES
 from service.memory_budget import FREE_BYTES
 from service.models import training_filters
-from service.scheduling.batching import MAX_ACTIVATIONS_PER_CALL
+from service.scheduling.queues import MAX_ACTIVATIONS_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
 from tests.documents import rows

@@ -13,7 +13,7 @@ from service.engine import Engine
 from service.generation.resume_tokens import ResumeTokens, state_keys
 from service.models.registry import ServedModel
 from service.scheduling.admission import AdmissionControl
-from service.scheduling.batching import BatchLimits
+from service.scheduling.queues import BatchLimits
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings

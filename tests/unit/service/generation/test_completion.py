@@ -21,7 +21,7 @@ from service.errors import (
 from service.generation.choice import TextDelta
 from service.generation.logprobs import Logprobs
 from service.models.registry import ServedModel
-from service.scheduling.batching import BatchLimits
+from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import Result
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
 from tests.unit.service.engines import CHARACTERS, SETTINGS, Models, request

@@ -10,7 +10,7 @@ from service.errors import InvalidRequest, NotFound
 from service.models import embedding_vectors as module
 from service.models.embedding_vectors import VectorFiles, Vectors, find_token
 from service.models.registry import ServedModel
-from service.scheduling.batching import BatchLimits
+from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import ModelVersion
 from tests.registries import write_vectors
 from tests.unit.contract.test_card import FIELDS

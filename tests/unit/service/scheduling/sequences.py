@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from service.scheduling.batching import BatchLimits
+from service.scheduling.queues import BatchLimits
 from service.scheduling.sampling_params import SamplingParams
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import ModelVersion, Sequence

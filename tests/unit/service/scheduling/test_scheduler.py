@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
-from service.scheduling.batching import BatchLimits
+from service.scheduling.queues import BatchLimits
 from service.scheduling.sampling_params import SamplingParams, uniforms
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_step
@@ -42,7 +42,7 @@ def test_joining_a_running_batch_changes_no_sequence(start):
 @pytest.mark.parametrize("end", ["finished", "cancelled"])
 def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeypatch, end):
     """Eight have ended, so the first new prompt waits for seven others. A stop string cancels a sequence."""
-    monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 60.0)
+    monkeypatch.setattr("service.scheduling.queues.MAX_WAIT_S", 60.0)
     backend = FakeBackend()
     scheduler = start(backend)
     max_tokens = 20 if end == "finished" else 10**6
@@ -64,7 +64,7 @@ def test_prompts_that_follow_ended_sequences_share_a_prefill_call(start, monkeyp
 
 
 def test_a_wait_for_an_expected_prompt_ends_also_while_events_are_delivered(start, monkeypatch):
-    monkeypatch.setattr("service.scheduling.batching.MAX_WAIT_S", 0.5)
+    monkeypatch.setattr("service.scheduling.queues.MAX_WAIT_S", 0.5)
     scheduler, is_slow = start(), threading.Event()
     deliver = scheduler._deliver
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.slots import Slots
+from service.scheduling.queues import Slots
 from tests.fakes import make_sequence
 
 

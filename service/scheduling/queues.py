@@ -1,4 +1,10 @@
-"""Batch formation: the queues of a model version, and the rules that choose its next call.
+"""Queues of sequences: those of all models that wait for a slot, and those of each model that wait for a call.
+
+At most `num_slots` sequences run at once. A free slot goes to the request that holds the fewest slots, in a tie to the
+oldest. If no slot is free, a request that holds at least two slots more than a waiting one is preempted. So a request
+of 128 choices neither starves the others nor waits for 128 free slots, and a request of one choice waits only if every
+request holds a single slot. Preemption is free: a state is a few kilobytes and stays in the gateway, so nothing is
+recomputed.
 
 The model server computes several calls at once, each on one core. Two calls of batch size 32 on two cores generate 1.5
 times the tokens of one call of batch size 64 on both (measured). So sequences are spread over as many calls as may be
@@ -22,15 +28,17 @@ their own, of one step each.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, compress
 
 from contract import signatures
 from service.scheduling.call import Call
 from service.scheduling.constraints import fit_into_table
-from service.scheduling.sequence import DecodeKind, ModelVersion, Sequence, take
+from service.scheduling.sequence import DecodeKind, ModelVersion, Sequence
+
+Condition = Callable[[Sequence], bool]
 
 
 @dataclass(frozen=True)
@@ -88,29 +96,75 @@ def steps_for(nums_left: list[int], limit: int) -> int:
     return last_finish if last_finish * 2 >= limit or last_finish == max(nums_left) else limit
 
 
-class ExpectedPrompts:
-    """Expects one prompt for each sequence that ended in the last `MAX_WAIT_S`. Times are monotonic seconds."""
+def take(queue: deque[Sequence], selected: Condition) -> list[Sequence]:
+    """Remove and return the selected sequences of a queue."""
+    taken = [sequence for sequence in queue if selected(sequence)]
+    if taken:
+        remaining = [sequence for sequence in queue if not selected(sequence)]
+        queue.clear()
+        queue.extend(remaining)
+    return taken
 
-    def __init__(self) -> None:
-        self._deadlines: deque[float] = deque()
+
+class Slots:
+    """The slots of all models, and the sequences that wait for a slot."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        # By request; there are no empty queues and no counts of 0.
+        self._waiting: dict[int, deque[Sequence]] = {}
+        self._held: Counter[int] = Counter()
+        self._running: set[Sequence] = set()
 
     @property
-    def until(self) -> float:
-        """When the last expected prompt is no longer expected; 0 if there is none."""
-        return self._deadlines[-1] if self._deadlines else 0.0
+    def num_free(self) -> int:
+        return self._num_slots - len(self._running)
 
-    def sequence_ended(self, now: float) -> None:
-        """Expect one more prompt."""
-        self._deadlines.append(now + MAX_WAIT_S)
+    def any_waiting(self, may_run: Condition) -> bool:
+        return any(may_run(queue[0]) for queue in self._waiting.values())
 
-    def sequences_arrived(self, count: int, now: float) -> None:
-        """Expect `count` fewer prompts."""
-        while self._deadlines and (count > 0 or self._deadlines[0] <= now):
-            count -= self._deadlines.popleft() > now
+    def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:
+        """Enqueue a sequence after the others of its request, or before them."""
+        queue = self._waiting.setdefault(sequence.request_number, deque())
+        queue.appendleft(sequence) if at_front else queue.append(sequence)
 
-    def worth_waiting_until(self, arrived_at: float) -> float:
-        """Return the time until which a prompt should wait for others, at most `MAX_WAIT_S` after it arrived."""
-        return min(self.until, arrived_at + MAX_WAIT_S)
+    def assign(self, may_run: Condition) -> Sequence:
+        """Assign a free slot to the next waiting sequence that may run, and return it; there must be one."""
+        candidates = (request for request, queue in self._waiting.items() if may_run(queue[0]))
+        request = min(candidates, key=lambda request: (self._held[request], request))
+        queue = self._waiting[request]
+        sequence = queue.popleft()
+        if not queue:
+            del self._waiting[request]
+        self._held[request] += 1
+        self._running.add(sequence)
+        return sequence
+
+    def release(self, sequence: Sequence) -> None:
+        """Free the slot of a finished or preempted sequence; do nothing if it holds none."""
+        if sequence not in self._running:
+            return
+        self._running.remove(sequence)
+        self._held[sequence.request_number] -= 1
+        if not self._held[sequence.request_number]:
+            del self._held[sequence.request_number]
+
+    def over_share(self, may_run: Condition) -> Iterator[int]:
+        """Yield the requests that hold at least two slots more than a waiting one that may run, the most first."""
+        fewest = min(self._held[request] for request, queue in self._waiting.items() if may_run(queue[0]))
+        for request, count in self._held.most_common():
+            if count < fewest + 2:
+                return
+            yield request
+
+    def remove(self, unwanted: Condition) -> list[Sequence]:
+        """Remove and return the unwanted sequences among those that wait."""
+        removed: list[Sequence] = []
+        for request, queue in list(self._waiting.items()):
+            removed += take(queue, unwanted)
+            if not queue:
+                del self._waiting[request]
+        return removed
 
 
 @dataclass
@@ -128,7 +182,9 @@ class ModelQueue:
     calls: set[Call] = field(default_factory=set)  # in flight
     num_decodes: int = 0  # decode calls of `ready` sequences since the last prefill call
     first_decode_is_due: bool = True  # whether `ready` sequences had a decode call since the last first decode call
-    expected: ExpectedPrompts = field(default_factory=ExpectedPrompts)  # prompts that are likely to arrive soon
+    # When each prompt that is likely to arrive soon is no longer expected: one for each sequence that ended in the last
+    # `MAX_WAIT_S`, in monotonic seconds.
+    expected: deque[float] = field(default_factory=deque)
     # An outage, in monotonic seconds: when the first failed call was sent, None while calls succeed; and when to retry,
     # None while an attempt is in flight.
     failing_since: float | None = None
@@ -150,6 +206,15 @@ class ModelQueue:
         """Whether there are neither sequences nor calls in flight."""
         return not self.sequences and not self.calls
 
+    def sequence_ended(self, now: float) -> None:
+        """Expect one more prompt."""
+        self.expected.append(now + MAX_WAIT_S)
+
+    def sequences_arrived(self, count: int, now: float) -> None:
+        """Expect `count` fewer prompts."""
+        while self.expected and (count > 0 or self.expected[0] <= now):
+            count -= self.expected.popleft() > now
+
     def enqueue(self, sequence: Sequence, *, at_front: bool = False) -> None:
         """Enqueue a running sequence for prefill or decode."""
         queue = self.ready if sequence.num_generated else self.new
@@ -157,7 +222,7 @@ class ModelQueue:
             queue = self.prefilling
         queue.appendleft(sequence) if at_front else queue.append(sequence)
 
-    def remove(self, unwanted: Callable[[Sequence], bool]) -> list[Sequence]:
+    def remove(self, unwanted: Condition) -> list[Sequence]:
         """Remove and return the unwanted sequences that hold a slot and are not in a call."""
         removed: list[Sequence] = []
         for queue in (self.prefilling, self.new, self.ready):
@@ -176,13 +241,14 @@ class ModelQueue:
     @property
     def waits_until(self) -> float:
         """When prompts stop waiting for expected ones, in monotonic s; in an empty queue, when none is expected."""
+        expected_until = self.expected[-1] if self.expected else 0.0
         if not self.prefilling:
-            return 0.0 if self.sequences else self.expected.until
+            return 0.0 if self.sequences else expected_until
         is_full = len(self.prefilling) >= self.limits.batch_sizes[0]
         if is_full or any(sequence.is_search_step for sequence in self.prefilling):
             return 0.0
         # The first in the queue is not always the oldest: a long prompt is enqueued again after each of its calls.
-        return self.expected.worth_waiting_until(min(sequence.accepted_at for sequence in self.prefilling))
+        return min(expected_until, MAX_WAIT_S + min(sequence.accepted_at for sequence in self.prefilling))
 
     def next_call(self, num_free_calls: int, max_calls: int, now: float = math.inf) -> Call | None:
         """Choose the next call, and dequeue its sequences.

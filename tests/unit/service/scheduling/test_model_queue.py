@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.scheduling.batching import (
+from service.scheduling.queues import (
     DECODES_BETWEEN_LONG_PREFILLS,
     FIRST_DECODE_STEPS,
     JOINING_DECODE_STEPS,
@@ -85,8 +85,8 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
 def test_prompts_wait_for_expected_ones_but_not_for_long(queue, arrived, share, starts):
     """Three sequences have ended, so three prompts are expected to share a prefill call."""
     for _ in range(3):
-        queue.expected.sequence_ended(100.0)
-    queue.expected.sequences_arrived(arrived, 100.0)
+        queue.sequence_ended(100.0)
+    queue.sequences_arrived(arrived, 100.0)
     add_prompts(queue, arrived, accepted_at=100.0)
     call = queue.next_call(2, 2, 100.0 + share * MAX_WAIT_S)
     assert (call is not None) == starts
@@ -95,13 +95,13 @@ def test_prompts_wait_for_expected_ones_but_not_for_long(queue, arrived, share, 
 
 def test_a_prompt_does_not_wait_again_and_again(queue):
     add_prompts(queue, 1, accepted_at=100.0)
-    queue.expected.sequence_ended(100.0 + 0.9 * MAX_WAIT_S)
+    queue.sequence_ended(100.0 + 0.9 * MAX_WAIT_S)
     assert queue.next_call(2, 2, 100.0 + 0.95 * MAX_WAIT_S) is None
     assert kind(queue.next_call(2, 2, 100.0 + MAX_WAIT_S)) == "prefill"
 
 
 def test_a_prompt_of_several_calls_waits_only_before_the_first(queue):
-    queue.expected.sequence_ended(100.0)
+    queue.sequence_ended(100.0)
     add_prompts(queue, 1, accepted_at=100.0)
     add_prompts(queue, 1, length=1000, accepted_at=90.0)
     assert len(queue.next_call(1, 2, 100.0).sequences) == 2
@@ -111,14 +111,14 @@ def test_a_prompt_of_several_calls_waits_only_before_the_first(queue):
 def test_a_full_batch_of_prompts_waits_for_no_other(queue, signatures):
     """A ninth prompt would need another call."""
     for _ in range(16):
-        queue.expected.sequence_ended(100.0)
+        queue.sequence_ended(100.0)
     for signature in signatures:
         add_prompts(queue, 8 // len(signatures), accepted_at=100.0, prefill_signature=signature)
     assert kind(queue.next_call(1, 2, 100.0)) == "prefill"
 
 
 def test_running_sequences_decode_while_prompts_wait(queue):
-    queue.expected.sequence_ended(100.0)
+    queue.sequence_ended(100.0)
     add_running(queue, 8)
     add_prompts(queue, 1, accepted_at=100.0)
     assert kind(queue.next_call(1, 2, 100.0)) == "decode"
@@ -127,9 +127,9 @@ def test_running_sequences_decode_while_prompts_wait(queue):
 def test_prompts_that_did_not_come_are_no_longer_expected(queue):
     """An arrival counts for a deadline that has not passed."""
     for now in (100.0, 200.0):
-        queue.expected.sequence_ended(now)
-    queue.expected.sequences_arrived(1, 200.0)
-    assert queue.expected.until == 0
+        queue.sequence_ended(now)
+    queue.sequences_arrived(1, 200.0)
+    assert not queue.expected
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_step_of_a_search_has_a_call_for_itself(queue, count, batch_size):
     """It has a slot for each token, and waits for no expected prompt."""
     (step,) = add(queue, 1, **search_step(count))
     (other,) = add(queue, 1, **search_step(3))
-    queue.expected.sequence_ended(100.0)
+    queue.sequence_ended(100.0)
     call = queue.next_call(2, 2, 100.0)
     assert (call.signature, call.sequences, call.batch_size, call.size) == ("next_logprobs", (step,), batch_size, 1)
     assert call.inputs()["token_ids"].shape == (batch_size, 1)
