@@ -15,7 +15,7 @@ import numpy as np
 from contract import signatures
 from contract.card import GeneratorCard
 from service.scheduling.call import Arrays
-from service.scheduling.constraints import unconstrained_inputs
+from service.scheduling.sampling import unconstrained_inputs
 
 log = logging.getLogger(__name__)
 

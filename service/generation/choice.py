@@ -15,7 +15,7 @@ import numpy as np
 from contract.tokenizers import Detokenizer
 from service.generation.logprobs import Logprobs, PendingLogprobs, token_scores
 from service.generation.resume_tokens import Checkpoint, SavedMatch
-from service.scheduling.constraints import Match
+from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, ModelVersion, Result, Scores
 from service.structured_outputs.patterns import Constraint
 

@@ -17,7 +17,7 @@ from service.generation.layer_states import resolve_interventions
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
 from service.generation.resume_tokens import ResumeTokens
 from service.generation.running_request import RunningRequest
-from service.scheduling.constraints import Match
+from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
 from service.structured_outputs.patterns import Constraint
 

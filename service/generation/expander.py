@@ -10,7 +10,7 @@ import numpy as np
 from contract import signatures
 from service.generation.running_request import RunningRequest
 from service.generation.search import MAX_KEPT, Node
-from service.scheduling.constraints import Match
+from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, Result, SearchStep, Sequence, Status
 
 # An expanded prefix beside its arrays: its objects and those of the prefixes after it that wait.

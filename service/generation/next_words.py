@@ -20,7 +20,7 @@ from service.errors import InvalidRequest
 from service.generation.expander import Expander
 from service.generation.running_request import RunningRequest
 from service.generation.search import BestFirstSearch, Node
-from service.scheduling.constraints import FIRST_ROW, Automaton, Match
+from service.scheduling.sampling import FIRST_ROW, Automaton, Match
 from service.scheduling.sequence import ChoiceIndex
 
 _APOSTROPHES = frozenset("'’")

@@ -15,7 +15,7 @@ from service.generation.prompts import EncodedPrompt
 from service.generation.running_request import RunningRequest
 from service.generation.search import BestFirstSearch, Node, beam_search
 from service.models.registry import ServedModel
-from service.scheduling.constraints import Match
+from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from contract import signatures
 from service.errors import GatewayError
-from service.scheduling.constraints import Match
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.sampling_params import Adjustments, SamplingParams, UniformStream
+from service.scheduling.sampling import Adjustments, Match, SamplingParams, uniforms
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
@@ -20,6 +19,8 @@ ChoiceIndex = tuple[int, int]
 # The signature of decode calls, and whether they have a single step, as interventions change the state between steps.
 DecodeKind = tuple[str, bool]
 _DEFAULTS = SamplingParams()
+# Uniforms that a sequence generates at once, as few cost as much.
+UNIFORMS_AHEAD = 256
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
 # Far beyond what a gate saturates at; without a limit, a cell that is scaled at each step overflows within 130 steps.
@@ -179,12 +180,13 @@ class Sequence:
     last_token_id: int = 0  # the newest token, not yet processed by the model
     accepted_at: float = 0.0  # monotonic seconds
     is_reproducible: bool = True  # whether all its calls ran on backends with the expected probe hash
-    _uniforms: UniformStream = field(init=False)
+    # Uniforms that were generated ahead, float32, from a position on.
+    _uniforms: np.ndarray = field(init=False, default_factory=lambda: np.zeros(0, np.float32))
+    _uniforms_from: int = 0
     adjustments: Adjustments = field(init=False)
     decode_kind: DecodeKind = field(init=False)  # only sequences of one kind share a call
 
     def __post_init__(self) -> None:
-        self._uniforms = UniformStream(self.seed, self.random_stream)
         self.last_token_id = int(self.prompt_ids[-1])
         sampling = self.sampling
         counts, sampled = sampling.counts_tokens, self.counts_before
@@ -217,7 +219,12 @@ class Sequence:
 
     def uniforms(self, count: int) -> np.ndarray:
         """Return the random numbers of the next tokens, float32 (count,)."""
-        return self._uniforms.take(self.num_sampled_before + self.num_generated, count)
+        position = self.num_sampled_before + self.num_generated
+        offset = position - self._uniforms_from
+        if offset < 0 or offset + count > self._uniforms.size:
+            self._uniforms_from, offset = position, 0
+            self._uniforms = uniforms(self.seed, self.random_stream, position, max(count, UNIFORMS_AHEAD))
+        return self._uniforms[offset : offset + count]
 
     @property
     def state_snapshot(self) -> np.ndarray | None:

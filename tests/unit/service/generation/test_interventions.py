@@ -7,7 +7,7 @@ import pytest
 
 from service.context import RequestContext
 from service.errors import InvalidRequest
-from service.scheduling.sampling_params import uniforms
+from service.scheduling.sampling import uniforms
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import STATE_SIZE, VOCABULARY, fake_step
 from tests.unit.service.engines import CHARACTERS, Models, request

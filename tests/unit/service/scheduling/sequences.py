@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from service.scheduling.queues import BatchLimits
-from service.scheduling.sampling_params import SamplingParams
+from service.scheduling.sampling import SamplingParams
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import ModelVersion, Sequence
 from service.settings import Settings

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.sampling_params import Adjustments, UniformStream, uniforms
+from service.scheduling.sampling import Adjustments, uniforms
+from tests.fakes import make_sequence
 
 IDS = st.lists(st.integers(0, 9), max_size=30)
 
@@ -26,20 +27,22 @@ def test_uniforms_are_those_of_philox(seed):
 
 
 @pytest.mark.parametrize("counts", [[1] * 600, [16] * 40, [4, 32, 1, 700, 16]], ids=["ones", "sixteens", "mixed"])
-def test_a_stream_that_computes_ahead_has_the_same_uniforms(counts):
-    stream, position, drawn = UniformStream(3, 1), 0, []
+def test_a_sequence_that_generates_ahead_has_the_same_uniforms(counts):
+    sequence, drawn = make_sequence(seed=3, random_stream=1, num_sampled_before=7), []
     for count in counts:
-        drawn += stream.take(position, count).tolist()
-        position += count
-    assert drawn == uniforms(3, 1, 0, position).tolist()
+        drawn += sequence.uniforms(count).tolist()
+        sequence.num_generated += count
+    assert drawn == uniforms(3, 1, 7, sequence.num_generated).tolist()
 
 
-def test_a_stream_can_return_to_an_earlier_position():
+def test_a_sequence_can_return_to_an_earlier_position():
     """A call that is retried gets the uniforms that it had the first time."""
-    stream = UniformStream(3, 0)
-    first = stream.take(100, 16).tolist()
-    stream.take(500, 16)
-    assert stream.take(100, 16).tolist() == first
+    sequence = make_sequence(num_generated=100)
+    first = sequence.uniforms(16).tolist()
+    sequence.num_generated = 500
+    sequence.uniforms(16)
+    sequence.num_generated = 100
+    assert sequence.uniforms(16).tolist() == first
 
 
 def table(adjustments, width=20):
