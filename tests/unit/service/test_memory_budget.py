@@ -4,8 +4,8 @@ from contextlib import closing
 
 import pytest
 
+from service.context import FREE_BYTES, MemoryBudget
 from service.errors import InvalidRequest, MemoryExhausted
-from service.memory_budget import FREE_BYTES, MemoryBudget
 
 MAX = 10 * FREE_BYTES
 

@@ -7,9 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from service.context import RequestContext
+from service.context import MemoryBudget, RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
-from service.memory_budget import MemoryBudget
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_distribution, fake_step
 from tests.unit.service.engines import CHARACTERS, request
 from tests.waiting import until

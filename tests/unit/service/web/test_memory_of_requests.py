@@ -10,10 +10,9 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer
 from service.access.keys import KeyLimits
-from service.context import RequestContext
+from service.context import FREE_BYTES, RequestContext
 from service.errors import ClientGone
 from service.generation.hidden_states import InspectionProcessor
-from service.memory_budget import FREE_BYTES
 from service.settings import Settings
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import request as completion_request

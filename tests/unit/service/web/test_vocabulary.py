@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.access.keys import KeyLimits
-from service.memory_budget import MemoryLease
+from service.context import MemoryLease
 from service.models.registry import ServedModel
 from tests.unit.service.engines import CHARACTERS, WORDS, Models
 
