@@ -20,10 +20,9 @@ from service.api.requests import (
 )
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
-from service.generation.candidate_filter import IsCopy
-from service.generation.completion_processor import CompletionProcessor
+from service.generation.choice import IsCopy
+from service.generation.completion_processor import CompletionProcessor, completion_bytes
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, requested_activations
-from service.generation.memory_estimates import completion_bytes, embedding_bytes, inspection_bytes
 from service.generation.next_words import NextWordsProcessor
 from service.generation.prompts import (
     NO_IDS,
@@ -107,7 +106,7 @@ class Engine:
             # Free the unencoded prompts.
             body = body.model_copy(update={"prompt": None, "suffix": None})
             self._require_response_fits(body, prompts, field)
-            num_held = _hold_memory(request, completion_bytes(body, model.card, prompts, constraints))
+            num_held = _hold_memory(request, completion_bytes(body, request, constraints))
             processor: CompletionProcessor | SearchProcessor
             if body.searches:
                 processor = SearchProcessor(body, request, num_held, self._settings.max_search_tokens)
@@ -151,9 +150,9 @@ class Engine:
         require(is_width, "dimensions", f"be {units}, the width of the model's top layer", body.dimensions)
         with context.refunds_on_failure():
             self._encode(request, body.prompts, "input", "input", first=_label_ids(body, request.model))
-            _hold_memory(request, embedding_bytes(len(request.prompts), units))
             # Free the unencoded texts.
             processor = EmbeddingProcessor(body.model_copy(update={"input": ""}), request)
+            _hold_memory(request, processor.num_bytes)
             on_start(request)
             request.admit((number, 0) for number in range(len(request.prompts)))
             request.submit(processor.create)
@@ -216,8 +215,7 @@ class Engine:
                     "request fewer layers or kinds of values, or set max_positions or max_units",
                     param="input",
                 )
-            num_tokens, card = request.prompts[0].num_tokens, request.model.card
-            _hold_memory(request, inspection_bytes(count, num_tokens, body.logprobs, card))
+            _hold_memory(request, processor.num_bytes)
             on_start(request)
             request.admit([(0, 0)])
             request.submit(processor.create)

@@ -1,12 +1,13 @@
 """One choice of a completion: from sampled tokens to visible text, up to a stop string, and to checkpoints.
 
 Text is handled in the order of generation: that of a backward model as its mirror image, which grows at its end like
-any other. A `TextDelta` has it in reading order.
+any other. A `TextDelta` has it in reading order. And the filter of choices, which rejects duplicates and copies of
+training text.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import repeat
 
@@ -18,6 +19,12 @@ from service.generation.resume_tokens import Checkpoint, SavedMatch
 from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, ModelVersion, Result, Scores
 from service.structured_outputs.patterns import Constraint
+
+# Candidates of a prompt: this many for each choice, and some more for a request of few choices.
+CANDIDATES_PER_CHOICE, MORE_CANDIDATES = 10, 90
+
+# Whether a text, with its prompt and the token ids of both, is a copy of training text.
+IsCopy = Callable[[Sequence[int], str], bool]
 
 
 @lru_cache(256)
@@ -315,3 +322,54 @@ class Choice:
         """Add the log probabilities of the tokens that have become visible."""
         if self._pending is not None:
             self.add_logprobs(self._pending.take(self._length, last=last, stopped=self.is_stopped))
+
+
+@dataclass
+class CandidateFilter:
+    """The candidates of one prompt.
+
+    The decision depends on the texts in the order of their random streams, not on the order in which they finish: the
+    same seed gives the same choices.
+    """
+
+    count: int  # number of requested choices
+    unique: bool  # whether a text that was accepted before is rejected
+    is_copy: IsCopy | None  # rejects copies of training text; None: they are accepted
+    num_rejected: int = 0  # candidates rejected so far
+    num_accepted: int = 0  # candidates accepted so far
+    _num_candidates: int = field(default=0, init=False)
+    _finished: dict[int, tuple[Sequence[int], str]] = field(default_factory=dict, init=False)
+    _accepted: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._num_candidates = self.count
+
+    def next_candidate(self) -> int | None:
+        """Return the number of a candidate in place of a rejected one; None: the limit of candidates is reached.
+
+        Then there are fewer choices than requested.
+        """
+        if self._num_candidates == CANDIDATES_PER_CHOICE * self.count + MORE_CANDIDATES:
+            return None
+        self._num_candidates += 1
+        return self._num_candidates - 1
+
+    def decide(self, number: int, token_ids: Sequence[int], text: str) -> list[tuple[int, int | None]]:
+        """Record a finished candidate; return all candidates that can now be decided, in order of their numbers.
+
+        Each has its rank among the accepted ones, or None if it is rejected. The token ids of prompt and candidate are
+        in the order of generation, their text is in reading order.
+        """
+        self._finished[number] = token_ids, text
+        decided: list[tuple[int, int | None]] = []
+        while (candidate := self.num_accepted + self.num_rejected) in self._finished:
+            token_ids, text = self._finished.pop(candidate)
+            if (self.unique and text in self._accepted) or (self.is_copy is not None and self.is_copy(token_ids, text)):
+                self.num_rejected += 1
+                decided.append((candidate, None))
+                continue
+            if self.unique:
+                self._accepted.add(text)
+            decided.append((candidate, self.num_accepted))
+            self.num_accepted += 1
+        return decided

@@ -4,6 +4,7 @@ It decides what a choice begins with (`echo`), and which choices are returned: a
 duplicates nor copies of training text. Text is in the order of generation; see `choice`.
 """
 
+import sys
 from collections import Counter, abc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,15 +12,57 @@ from operator import attrgetter
 
 from contract import signatures
 from service.api.requests import CompletionRequest
-from service.generation.candidate_filter import CandidateFilter, IsCopy
-from service.generation.choice import Choice, Progress, TextDelta
-from service.generation.layer_states import resolve_interventions
+from service.generation.choice import CandidateFilter, Choice, IsCopy, Progress, TextDelta
+from service.generation.hidden_states import resolve_interventions
+from service.generation.logprobs import logprobs_bytes, scores_bytes
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
 from service.generation.resume_tokens import ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
 from service.structured_outputs.patterns import Constraint
+
+# A generated token, in a queued result or a text: 40 as a list entry and its object, and a share of its event.
+_TOKEN_BYTES = 48
+# An entry of `prompt_logprobs` in JSON (measured: 68 for a character), which is joined, and copied into every choice.
+_PROMPT_LOGPROB_BYTES, _PROMPT_LOGPROBS_COPIES = 80, 3
+# An echoed prompt: as a string, joined, and in JSON.
+_ECHO_COPIES = 3
+# A state: as floats, as bytes, and twice in base64.
+_STATE_COPIES = 5
+# Decode calls have 32 to 128 steps, except a sequence's first (8) and its last; see service.scheduling.queues.
+_TOKENS_PER_CHUNK = 32
+
+
+def completion_bytes(
+    body: CompletionRequest, request: RunningRequest, constraints: abc.Sequence[Constraint | None]
+) -> int:
+    """Return an upper estimate of the bytes that generated tokens and response take, without the encoded prompts."""
+    prompts, card = request.prompts, request.model.card
+    num_choices = len(prompts) * (body.top_texts or body.best_of)
+    num_generated, echoes = num_choices * body.max_tokens, body.best_of if body.echo else 0
+    num_echoed = echoes * sum(prompt.num_tokens for prompt in prompts)
+    total = _TOKEN_BYTES * num_generated
+    total += _ECHO_COPIES * echoes * sum(sys.getsizeof(prompt.text) for prompt in prompts)
+    if body.logprobs is not None:
+        # A stream sends them as they come; a backward model's are held until its end.
+        num_held = num_echoed if body.stream and card.direction == "forward" else num_echoed + num_generated
+        total += scores_bytes(num_generated, card) + logprobs_bytes(num_held, body.logprobs)
+    elif body.best_of > body.n:
+        total += scores_bytes(num_generated, card)
+    if body.prompt_logprobs is not None:
+        num_prompt_tokens = sum(prompt.num_tokens for prompt in prompts)
+        num_bytes = _PROMPT_LOGPROB_BYTES * (1 + body.prompt_logprobs) * (_PROMPT_LOGPROBS_COPIES + body.n)
+        total += scores_bytes(num_prompt_tokens, card) + num_prompt_tokens * num_bytes
+    if body.issues_resume_tokens:
+        chunks = 1 + body.max_tokens // _TOKENS_PER_CHUNK
+        total += num_choices * card.state_size * 4 * (chunks + _STATE_COPIES)
+        # A resume token has the patterns, too.
+        num_pattern_bytes = sum(
+            len(pattern.source.encode()) for constraint in constraints for pattern in constraint or ()
+        )
+        total += body.best_of * num_pattern_bytes * _STATE_COPIES
+    return total
 
 
 @dataclass

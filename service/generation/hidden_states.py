@@ -1,19 +1,21 @@
-"""Requests that read hidden states and generate nothing: embeddings and inspections of texts."""
+"""Hidden states: their places in a state, interventions on them, and requests that return them and generate nothing."""
 
+from collections import abc
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from contract import signatures
 from contract.card import Activation
-from service.api.requests import EmbeddingsRequest, InspectRequest
-from service.generation.layer_states import state_parts
-from service.generation.logprobs import expected_next
+from service.api.requests import EmbeddingsRequest, InspectRequest, Intervention
+from service.errors import InvalidRequest
+from service.generation.logprobs import expected_next, logprobs_bytes, scores_bytes
 from service.generation.running_request import RunningRequest
 from service.models.registry import ServedModel
-from service.scheduling.sequence import ChoiceIndex, Result, Scores, Sequence
+from service.scheduling.sequence import ChoiceIndex, Interventions, Result, Scores, Sequence
 
 # Values of `include`, and the kinds of activations that each selects.
 KINDS = {
@@ -28,6 +30,56 @@ KINDS = {
         signatures.RESET,
     ),
 }
+# A number of an embedding, float32 and its JSON; a number of /v1/inspect, float32, as its JSON is streamed.
+_VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4
+
+
+def state_parts(model: ServedModel) -> list[tuple[Activation, slice]]:
+    """Return the hidden and cell states of the layers with their places in a state; none for a sliding-window model."""
+    parts = [each for each in model.card.activations if each.kind in (signatures.HIDDEN, signatures.CELL)]
+    ends = list(accumulate(each.units for each in parts))
+    return [(each, slice(end - each.units, end)) for each, end in zip(parts, ends, strict=True)]
+
+
+def resolve_interventions(requested: abc.Sequence[Intervention], model: ServedModel) -> Interventions | None:
+    """Return the interventions on a model's state, None for none; raise InvalidRequest for units that it lacks."""
+    if not requested:
+        return None
+    parts, indexes = state_parts(model), list[int]()
+    if not parts:
+        raise InvalidRequest(
+            f"interventions must be absent for model {model.ref.name!r}: a sliding-window model has no state",
+            param="interventions",
+        )
+    for number, each in enumerate(requested):
+        index = _unit_index(each, f"interventions[{number}]", parts)
+        if index in indexes:
+            raise InvalidRequest(
+                f"interventions[{number}] must be of another unit than interventions[{indexes.index(index)}]",
+                param="interventions",
+            )
+        indexes.append(index)
+    return Interventions(
+        np.array(indexes),
+        np.array([each.scale or 0 for each in requested], np.float32),
+        np.array([each.set or 0 for each in requested], np.float32),
+    )
+
+
+def _unit_index(intervention: Intervention, field: str, parts: list[tuple[Activation, slice]]) -> int:
+    """Return the index of a unit in the state."""
+    of_layer = {part.kind: place for part, place in parts if part.layer == intervention.layer}
+    kind = intervention.kind or (signatures.CELL if signatures.CELL in of_layer else signatures.HIDDEN)
+    given: int | str = intervention.layer
+    if not of_layer:
+        name, allowed = "layer", f"at most {max(part.layer for part, _ in parts)}"
+    elif kind not in of_layer:
+        name, allowed, given = "kind", f"{' or '.join(of_layer)} in layer {intervention.layer}", kind
+    elif intervention.unit >= (num_units := of_layer[kind].stop - of_layer[kind].start):
+        name, allowed, given = "unit", f"below {num_units} in layer {intervention.layer}", intervention.unit
+    else:
+        return int(of_layer[kind].start) + intervention.unit
+    raise InvalidRequest(f"{field}.{name} must be {allowed}, got {given}", param="interventions")
 
 
 class EmbeddingProcessor:
@@ -35,6 +87,11 @@ class EmbeddingProcessor:
 
     def __init__(self, body: EmbeddingsRequest, request: RunningRequest) -> None:
         self.request, self.body = request, body
+
+    @property
+    def num_bytes(self) -> int:
+        """Upper estimate of the bytes that the vectors take as arrays and as JSON."""
+        return len(self.request.prompts) * self.request.model.card.units * _VECTOR_BYTES
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         fields, units = self.request.sequence_fields, self.request.model.card.units
@@ -128,6 +185,13 @@ class InspectionProcessor:
         """How many numbers the result holds."""
         return len(self._positions) * sum(len(self._units[each.layer]) for each in self._activations)
 
+    @property
+    def num_bytes(self) -> int:
+        """Upper estimate of the bytes that the values and the log probabilities take."""
+        num_tokens = self.request.prompts[0].num_tokens
+        num_score_bytes = scores_bytes(num_tokens, self._model.card) + logprobs_bytes(num_tokens, self.body.logprobs)
+        return self.num_values * _VALUE_BYTES + num_score_bytes
+
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         (prompt,), positions = self.request.prompts, self._positions
         num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
@@ -168,7 +232,9 @@ class InspectionProcessor:
             "top_logprobs": logprobs.top_logprobs,
             "text_offset": logprobs.text_offset,
             "positions": self._positions.tolist(),
-            "layers": self._layers([] if state is None else self._split_state(state)),
+            "layers": self._layers(
+                [] if state is None else [(part, state[at]) for part, at in state_parts(self._model)]
+            ),
         }
 
     def _layers(self, state: list[tuple[Activation, np.ndarray]]) -> list[dict[str, Any]]:
@@ -181,10 +247,6 @@ class InspectionProcessor:
             for each, array in arrays:
                 layers[each.layer].setdefault(name, {})[each.kind] = array
         return list(layers.values())
-
-    def _split_state(self, state: np.ndarray) -> list[tuple[Activation, np.ndarray]]:
-        """Split a state into the vectors of its layers; a sliding-window model has none."""
-        return [(part, state[place]) for part, place in state_parts(self._model)]
 
 
 def _split_scores(scores: list[Scores]) -> tuple[Scores, Scores]:

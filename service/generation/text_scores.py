@@ -9,12 +9,14 @@ import numpy as np
 from contract import signatures
 from service.api.body import require
 from service.api.requests import SEED_BITS, ScoreRequest
-from service.generation.logprobs import DIGITS
-from service.generation.memory_estimates import text_scores_bytes
+from service.generation.logprobs import DIGITS, LOGPROBS_BYTES
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.scheduling.sequence import ChoiceIndex, Scores, Sequence
+
+# The score of a text, as an object and as JSON.
+_SCORE_BYTES = 1000
 
 
 class TextScorer:
@@ -47,8 +49,10 @@ class TextScorer:
             parts = [part for text in self.texts for part in (text.ids, end)]
             request.prompts = [replace(self.texts[0], ids=np.concatenate(parts)[: -end.size or None])]
         self._inputs = [np.concatenate([prompt.input_ids, end]) for prompt in request.prompts]
-        # What it takes until the end of the request, its part of the response included.
-        self.num_bytes = text_scores_bytes(len(self.texts), request.num_prompt_tokens, with_tokens=self._with_tokens)
+        # What it takes until the end of the request, its part of the response included: a float32 per token in results,
+        # and lists and JSON.
+        self.num_bytes = len(self.texts) * _SCORE_BYTES
+        self.num_bytes += request.num_prompt_tokens * (8 + self._with_tokens * LOGPROBS_BYTES)
         self.num_bytes += sum(text.num_bytes for text in self.texts) + 2 * sum(ids.nbytes for ids in self._inputs)
 
     @property

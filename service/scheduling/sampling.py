@@ -77,8 +77,8 @@ def uniforms(seed: int, stream: int, first: int, count: int) -> np.ndarray:
     counter's block of four gives positions 4·counter to 4·counter + 3; each is the top 24 bits of its word.
     `Generator.random(float32)` after `advance` does not work: it consumes half a word per number.
 
-    A call costs some 6 µs however few numbers it generates (measured). The seed is taken modulo 2⁶⁴. The stream is below 2⁶⁴: for a sequence that resumes nothing, the index of its choice
-    within the prompt, from 0.
+    The seed is taken modulo 2⁶⁴. The stream is below 2⁶⁴: for a sequence that resumes nothing, the index of its choice
+    within the prompt, from 0. A call costs some 6 µs however few numbers it generates (measured).
     """
     block, skip = divmod(first, 4)
     philox, state = _generator.philox, _generator.state

@@ -8,7 +8,7 @@ import pytest
 
 from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
-from service.generation.candidate_filter import CandidateFilter
+from service.generation.choice import CandidateFilter
 from service.web.completions import CompletionResponse
 
 
