@@ -253,7 +253,7 @@ class Engine:
                 "state_outdated",
             )
         row = resumed.row if resumed else FIRST_ROW
-        match = Match(automaton, row, is_always_completed=body.complete_within_max_tokens)
+        match = Match(automaton, row, body.max_tokens if body.complete_within_max_tokens else None)
         is_limited = body.complete_within_max_tokens and match.is_extensible
         limit = f"be at least {match.num_missing}, the tokens of the shortest match of {' and '.join(fields)}"
         is_too_short = is_limited and 0 < body.max_tokens < match.num_missing

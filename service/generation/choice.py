@@ -118,7 +118,7 @@ class Progress:
             self.token_counts.update(sampled_ids)
         if self.match is not None:
             # After a stop string, and where a longer match exists, the request that resumes continues it.
-            self.match.advance(sampled_ids, self.num_left)
+            self.match.advance(sampled_ids)
         self.num_left -= len(sampled_ids)
 
 

@@ -40,8 +40,8 @@ class TextSpace:
         """See `Space`: the tokens that sampling allows."""
         ids = self._sampled
         if self._match is not None:
-            budget = min(self._left(node.depth), signatures.FORBIDDEN_DISTANCE - self._match.is_always_completed)
-            limit = budget << signatures.ROW_BITS
+            is_limited = self._match.num_left is not None
+            limit = min(self._left(node.depth), signatures.FORBIDDEN_DISTANCE - is_limited) << signatures.ROW_BITS
             ids = np.flatnonzero(self._match.automaton.table[node.progress] < limit).astype(np.int32)
         return (ids[ids != self._end_id] if node.depth < self._min_tokens else ids), None
 
@@ -59,8 +59,9 @@ class TextSpace:
 
     def _left(self, depth: int) -> int:
         """Return the tokens that may follow; without a limit if a match may be cut off."""
-        is_limited = self._match is not None and self._match.is_always_completed
-        return self._max_tokens - depth if is_limited else signatures.FORBIDDEN_DISTANCE
+        if self._match is None or self._match.num_left is None:
+            return signatures.FORBIDDEN_DISTANCE
+        return self._match.num_left - depth
 
 
 class SearchProcessor:

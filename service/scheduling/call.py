@@ -114,7 +114,6 @@ class Call:
         for slot, sequence in enumerate(sequences):
             sequence.adjustments.write(adjusted_ids[slot], counts[slot], seen[slot], bias[slot])
         min_steps = [max(0, min(each.sampling.min_tokens - each.num_generated, size)) for each in sequences]
-        matches, nums_left = zip(*[(sequence.match, sequence.num_left) for sequence in sequences], strict=True)
         return {
             "adjusted_ids": adjusted_ids,
             "counts": counts,
@@ -123,7 +122,7 @@ class Call:
             **self._sampling_inputs("presence_penalty", "frequency_penalty", "repetition_penalty"),
             "min_steps": self._column(min_steps, np.int32, size),
             "num_top": self._column([sequence.num_top or 0 for sequence in sequences], np.int32),
-            **constraint_inputs(matches, nums_left, self.batch_size, size, self.vocab_size),
+            **constraint_inputs([each.match for each in sequences], self.batch_size, size, self.vocab_size),
         }
 
     def _decode_outputs(self) -> OutputShapes:
@@ -212,10 +211,7 @@ class Call:
         token_ids = np.zeros((self.batch_size, max(lengths)), np.int32)
         for slot, (unread, last_id) in enumerate(zip(step.unread, last_ids, strict=True)):
             token_ids[slot, : lengths[slot]] = *unread, last_id
-        unlimited = len(step.matches) * [signatures.FORBIDDEN_DISTANCE]
-        constraints = constraint_inputs(
-            step.matches, unlimited, self.batch_size, self._num_steps_ahead + 1, self.vocab_size
-        )
+        constraints = constraint_inputs(step.matches, self.batch_size, self._num_steps_ahead + 1, self.vocab_size)
         # One row is enough, and TensorFlow Serving's batching would take those of each slot and merge searches.
         is_constrained = len(constraints["transitions"]) != self.batch_size
         return {

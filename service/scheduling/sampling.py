@@ -228,8 +228,8 @@ class Match:
 
     automaton: Automaton
     row: int = FIRST_ROW  # the automaton's row after them; `FINAL_ROW` where no longer match exists
-    # Whether the last tokens before `max_tokens` are chosen so that the match is complete.
-    is_always_completed: bool = True
+    # Tokens that may still follow, the last of which are chosen so that the match is complete; None: it may be cut off.
+    num_left: int | None = None
     has_ended: bool = False  # whether the match is complete, and no longer one fits into the tokens that are left
 
     @property
@@ -245,20 +245,21 @@ class Match:
     def copy(self) -> "Match":
         return replace(self)
 
-    def advance(self, token_ids: Iterable[int], num_left: int) -> int:
+    def advance(self, token_ids: Iterable[int]) -> int:
         """Move past sampled tokens and return how many belong to the match: all, if it does not end before.
 
-        As in the graph (`export.graphs.adjustments.Constraints`), it ends where no token is allowed. `num_left` is the
-        number of tokens that the sequence may have from here on, these included.
+        As in the graph (`export.graphs.adjustments.Constraints`), it ends where no token is allowed.
         """
-        number = 0
-        for number, token_id in enumerate(token_ids, 1):
+        count, limit = 0, signatures.FORBIDDEN_DISTANCE
+        for token_id in token_ids:
+            count += 1
             self.row = self.automaton.step(self.row, token_id)
-            left = num_left - number if self.is_always_completed else signatures.FORBIDDEN_DISTANCE
-            if self.automaton.must_end(self.row, left):
+            if self.num_left is not None:
+                self.num_left = limit = self.num_left - 1
+            if self.automaton.must_end(self.row, limit):
                 self.has_ended = True
                 break
-        return number
+        return count
 
 
 def unconstrained_inputs(batch_size: int, vocab_size: int) -> dict[str, np.ndarray]:
@@ -275,16 +276,16 @@ def unconstrained_inputs(batch_size: int, vocab_size: int) -> dict[str, np.ndarr
 
 
 def constraint_inputs(
-    matches: Sequence[Match | None], nums_left: Sequence[int], batch_size: int, steps: int, vocab_size: int
+    matches: Sequence[Match | None], batch_size: int, steps: int, vocab_size: int
 ) -> dict[str, np.ndarray]:
-    """Return the constraint inputs of a decode call, from the match and the tokens left of each sequence."""
+    """Return the constraint inputs of a decode call, from the match of each sequence."""
     inputs = unconstrained_inputs(batch_size, vocab_size)
     rows_by_slot: dict[Automaton, dict[int, int]] = {}
-    for slot, (match, num_left) in enumerate(zip(matches, nums_left, strict=True)):
+    for slot, match in enumerate(matches):
         if match is not None:
             rows_by_slot.setdefault(match.automaton, {})[slot] = match.row
-            if match.is_always_completed:
-                inputs["budget"][slot] = min(num_left, signatures.FORBIDDEN_DISTANCE - 1)
+            if match.num_left is not None:
+                inputs["budget"][slot] = min(match.num_left, signatures.FORBIDDEN_DISTANCE - 1)
     if not rows_by_slot:
         return inputs
     tables, continuations, num_rows = [], [], 0

@@ -272,7 +272,7 @@ class Sequence:
         if self.end_id in token_ids:
             token_ids = token_ids[: token_ids.index(self.end_id) + 1]
         if self.match is not None:
-            return token_ids[: self.match.advance(token_ids, self.num_left)]
+            return token_ids[: self.match.advance(token_ids)]
         return token_ids
 
     def advance(self, sampled_ids: list[int], state: np.ndarray, scores: Scores | None = None) -> Result:
