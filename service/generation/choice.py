@@ -5,20 +5,16 @@ any other. A `TextDelta` has it in reading order. And the filter of choices, whi
 training text.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import repeat
 
-import numpy as np
-
 from contract.tokenizers import Detokenizer
 from service.generation.logprobs import Logprobs, PendingLogprobs, token_scores
-from service.generation.resume_tokens import Checkpoint, SavedMatch
+from service.generation.resume_tokens import Checkpoint
 from service.scheduling.sampling import Match
-from service.scheduling.sequence import ChoiceIndex, FinishReason, ModelVersion, Result, Scores
-from service.structured_outputs.patterns import Constraint
+from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores
 
 # Candidates of a prompt: this many for each choice, and some more for a request of few choices.
 CANDIDATES_PER_CHOICE, MORE_CANDIDATES = 10, 90
@@ -91,37 +87,6 @@ class TextDelta:
         return not (self.text or self.finish_reason or self.resume_token or has_logprobs)
 
 
-@dataclass
-class Progress:
-    """The position in the sequence that matches the text returned so far, as checkpoints contain it."""
-
-    state: np.ndarray  # these three as in a `Checkpoint`
-    unread_ids: np.ndarray
-    num_sampled: int
-    num_left: int  # tokens that may be sampled after them
-    # How often each token that penalties count was sampled; None: no penalty counts tokens.
-    token_counts: Counter[int] | None
-    constraint: Constraint | None  # what the text must match; None: no constraint
-    match: Match | None  # how far the text matches it
-
-    def advance(self, sampled_ids: list[int], state: np.ndarray | None) -> None:
-        """Move past sampled tokens, at least one.
-
-        `state` is that after all but the last of them, float32 (S,); None: unknown.
-        """
-        sampled, self.num_sampled = np.array(sampled_ids, np.int32), self.num_sampled + len(sampled_ids)
-        if state is None:
-            self.unread_ids = np.concatenate([self.unread_ids, sampled])
-        else:
-            self.state, self.unread_ids = state, sampled[-1:]
-        if self.token_counts is not None:
-            self.token_counts.update(sampled_ids)
-        if self.match is not None:
-            # After a stop string, and where a longer match exists, the request that resumes continues it.
-            self.match.advance(sampled_ids)
-        self.num_left -= len(sampled_ids)
-
-
 class Choice:
     """A choice that is being generated; what it returns does not depend on how its tokens were grouped into calls.
 
@@ -139,7 +104,8 @@ class Choice:
         num_top: int | None = None,
         leading_text: str = "",
         held_back: str = "",
-        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+        match: Match | None = None,
         may_continue_after_end: bool = False,
         random_stream: int = 0,
         keeps_token_ids: bool = False,
@@ -148,9 +114,11 @@ class Choice:
 
         The stop strings are mirrored for a backward model. `num_top` most probable tokens are returned for each token;
         None: no log probabilities. If a request may resume the choice at its end, text that is not final is held back
-        there, for that request. `progress` is kept up to date if checkpoints may be taken, at its end or before.
+        there, for that request. `checkpoint`, and how far the text `match`es its constraint, are kept up to date if
+        checkpoints may be taken, at its end or before.
         """
-        self.index, self.detokenizer, self.progress, self.random_stream = index, detokenizer, progress, random_stream
+        self.index, self.detokenizer, self.random_stream = index, detokenizer, random_stream
+        self.checkpoint, self._match = checkpoint, match
         self._backward, self._num_top, self._may_continue = backward, num_top, may_continue_after_end
         self.token_ids: list[int] | None = [] if keeps_token_ids else None  # without the EOS token
         self.prompt_scores: list[Scores] = []  # if this choice's sequence prefills the prompt
@@ -191,12 +159,14 @@ class Choice:
             num_own = self.num_tokens - num_before
             if self.token_ids is not None:
                 self.token_ids += result.token_ids[:num_own]
-            if self.progress is not None:
-                if self.is_stopped and num_own < len(result.sampled_ids):
-                    # The call went past the stop string: keep the state before it, with all tokens since as unread.
-                    self.progress.advance(result.sampled_ids[:num_own], None)
-                else:
-                    self.progress.advance(result.sampled_ids, result.state)
+            if self.checkpoint is not None:
+                # If the call went past the stop string, keep the state before it, with all tokens since as unread.
+                is_past = self.is_stopped and num_own < len(result.sampled_ids)
+                sampled_ids = result.sampled_ids[:num_own] if is_past else result.sampled_ids
+                self.checkpoint.advance(sampled_ids, None if is_past else result.state)
+                if self._match is not None:
+                    # After a stop string, and where a longer match exists, the request that resumes continues it.
+                    self._match.advance(sampled_ids)
         if result.finish_reason or self.is_stopped:
             # The EOS token makes the text final, even if a request resumes after it.
             self.finish(result.finish_reason or "stop", is_final=result.finish_reason == "stop")
@@ -213,7 +183,7 @@ class Choice:
 
     def interrupt(self) -> None:
         """Release the output so far after an error, including held-back text unless a request may resume it."""
-        if self.progress is None:
+        if self.checkpoint is None:
             self._flush()
         self._take_logprobs(last=True)
 
@@ -234,27 +204,14 @@ class Choice:
             text, logprobs = text[::-1], logprobs and logprobs.mirrored(self._length)
         return TextDelta(index, text, self.finish_reason, logprobs, resume_token)
 
-    def save(
-        self, progress: Progress, model: ModelVersion, weights_sha256: str, seed: int, label_ids: tuple[int, ...]
-    ) -> Checkpoint:
-        counts, match = progress.token_counts or Counter(), progress.match
-        saved_match = None
-        if match is not None and progress.constraint is not None:
-            saved_match = SavedMatch(progress.constraint, match.row, match.automaton.digest)
-        return Checkpoint(
-            model=model,
-            weights_sha256=weights_sha256,
-            state=progress.state,
-            unread_ids=progress.unread_ids,
-            num_sampled=progress.num_sampled,
-            seed=seed,
-            random_stream=self.random_stream,
-            detokenizer=self.detokenizer.save(),
-            held_back=self.held_back,
-            token_counts=(np.array([*counts.keys()], np.int32), np.array([*counts.values()], np.float32)),
-            match=saved_match,
-            label_ids=label_ids,
-        )
+    def save(self) -> Checkpoint | None:
+        """Return the checkpoint behind the text returned so far; None if none may be taken."""
+        checkpoint = self.checkpoint
+        if checkpoint is not None:
+            checkpoint.detokenizer, checkpoint.held_back = self.detokenizer.save(), self.held_back
+            if checkpoint.match is not None and self._match is not None:
+                checkpoint.match.row = self._match.row
+        return checkpoint
 
     def _feed(self, token_ids: Sequence[int], scores: Scores | None) -> None:
         """Process tokens; one at a time if stop strings or log probabilities require it."""

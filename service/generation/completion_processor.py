@@ -12,11 +12,11 @@ from operator import attrgetter
 
 from contract import signatures
 from service.api.requests import CompletionRequest
-from service.generation.choice import CandidateFilter, Choice, IsCopy, Progress, TextDelta
+from service.generation.choice import CandidateFilter, Choice, IsCopy, TextDelta
 from service.generation.hidden_states import resolve_interventions
 from service.generation.logprobs import logprobs_bytes, scores_bytes
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
-from service.generation.resume_tokens import ResumeTokens
+from service.generation.resume_tokens import Checkpoint, ResumeTokens, SavedMatch
 from service.generation.running_request import RunningRequest
 from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
@@ -325,6 +325,7 @@ class CompletionProcessor:
         if checkpoint and output.prompt.is_empty:
             detokenizer.restore(checkpoint.detokenizer)
             held_back = checkpoint.held_back
+        random_stream = checkpoint.branch(index[1]) if checkpoint else index[1]
         return Choice(
             index,
             detokenizer,
@@ -333,24 +334,33 @@ class CompletionProcessor:
             num_top=body.logprobs,
             leading_text=output.leading_text,
             held_back=held_back,
-            progress=self._new_progress(output) if body.issues_resume_tokens else None,
+            checkpoint=self._new_checkpoint(output, random_stream) if body.issues_resume_tokens else None,
+            match=output.match.copy() if output.match and body.issues_resume_tokens else None,
             may_continue_after_end=body.return_state,
-            random_stream=checkpoint.branch(index[1]) if checkpoint else index[1],
+            random_stream=random_stream,
             keeps_token_ids=self._is_filtered,
         )
 
-    def _new_progress(self, output: PromptOutput) -> Progress:
-        checkpoint, prompt, token_counts = self._checkpoint, output.prompt, None
+    def _new_checkpoint(self, output: PromptOutput, random_stream: int) -> Checkpoint:
+        """Return the point before the first token of a choice."""
+        resumed, model, token_counts, saved_match = self._checkpoint, self._model, None, None
         if self._sampling.counts_tokens:
-            ids, counts = checkpoint.token_counts if checkpoint else (NO_IDS, NO_IDS)
-            token_counts = Counter(dict(zip(ids.tolist(), counts.tolist(), strict=True)))
-            for token_id in prompt.seen_ids.tolist() if self._sampling.repetition_penalty != 1 else ():
+            token_counts = Counter(resumed.token_counts if resumed else None)
+            for token_id in output.prompt.seen_ids.tolist() if self._sampling.repetition_penalty != 1 else ():
                 token_counts.setdefault(token_id, 0)
-        num_sampled = checkpoint.num_sampled if checkpoint else 0
-        match = output.match.copy() if output.match else None
-        state = self.request.initial_state
-        return Progress(
-            state, prompt.input_ids, num_sampled, self.body.max_tokens, token_counts, output.constraint, match
+        if output.match is not None and output.constraint is not None:
+            saved_match = SavedMatch(output.constraint, output.match.row, output.match.automaton.digest)
+        return Checkpoint(
+            model.ref,
+            model.card.weights_sha256,
+            self.request.initial_state,
+            output.prompt.input_ids,
+            num_sampled=resumed.num_sampled if resumed else 0,
+            seed=self.seed,
+            random_stream=random_stream,
+            token_counts=token_counts,
+            match=saved_match,
+            label_ids=self._label_ids,
         )
 
     def _process_prefill(self, result: Result) -> Iterator[Choice]:
@@ -362,8 +372,8 @@ class CompletionProcessor:
         if result.state is not None:
             unread_ids = output.prompt.input_ids[-1 - result.num_remaining_prompt_tokens :]
             for choice in group:
-                if choice.progress is not None:
-                    choice.progress.state, choice.progress.unread_ids = result.state, unread_ids
+                if choice.checkpoint is not None:
+                    choice.checkpoint.state, choice.checkpoint.unread_ids = result.state, unread_ids
         if result.is_prefilled and output.is_scored:
             self._add_prompt_logprobs(output, group, leader.prompt_scores)
             leader.prompt_scores = []
@@ -410,8 +420,5 @@ class CompletionProcessor:
         return choice.index[0] * self.body.best_of + choice.index[1]
 
     def _resume_token(self, choice: Choice) -> str | None:
-        if choice.progress is None:
-            return None
-        card, ref = self._model.card, self._model.ref
-        checkpoint = choice.save(choice.progress, ref, card.weights_sha256, self.seed, self._label_ids)
-        return self._resume_tokens.seal(checkpoint, self.request.context.tenant)
+        checkpoint = choice.save()
+        return None if checkpoint is None else self._resume_tokens.seal(checkpoint, self.request.context.tenant)

@@ -15,6 +15,7 @@ import secrets
 import struct
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ _DTYPES = ("<f4", "<i4", "<i4", "<f4")
 StateKeys = Mapping[str, bytes]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SavedMatch:
     """How far a text matches a constraint."""
 
@@ -50,9 +51,12 @@ class SavedMatch:
     digest: str  # the automaton's digest: another release may number its rows otherwise
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Checkpoint:
-    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it."""
+    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it.
+
+    That of a choice moves along with the text returned so far; see `advance`.
+    """
 
     model: ModelVersion  # the version that generated it
     weights_sha256: str  # hash of that version's weights: another version may have its number by now
@@ -63,11 +67,11 @@ class Checkpoint:
     num_sampled: int  # tokens sampled so far, which is the index of the next random number
     seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`
     random_stream: int  # index of the seed's random stream
-    detokenizer: Any  # what `Detokenizer.save` returned
+    detokenizer: Any = None  # what `Detokenizer.save` returned
     # Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a backward model.
-    held_back: str
-    # int32 (ids,) and float32 (ids,): ids that penalties count, and how often each was sampled.
-    token_counts: tuple[np.ndarray, np.ndarray]
+    held_back: str = ""
+    # How often each token that penalties count was sampled; None: no penalty counts tokens.
+    token_counts: Counter[int] | None = None
     match: SavedMatch | None = None  # how far the text matches the constraint of its request; None: there is none
     label_ids: tuple[int, ...] = ()  # of the label of each column: the text's, and that of the next one after its end
 
@@ -88,9 +92,23 @@ class Checkpoint:
         name = f"{self.seed} {self.random_stream} {self.num_sampled} {choice}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
+    def advance(self, sampled_ids: list[int], state: np.ndarray | None) -> None:
+        """Move past sampled tokens, at least one.
+
+        `state` is that after all but the last of them, float32 (S,); None: unknown.
+        """
+        sampled, self.num_sampled = np.array(sampled_ids, np.int32), self.num_sampled + len(sampled_ids)
+        if state is None:
+            self.unread_ids = np.concatenate([self.unread_ids, sampled])
+        else:
+            self.state, self.unread_ids = state, sampled[-1:]
+        if self.token_counts is not None:
+            self.token_counts.update(sampled_ids)
+
     def to_bytes(self) -> bytes:
         """Serialize and compress it: ids and words get smaller, the floats of the state hardly do."""
-        ids, counts = self.token_counts
+        token_counts = self.token_counts or Counter()
+        ids, counts = np.array([*token_counts], np.int32), np.array([*token_counts.values()], np.float32)
         match = self.match
         patterns = [(pattern.kind, pattern.source) for pattern in match.constraint] if match else []
         head = orjson.dumps(
@@ -141,7 +159,7 @@ class Checkpoint:
             random_stream=head["stream"],
             detokenizer=head["detokenizer"],
             held_back=head["held"],
-            token_counts=(ids, counts),
+            token_counts=Counter(dict(zip(ids.tolist(), counts.astype(int).tolist(), strict=True))),
             match=match,
             # Tokens of earlier revisions have none.
             label_ids=tuple(head.get("labels", ())),

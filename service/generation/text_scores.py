@@ -110,8 +110,6 @@ class TextScorer:
             seed=before.seed if before else secrets.randbits(SEED_BITS),
             random_stream=before.random_stream if before else 0,
             detokenizer=model.tokenizer.detokenizer("".join(text.text for text in self.texts)).save(),
-            held_back="",
-            token_counts=(NO_IDS, np.zeros(0, np.float32)),
         )
 
     def num_characters(self, text: EncodedPrompt, num_scored: int) -> int:

@@ -7,7 +7,7 @@ table for all of its sequences.
 import hashlib
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -103,7 +103,7 @@ class Adjustments:
         seen: np.ndarray,
         *,
         counts: bool,
-        sampled: tuple[np.ndarray, np.ndarray] | None = None,
+        sampled: Mapping[int, int] | None = None,
     ) -> None:
         """Start with a prompt.
 
@@ -111,7 +111,7 @@ class Adjustments:
             bias: (token id, value added to its logit); ids are unique.
             seen: int32 (ids,): unique ids of the prompt; empty where no penalty needs them.
             counts: Whether to count sampled tokens.
-            sampled: int32 (ids,) and float32 (ids,): ids sampled by earlier requests and their counts; None: none were.
+            sampled: Ids sampled by earlier requests and their counts; None: none were.
         """
         self._counting = counts
         self._index: dict[int, int] = {}
@@ -123,10 +123,9 @@ class Adjustments:
             self._table[_BIAS, : len(bias)] = [value for _, value in bias]
         if seen.size:
             self._mark_seen(seen.tolist())
-        if sampled is not None:
-            ids, sample_counts = sampled
-            self._mark_seen(ids.tolist())
-            self._table[_COUNT, [self._index[token_id] for token_id in ids.tolist()]] = sample_counts
+        if sampled:
+            self._mark_seen([*sampled])
+            self._table[_COUNT, [self._index[token_id] for token_id in sampled]] = [*sampled.values()]
 
     def __len__(self) -> int:
         return len(self._index)

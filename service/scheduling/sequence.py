@@ -154,7 +154,7 @@ class Sequence:
     prefill_signature: str = signatures.PREFILL  # "prefill", "score", "embed", "inspect" or "next_logprobs"
     requested_activations: tuple[tuple[str, int], ...] = ()  # those that "inspect" returns, as (name, width)
     num_sampled_before: int = 0  # tokens sampled by the requests that it resumes: the index of its first random number
-    counts_before: tuple[np.ndarray, np.ndarray] | None = None  # their ids and counts; see `Adjustments`
+    counts_before: Mapping[int, int] | None = None  # how often each was sampled; see `Adjustments`
     returns_state: bool = False  # whether its results carry the state
     num_top: int | None = None  # requested top logprobs per sampled token; None: not even its own logprob
     num_top_outputs: int = signatures.NUM_TOP  # top logprobs per token that its version returns

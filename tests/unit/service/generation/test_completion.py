@@ -241,7 +241,7 @@ def test_tokens_are_counted_only_for_a_resume_token(service, return_state):
     builder = service.start("abc", **fields)
     builder.results()
     builder.request.close()
-    counts = [choice.progress and choice.progress.token_counts for choice in builder._choices.values()]
+    counts = [choice.checkpoint and choice.checkpoint.token_counts for choice in builder._choices.values()]
     assert list(map(bool, counts)) == [return_state] * 3
 
 

@@ -272,7 +272,7 @@ def test_a_checkpoint_has_few_unread_tokens(service):
 def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
     fields = {"seed": 3, "max_tokens": 10, "logprobs": 0}
     (plain,) = ask(service, "abc", **fields)
-    assert [len(part) for part in opened(service, plain).token_counts] == [0, 0]
+    assert not opened(service, plain).token_counts
     (token_counts,) = ask(service, "abc", **fields, frequency_penalty=1.0)
     (repeated,) = ask(service, "abc", **fields, repetition_penalty=2.0)
     for result, prompt in ((token_counts, ""), (repeated, "abc")):
@@ -280,8 +280,7 @@ def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
         if result.finish_reason == "stop":
             drawn[END] = 1
         expected = {**dict.fromkeys(CHARACTERS.encode(prompt), 0), **drawn}
-        ids, counts = opened(service, result).token_counts
-        assert dict(zip(ids.tolist(), counts.tolist(), strict=True)) == expected
+        assert dict(opened(service, result).token_counts) == expected
 
 
 @pytest.mark.parametrize("how", ["deadline", "drain"])
