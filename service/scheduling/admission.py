@@ -28,14 +28,6 @@ class _Scope:
     tokens: int = 0  # tokens of the sequences to be prefilled and generated, as of their admission
     requests: int = 0  # requests with at least one of the sequences
 
-    def require_possible(self, cost: int, field: str) -> None:
-        if self.max_tokens is not None and cost > self.max_tokens:
-            raise InvalidRequest(
-                f"a sequence may have at most {self.max_tokens} tokens (prompt tokens + max_tokens) "
-                f"{self.description}, got {cost}",
-                param=field,
-            )
-
     def require_room(self, cost: int) -> None:
         """Refuse the first sequence of a request beyond a limit."""
         for what, used, needed, limit in (
@@ -98,10 +90,12 @@ class Admission:
     def __init__(self, scopes: tuple[_Scope, ...], lock: threading.Lock) -> None:
         self._scopes, self._lock, self._num_held = scopes, lock, 0
 
-    def require_possible(self, cost: int, field: str = "max_tokens") -> None:
+    def require_possible(self, cost: int, field: str) -> None:
         """Refuse a request if any of its sequences exceeds a limit by itself; `cost` is the largest, in tokens."""
         for scope in self._scopes:
-            scope.require_possible(cost, field)
+            if scope.max_tokens is not None and cost > scope.max_tokens:
+                limit = f"at most {scope.max_tokens} tokens (prompt tokens + max_tokens) {scope.description}"
+                raise InvalidRequest(f"a sequence may have {limit}, got {cost}", param=field)
 
     def admit(self, costs: Sequence[int]) -> list[Callable[[], None]]:
         """Admit the first of some sequences, as many as there is room for; return the function that releases each.

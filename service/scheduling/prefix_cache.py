@@ -11,7 +11,7 @@ Used by the scheduler's thread alone, so it needs no lock. `block_hashes` is pur
 """
 
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -84,25 +84,15 @@ class Prefix:
         return _key(self.block, self.tail)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Entry:
-    state: np.ndarray
-    block: bytes
-    tail_size: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.state.nbytes + OVERHEAD_BYTES
-
-
 class PrefixCache:
     """An LRU cache of states, with a memory limit; 0 disables it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
-        # By block hash: number of entries per size of their tail in bytes.
-        self._tails: dict[bytes, dict[int, int]] = {}
+        # By key: the state, and of its prefix the block hash and the size of the tail in bytes.
+        self._entries: OrderedDict[bytes, tuple[np.ndarray, bytes, int]] = OrderedDict()
+        # By block hash: number of entries per size of their tail.
+        self._tails: dict[bytes, Counter[int]] = {}
         self.num_bytes = self.num_evicted = 0
 
     def __len__(self) -> int:
@@ -125,7 +115,7 @@ class PrefixCache:
                 if key in self._entries:
                     self._entries.move_to_end(key)
                     length = number * BLOCK + size // _ITEM_BYTES
-                    return Prefix(blocks[number], tokens[:size], length, kept=length), self._entries[key].state
+                    return Prefix(blocks[number], tokens[:size], length, kept=length), self._entries[key][0]
                 num_hashes += 1
                 if num_hashes == MAX_HASHES:
                     return None
@@ -142,24 +132,23 @@ class PrefixCache:
         if key in self._entries:
             self._entries.move_to_end(key)
             return
-        # A copy: a view would keep all outputs of its call alive.
-        entry = _Entry(state.copy(), prefix.block, len(prefix.tail))
-        if not prefix.length or entry.num_bytes > self._max_bytes:
+        num_bytes, block, tail_size = state.nbytes + OVERHEAD_BYTES, prefix.block, len(prefix.tail)
+        if not prefix.length or num_bytes > self._max_bytes:
             return
-        self._entries[key] = entry
-        tails = self._tails.setdefault(entry.block, {})
-        tails[entry.tail_size] = tails.get(entry.tail_size, 0) + 1
-        self.num_bytes += entry.num_bytes
+        # A copy: a view would keep all outputs of its call alive.
+        self._entries[key] = state.copy(), block, tail_size
+        self._tails.setdefault(block, Counter())[tail_size] += 1
+        self.num_bytes += num_bytes
         while self.num_bytes > self._max_bytes:
             self._evict()
 
     def _evict(self) -> None:
-        _, entry = self._entries.popitem(last=False)
-        self.num_bytes -= entry.num_bytes
+        _, (state, block, tail_size) = self._entries.popitem(last=False)
+        self.num_bytes -= state.nbytes + OVERHEAD_BYTES
         self.num_evicted += 1
-        tails = self._tails[entry.block]
-        tails[entry.tail_size] -= 1
-        if not tails[entry.tail_size]:
-            del tails[entry.tail_size]
+        tails = self._tails[block]
+        tails[tail_size] -= 1
+        if not tails[tail_size]:
+            del tails[tail_size]
         if not tails:
-            del self._tails[entry.block]
+            del self._tails[block]

@@ -65,8 +65,8 @@ def test_a_quota_limits_its_own_key_only(limits, message):
 def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(context, cost, message):
     """A retry would never succeed, so the error is not `Overloaded`."""
     with pytest.raises(InvalidRequest, match=message) as caught:
-        control().open(context).require_possible(cost)
-    assert caught.value.param == "max_tokens"
+        control().open(context).require_possible(cost, "input")
+    assert caught.value.param == "input"
 
 
 def test_many_choices_leave_a_third_of_the_queue_to_other_requests():
