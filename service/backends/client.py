@@ -205,10 +205,16 @@ class ModelServerClient:
 
     def _predict_traced(self, call: Call) -> Arrays | GatewayError:
         spans = self._tracing.begin_call(call, self.address) if self._tracing else None
-        metadata = spans.metadata if spans else ()
-        outcome = self._predict(
-            call.version, call.signature_name, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
-        )
+        metadata = spans.metadata if spans else None
+        outcome: Arrays | GatewayError
+        try:
+            outcome = self.predict(
+                call.version, call.signature_name, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
+            )
+        except GatewayError as error:
+            # Its frames hold the arrays of the call.
+            error.release()
+            outcome = error
         if self._tracing:
             self._tracing.end_call(spans, outcome if isinstance(outcome, GatewayError) else None)
         return outcome
@@ -220,15 +226,27 @@ class ModelServerClient:
         inputs: Arrays,
         shapes: Mapping[str, Shape],
         vocab_size: int = MAX_VOCAB_SIZE,
+        *,
+        metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Arrays:
         """Make a call and return its outputs, those named in `shapes`, or raise the error that `call` would report.
 
         Token ids must be below `vocab_size`.
         """
-        outcome = self._predict(version, signature, inputs, shapes, vocab_size)
-        if isinstance(outcome, GatewayError):
-            raise outcome
-        return outcome
+        request = _predict_request(version, signature, inputs, tuple(shapes))
+        try:
+            content = self._predict_rpc(request, timeout=self._timeout_s, metadata=metadata)
+        except grpc.RpcError as error:
+            raise self._to_gateway_error(error) from error
+        except ValueError as error:
+            # The channel was closed meanwhile.
+            raise BackendUnavailable(f"the backend is unreachable ({error})") from error
+        try:
+            return parse_response(content, dict(shapes), vocab_size)
+        except ValueError as error:
+            what = f"{signature} of {version.name}:{version.number}"
+            log.error("backend %s: invalid response to %s: %s", self.address, what, error)
+            raise InvalidResponse("the backend returned an invalid response; see the gateway's log") from error
 
     def versions(self, name: str) -> list[VersionStatus]:
         """Request the status of all versions of a model.
@@ -262,32 +280,6 @@ class ModelServerClient:
             )
             for status in response.model_version_status
         ]
-
-    def _predict(
-        self,
-        version: ModelVersion,
-        signature: str,
-        inputs: Arrays,
-        shapes: Mapping[str, Shape],
-        vocab_size: int,
-        *,
-        metadata: tuple[tuple[str, str], ...] = (),
-    ) -> Arrays | GatewayError:
-        """Make a call and wait; return errors instead of raising them."""
-        request = _predict_request(version, signature, inputs, tuple(shapes))
-        try:
-            content = self._predict_rpc(request, timeout=self._timeout_s, metadata=metadata or None)
-        except grpc.RpcError as error:
-            return self._to_gateway_error(error)
-        except ValueError as error:
-            # The channel was closed meanwhile.
-            return BackendUnavailable(f"the backend is unreachable ({error})")
-        try:
-            return parse_response(content, dict(shapes), vocab_size)
-        except ValueError as error:
-            what = f"{signature} of {version.name}:{version.number}"
-            log.error("backend %s: invalid response to %s: %s", self.address, what, error)
-            return InvalidResponse("the backend returned an invalid response; see the gateway's log")
 
     def _to_gateway_error(self, error: Any) -> GatewayError:
         """Convert an RPC error to one that a client may see; addresses appear only in the log."""
