@@ -64,15 +64,7 @@ class Gateway(Flask):
             certified_name=settings.backend_tls_name,
         )
         replicas = Replicas(connect, settings.addresses)
-        registry = ModelRegistry(
-            settings.models_dir,
-            replicas,
-            poll_s=settings.poll_s,
-            max_chunk=settings.max_chunk,
-            default_model=settings.default_model,
-            precisions=settings.precisions,
-            changed=metrics.keep,
-        )
+        registry = ModelRegistry(settings, replicas, metrics.keep)
         scheduler = Scheduler(replicas, settings, metrics)
         admission = AdmissionControl(settings.max_sequences, settings.max_queued_tokens)
         tokens, filters = _resume_tokens(settings), TrainingFilters(settings.models_dir)

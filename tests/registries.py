@@ -10,6 +10,7 @@ from service.backends.client import VersionStatus
 from service.backends.replicas import Replicas
 from service.errors import BackendUnavailable, ModelNotFound
 from service.models.registry import ModelRegistry
+from service.settings import Settings
 from tests.unit.contract.test_card import FIELDS, write
 
 # Set as a version's error: the version is loading.
@@ -18,6 +19,9 @@ LOADING = "loading"
 
 class PolledRegistry(ModelRegistry):
     """A model registry without a thread."""
+
+    def __init__(self, models_dir, replicas, **settings):
+        super().__init__(Settings(models_dir=models_dir, **settings), replicas)
 
     def refresh(self) -> None:
         """Poll the repository and every backend once, and wait for all probes."""

@@ -8,8 +8,6 @@ server does not say what its CPU is; it is taken to be of the gateway's kind.
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 from contract import signatures
 from contract.card import GeneratorCard
@@ -20,9 +18,6 @@ from service.settings import Precision
 
 log = logging.getLogger(__name__)
 
-AUTO: Final = "auto"
-# The precision of all models, under "".
-DEFAULT: Mapping[str, Precision] = MappingProxyType({"": AUTO})
 # By how many nats per token the loss may be higher for `auto` to choose bfloat16.
 MAX_DIFFERENCE = 0.002
 # Width of the top layer from which on bfloat16 is clearly faster; at 256 units a decode call gains 0 to 40%.
@@ -30,16 +25,14 @@ MIN_UNITS = 512
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def choose_precision(
-    ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str, Precision] = DEFAULT
-) -> PrecisionName:
+def choose_precision(ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str, Precision]) -> PrecisionName:
     """Return the precision of a version's calls, and log the reason; `wanted` is by model, "" stands for all others."""
     what, setting = f"model {ref.name} version {ref.number}", wanted.get(ref.name, wanted[""])
     if card.precision_check is None:
         if setting == signatures.BFLOAT16:
             log.warning("%s: float32, as it was exported without signatures in bfloat16", what)
         return signatures.FLOAT32
-    if setting != AUTO:
+    if setting != "auto":
         return setting
     difference = card.precision_check.difference
     if difference > MAX_DIFFERENCE:

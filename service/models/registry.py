@@ -10,7 +10,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from contract import signatures
 from contract.card import GeneratorCard
@@ -20,12 +19,11 @@ from service.backends.determinism_probe import Probe
 from service.backends.health_checks import Assets, HealthChecks, RepeatedErrors
 from service.backends.replicas import Replica, Replicas
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound
-from service.models.precision import DEFAULT
 from service.models.repository import RepositoryConfig, VersionFiles
 from service.models.routing import Reference, Route, make_route
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import ModelVersion
-from service.settings import Precision
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -109,31 +107,23 @@ class ModelRegistry:
 
     def __init__(
         self,
-        models_dir: Path,
+        settings: Settings,
         replicas: Replicas,
-        *,
-        poll_s: float = 1.0,
-        max_chunk: int = 128,
-        default_model: str | None = None,
-        precisions: Mapping[str, Precision] = DEFAULT,
         changed: Callable[[Iterable[ModelVersion]], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing is polled before `start`.
 
-        `max_chunk` limits the decode steps of one call, as the model's card may. `default_model` is the model of
-        requests that name none; None: the only model. `changed` is called after every poll with the served versions.
+        `changed` is called after every poll with the served versions.
         """
-        self._models_dir, self._replicas = models_dir, replicas
-        self._poll_s, self._max_chunk, self._default_model = poll_s, max_chunk, default_model
-        self._changed = changed
+        self._settings, self._replicas, self._changed = settings, replicas, changed
         self._snapshot = _Snapshot({}, {})
         self._errors = RepeatedErrors()
-        self._config = RepositoryConfig(models_dir, self._errors)
-        self._files = VersionFiles(models_dir, self._errors, precisions)
+        self._config = RepositoryConfig(settings.models_dir, self._errors)
+        self._files = VersionFiles(settings.models_dir, self._errors, settings.precisions)
         self._checks = HealthChecks(
             replicas,
             self._errors,
-            poll_s=poll_s,
+            poll_s=settings.poll_s,
             assets=self._files.load,
             listed=lambda: self._config.wanted,
             changed=self._merge,
@@ -247,8 +237,8 @@ class ModelRegistry:
 
     def _default(self, snapshot: _Snapshot) -> str:
         """Return the name of the default model; "" if no model is known."""
-        if self._default_model:
-            return self._default_model
+        if self._settings.default_model:
+            return self._settings.default_model
         served = sorted(snapshot.routes)
         if len(served) > 1:
             raise InvalidRequest(
@@ -285,7 +275,9 @@ class ModelRegistry:
         if self._snapshot.listed is None:
             return True
         # Only names in `listed` may get into the path: no path traversal.
-        if ref.name not in self._snapshot.listed or not (self._models_dir / ref.name / str(ref.number)).is_dir():
+        if ref.name not in self._snapshot.listed:
+            return False
+        if not (self._settings.models_dir / ref.name / str(ref.number)).is_dir():
             return False
         replicas = self._replicas.all()
         return not replicas or any(replica.may_take(ref) for replica in replicas)
@@ -298,7 +290,7 @@ class ModelRegistry:
                     self._checks.watch(replica)
             except Exception:
                 log.exception("polling the models failed; retrying")
-            self._closed.wait(self._poll_s)
+            self._closed.wait(self._settings.poll_s)
 
     def _merge(self) -> None:
         """Build a new snapshot from all backends and the configuration."""
@@ -348,7 +340,7 @@ class ModelRegistry:
         probe, *others = [probe for _, probe in available if probe.sha256 == expected]
         shared = set(probe.batch_sizes).intersection(*(other.batch_sizes for other in others))
         batch_sizes, card = tuple(sorted(shared)) or probe.batch_sizes, assets.card
-        steps = min(card.max_decode_steps, self._max_chunk)
+        steps = min(card.max_decode_steps, self._settings.max_chunk)
         batch_limits = BatchLimits(batch_sizes, steps, card.max_prefill_length, assets.precision)
         model = ServedModel(
             ref,

@@ -26,7 +26,7 @@ from contract.models_config import (
 )
 from service.backends.health_checks import Assets, RepeatedErrors
 from service.backends.messages import model_server_config_pb2
-from service.models.precision import DEFAULT, choose_precision
+from service.models.precision import choose_precision
 from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 
@@ -106,7 +106,7 @@ class RepositoryConfig:
 class VersionFiles:
     """The cards and tokenizers of versions, by thread-safe reads."""
 
-    def __init__(self, models_dir: Path, errors: RepeatedErrors, precisions: Mapping[str, Precision] = DEFAULT) -> None:
+    def __init__(self, models_dir: Path, errors: RepeatedErrors, precisions: Mapping[str, Precision]) -> None:
         self._models_dir, self._errors, self._precisions = models_dir, errors, precisions
         self._assets: dict[ModelVersion, Assets] = {}
 

@@ -9,6 +9,7 @@ from service.backends.replicas import Replicas
 from service.errors import ModelLoading, ModelNotFound, ServerBusy
 from service.models.registry import ModelRegistry
 from service.scheduling.sequence import ModelVersion
+from service.settings import Settings
 from tests.registries import LOADING, FakeServer, PolledRegistry, add, label, only
 from tests.waiting import until
 
@@ -127,7 +128,7 @@ def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
 def test_a_slow_probe_does_not_delay_other_models(repository):
     """Each is served once it is probed, also by the same backend. The gateway is ready after the last one."""
     server = serving(1)
-    model_registry = ModelRegistry(repository, only(server), poll_s=0.01)
+    model_registry = ModelRegistry(Settings(models_dir=repository, poll_s=0.01), only(server))
     with held_probe(model_registry, server, "demo") as opened:
         until(lambda: served(model_registry) == ["large"])
         assert model_registry.find("large").ref.number == 1

@@ -70,7 +70,7 @@ def test_a_version_without_bfloat16_is_called_in_float32(wanted, caplog):
 def test_auto_chooses_bfloat16_on_cpus_that_multiply_it_faster(on_cpu, caplog, vendor, flags, is_fast):
     caplog.set_level("INFO")
     on_cpu(vendor, flags)
-    assert choose_precision(DEMO, card()) == ("bfloat16" if is_fast else "float32")
+    assert choose_precision(DEMO, card(), {"": "auto"}) == ("bfloat16" if is_fast else "float32")
     assert f"as the CPU of this machine has {'' if is_fast else 'no '}fast instructions" in caplog.text
 
 
@@ -79,7 +79,7 @@ def test_auto_chooses_float32_on_an_unknown_cpu(tmp_path, monkeypatch, content):
     monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
     if content is not None:
         (tmp_path / "cpuinfo").write_text(content)
-    assert choose_precision(DEMO, card()) == "float32"
+    assert choose_precision(DEMO, card(), {"": "auto"}) == "float32"
 
 
 def test_the_choice_needs_no_call_and_is_that_of_the_probe_and_all_calls(tmp_path, monkeypatch, on_cpu):
