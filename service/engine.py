@@ -36,7 +36,7 @@ from service.generation.prompts import (
 from service.generation.resume_tokens import Checkpoint, ResumeTokens
 from service.generation.running_request import RunningRequest
 from service.generation.search_processor import SearchProcessor
-from service.generation.text_scores import ScoreProcessor, TextScorer
+from service.generation.text_scores import ScoreProcessor
 from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
@@ -163,36 +163,35 @@ class Engine:
     ) -> ScoreProcessor:
         """Encode the texts and submit them to the model, and to that of `ratio_to`; raise as `start_completion`."""
         with context.refunds_on_failure():
-            scorer = self._start_scorer(body, context, on_start)
-            reference = None
+            processor = self._start_score(body, context, on_start)
             if body.ratio_to is not None:
-                other = body.model_copy(update={"model": body.ratio_to, "whole": scorer.is_whole, "labels": {}})
-                reference = self._start_scorer(other, context, _NO_CALLBACK, after=scorer)
-        # Free the unencoded texts.
-        return ScoreProcessor(body.model_copy(update={"input": ""}), scorer, reference, self._resume_tokens)
+                other = body.model_copy(update={"model": body.ratio_to, "whole": processor.is_whole, "labels": {}})
+                processor.reference = self._start_score(other, context, _NO_CALLBACK, after=processor)
+        return processor
 
-    def _start_scorer(
-        self, body: ScoreRequest, context: RequestContext, on_start: OnStart, after: TextScorer | None = None
-    ) -> TextScorer:
+    def _start_score(
+        self, body: ScoreRequest, context: RequestContext, on_start: OnStart, after: ScoreProcessor | None = None
+    ) -> ScoreProcessor:
         """Encode texts and submit them to one model, `after` those of another one; raise as `start_completion`."""
         request, settings = self._request(body, context, body.state), self._settings
-        scorer, held, num_charged = TextScorer(body, request), 0, 0
+        # Without the unencoded texts, which this frame holds alone.
+        processor = ScoreProcessor(body.model_copy(update={"input": ""}), request, self._resume_tokens)
+        held, num_charged = 0, 0
         if after is not None:
             after.request.companion = request
             held, num_charged = after.num_bytes, after.request.num_prompt_tokens
-        first = scorer.start
-        self._encode(request, body.prompts, "input", "input", num_charged, first=first, held=held)
+        self._encode(request, body.prompts, "input", "input", num_charged, first=processor.start, held=held)
         num_tokens, limit = request.num_prompt_tokens, settings.max_logprobs_tokens
         if body.carry_state:
             require_at_most(num_tokens, settings.max_prompt_tokens, "input", total=" in all with carry_state")
         if body.tokens and num_tokens > limit:
             raise InvalidRequest(f"tokens may be returned of at most {limit} tokens, got {num_tokens}", param="tokens")
-        scorer.lay_out()
-        context.memory.hold(held + scorer.num_bytes, "the request and its response")
+        processor.lay_out()
+        context.memory.hold(held + processor.num_bytes, "the request and its response")
         on_start(request)
-        request.admit(scorer.choices)
-        request.submit(scorer.create)
-        return scorer
+        request.admit(processor.choices)
+        request.submit(processor.create)
+        return processor
 
     def start_inspection(
         self, body: InspectRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK

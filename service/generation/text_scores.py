@@ -19,22 +19,25 @@ from service.scheduling.sequence import ChoiceIndex, Scores, Sequence
 _SCORE_BYTES = 1000
 
 
-class TextScorer:
-    """Scores texts with one model: each by itself, or, `joined`, as parts of one text that a single sequence reads."""
+class ScoreProcessor:
+    """Scores texts: each by itself, or, with `carry_state`, as parts of one text that a single sequence reads."""
 
-    def __init__(self, body: ScoreRequest, request: RunningRequest) -> None:
+    # Scores the same texts with the model of `ratio_to`.
+    reference: "ScoreProcessor | None" = None
+
+    def __init__(self, body: ScoreRequest, request: RunningRequest, resume_tokens: ResumeTokens) -> None:
         """Refuse a body that does not suit the model of a request; its prompts are encoded before `lay_out`."""
         model, card, special = request.model, request.model.card, request.model.tokenizer.special
-        self.request, self._joined, self._with_tokens = request, body.carry_state, body.tokens
+        self.request, self.body, self._resume_tokens = request, body, resume_tokens
         is_record = card.held_out_scores is not None and card.held_out_scores.kind == "documents"
         self.is_whole = is_record or bool(body.labels) if body.whole is None else body.whole
         name = repr(model.ref.name)
         knows_ends = not self.is_whole or special.end is not None
         require(knows_ends, "whole", f"be false for model {name}, which was not trained on documents")
-        is_forward = not (self._joined and model.backward)
+        is_forward = not (body.carry_state and model.backward)
         require(is_forward, "carry_state", f"be false for model {name}, which reads a text from its end")
-        rule = f"be absent {'with carry_state' if self._joined else 'without whole'}"
-        require(not body.labels or (self.is_whole and not self._joined), "labels", rule)
+        rule = f"be absent {'with carry_state' if body.carry_state else 'without whole'}"
+        require(not body.labels or (self.is_whole and not body.carry_state), "labels", rule)
         # What it reads before a whole text, int32 (tokens,), and after it, (1,); both (0,) if texts are not whole.
         self.start = encode_labels(body.labels, model) if self.is_whole else NO_IDS
         self.end = np.array([special.end] if self.is_whole else [], np.int32)
@@ -45,14 +48,14 @@ class TextScorer:
         """Lay out the inputs of the sequences. A request with joined texts has one prompt from then on."""
         request, end = self.request, self.end
         self.texts = request.prompts
-        if self._joined:
+        if self.body.carry_state:
             parts = [part for text in self.texts for part in (text.ids, end)]
             request.prompts = [replace(self.texts[0], ids=np.concatenate(parts)[: -end.size or None])]
         self._inputs = [np.concatenate([prompt.input_ids, end]) for prompt in request.prompts]
         # What it takes until the end of the request, its part of the response included: a float32 per token in results,
         # and lists and JSON.
         self.num_bytes = len(self.texts) * _SCORE_BYTES
-        self.num_bytes += request.num_prompt_tokens * (8 + self._with_tokens * LOGPROBS_BYTES)
+        self.num_bytes += request.num_prompt_tokens * (8 + self.body.tokens * LOGPROBS_BYTES)
         self.num_bytes += sum(text.num_bytes for text in self.texts) + 2 * sum(ids.nbytes for ids in self._inputs)
 
     @property
@@ -70,7 +73,7 @@ class TextScorer:
             Sequence(
                 **{**fields(index), "prompt_ids": self._inputs[index[0]], "cache_namespace": None},
                 prefill_signature=signatures.SCORE,
-                returns_state=self._joined,
+                returns_state=self.body.carry_state,
             )
             for index in indexes
         ]
@@ -88,7 +91,7 @@ class TextScorer:
                 self.request.finish(result.index)
                 self._state = self._state if result.state is None else result.state
         found = [0.0 - np.concatenate(part).astype(np.float64) for part in parts]
-        if not self._joined:
+        if not self.body.carry_state:
             # Without the scores of labels.
             lengths = (text.ids.size + self.end.size for text in self.texts)
             return [scores[max(0, scores.size - length) :] for scores, length in zip(found, lengths, strict=True)]
@@ -98,10 +101,10 @@ class TextScorer:
         scores = found[0][max(0, found[0].size - ends[-1]) :]
         return np.split(scores, np.maximum(0, ends[:-1] - ends[-1] + scores.size))
 
-    def checkpoint(self) -> Checkpoint:
-        """Return the point after joined texts, once they are scored: completions and scores can continue from it."""
+    def resume_token(self) -> str:
+        """Return a resume token for the point after joined texts, once they are scored."""
         before, model = self.request.checkpoint, self.request.model
-        return Checkpoint(
+        checkpoint = Checkpoint(
             model=model.ref,
             weights_sha256=model.card.weights_sha256,
             state=self._state,
@@ -111,6 +114,7 @@ class TextScorer:
             random_stream=before.random_stream if before else 0,
             detokenizer=model.tokenizer.detokenizer("".join(text.text for text in self.texts)).save(),
         )
+        return self._resume_tokens.seal(checkpoint, self.request.context.tenant)
 
     def num_characters(self, text: EncodedPrompt, num_scored: int) -> int:
         """Return the characters of the scored tokens; the EOS token counts as one."""
@@ -118,46 +122,27 @@ class TextScorer:
             return len(text.text) + self.end.size
         return len(text.text) - text.tokenizer.first_length(text.text, backward=text.backward)
 
-
-class ScoreProcessor:
-    """Turns surprisals into the fields of a response."""
-
-    def __init__(
-        self, body: ScoreRequest, scorer: TextScorer, reference: TextScorer | None, resume_tokens: ResumeTokens
-    ) -> None:
-        """`reference` scores the same texts with the model of `ratio_to`."""
-        self.body, self.request = body, scorer.request
-        self._scorer, self._reference, self._resume_tokens = scorer, reference, resume_tokens
-
-    def resume_token(self) -> str:
-        """Return a resume token for the point after joined texts."""
-        return self._resume_tokens.seal(self._scorer.checkpoint(), self.request.context.tenant)
-
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens of all texts, of both models."""
-        others = self._reference.request.num_prompt_tokens if self._reference else 0
+        others = self.reference.request.num_prompt_tokens if self.reference else 0
         return self.request.num_prompt_tokens + others
-
-    @property
-    def is_whole(self) -> bool:
-        return self._scorer.is_whole
 
     def results(self) -> list[dict[str, Any]]:
         """Wait for every text, and return its `ScoreObject`; raise as `RunningRequest.results`."""
-        surprisals = self._scorer.surprisals()
-        others = self._reference.surprisals() if self._reference else [None] * len(surprisals)
+        surprisals = self.surprisals()
+        others = self.reference.surprisals() if self.reference else [None] * len(surprisals)
         return [
             self._score(index, text, own, other)
-            for index, (text, own, other) in enumerate(zip(self._scorer.texts, surprisals, others, strict=True))
+            for index, (text, own, other) in enumerate(zip(self.texts, surprisals, others, strict=True))
         ]
 
     def _score(self, index: int, text: EncodedPrompt, own: np.ndarray, other: np.ndarray | None) -> dict[str, Any]:
         nats = float(own.sum())
-        num_characters = self._scorer.num_characters(text, own.size) if own.size else 0
+        num_characters = self.num_characters(text, own.size) if own.size else 0
         per_character = nats / num_characters if num_characters else None
         percentile, held_out = None, self.request.model.card.held_out_scores
-        is_alike = held_out is not None and self._scorer.is_whole == (held_out.kind == "documents")
+        is_alike = held_out is not None and self.is_whole == (held_out.kind == "documents")
         is_comparable = is_alike and not (self.body.carry_state or self.body.labels)
         if held_out is not None and is_comparable and per_character is not None:
             percentile = round(float(np.interp(per_character, held_out.quantiles, np.arange(101))), 3)
@@ -175,7 +160,7 @@ class ScoreProcessor:
 
     def _tokens(self, text: EncodedPrompt, own: np.ndarray) -> dict[str, Any]:
         """Return the tokens in reading order; a backward model reads the EOS token last, before the first of them."""
-        end = self._scorer.end
+        end = self.end
         logprobs = text.logprobs([Scores(-own[: own.size - end.size])], 0)
         columns = {
             "tokens": logprobs.tokens,
