@@ -57,12 +57,16 @@ class Models:
         return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
 
 
+def parsed(body_type, **fields):
+    """Return a body as the server parses it."""
+    return parse(body_type, orjson.dumps({"model": "characters", "timeout_s": 10.0, **fields}), SETTINGS)
+
+
 def request(*prompts, **fields):
     options = {name: fields.pop(name) for name in ("prepend", "state_interval") if name in fields}
     if options:
         fields |= {"stream": True, "stream_options": options}
-    defaults = {"model": "characters", "prompt": prompts or "abc", "max_tokens": 12, "seed": 1, "timeout_s": 10.0}
-    return parse(CompletionRequest, orjson.dumps({**defaults, **fields}), SETTINGS)
+    return parsed(CompletionRequest, **{"prompt": prompts or "abc", "max_tokens": 12, "seed": 1, **fields})
 
 
 class FakeFilters:

@@ -4,10 +4,8 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
-import orjson
 import pytest
 
-from service.api.body import parse
 from service.api.requests import EmbeddingsRequest
 from service.context import RequestContext
 from service.errors import (
@@ -24,7 +22,7 @@ from service.models.registry import ServedModel
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import Result
 from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, SETTINGS, Models, request
+from tests.unit.service.engines import CHARACTERS, Models, parsed, request
 from tests.waiting import until
 
 
@@ -281,8 +279,7 @@ def test_a_request_reports_its_tokens_and_times(service):
 
 
 def embedding(*prompts, **fields):
-    body = {"model": "characters", "input": prompts, "timeout_s": 10.0, **fields}
-    return parse(EmbeddingsRequest, orjson.dumps(body), SETTINGS)
+    return parsed(EmbeddingsRequest, input=prompts, **fields)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

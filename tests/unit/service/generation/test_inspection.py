@@ -1,21 +1,19 @@
 """Inspection: values and logprobs by token and unit, after a resumed state, in reading order."""
 
 import numpy as np
-import orjson
 import pytest
 
-from service.api.body import parse
 from service.api.requests import InspectRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.hidden_states import evenly_spaced
 from tests.fakes import STATE_SIZE, fake_step
-from tests.unit.service.engines import CHARACTERS, SETTINGS, Service
+from tests.unit.service.engines import CHARACTERS, SETTINGS, Service, parsed
 
 
 def looked_into(service, given, **fields):
-    body = {"model": "characters", "input": given, "logprobs": 2, "timeout_s": 10.0, **fields}
-    builder = service.engine.start_inspection(parse(InspectRequest, orjson.dumps(body), SETTINGS), RequestContext())
+    body = parsed(InspectRequest, **{"input": given, "logprobs": 2, **fields})
+    builder = service.engine.start_inspection(body, RequestContext())
     try:
         return builder.result()
     finally:

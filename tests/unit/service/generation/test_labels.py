@@ -1,14 +1,12 @@
 """Labels of a text on a fake model: the tokens that it reads first, and what is refused."""
 
 import numpy as np
-import orjson
 import pytest
 
-from service.api.body import parse
 from service.api.requests import EmbeddingsRequest, InspectRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest
-from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS
+from tests.unit.service.engines import CHARACTERS, LABELLED, parsed
 
 
 def ids(*names):
@@ -75,16 +73,12 @@ def test_the_first_token_of_a_prompt_has_a_log_probability_given_labels(service)
     assert np.isfinite(labelled.logprobs.token_logprobs).all()
 
 
-def body(kind, **fields):
-    return parse(kind, orjson.dumps({"model": "labelled", **fields}), SETTINGS)
-
-
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_an_embedding_is_that_of_labels_and_text(service, pooling):
     read = [*ids("<end>", "<style=late>", "<age=>"), *LABELLED.encode("ab")]
 
     def embedding(given, **fields):
-        wanted = body(EmbeddingsRequest, input=given, pooling=pooling, **fields)
+        wanted = parsed(EmbeddingsRequest, model="labelled", input=given, pooling=pooling, **fields)
         processor = service.engine.start_embedding(wanted, RequestContext())
         assert processor.request.num_prompt_tokens == len(given)
         return processor.vectors()[0].tolist()
@@ -94,7 +88,8 @@ def test_an_embedding_is_that_of_labels_and_text(service, pooling):
 
 def test_an_inspection_is_of_the_text_after_labels(service):
     def inspection(given, **fields):
-        return service.engine.start_inspection(body(InspectRequest, input=given, **fields), RequestContext()).result()
+        body = parsed(InspectRequest, model="labelled", input=given, **fields)
+        return service.engine.start_inspection(body, RequestContext()).result()
 
     found = inspection("ab", labels={"style": "late"})
     all_tokens = inspection([*ids("<end>", "<style=late>", "<age=>"), *LABELLED.encode("ab")])
@@ -105,7 +100,7 @@ def test_an_inspection_is_of_the_text_after_labels(service):
 
 def test_an_inspection_after_a_resume_token_has_its_labels():
     with pytest.raises(InvalidRequest, match="labels must be absent with state"):
-        body(InspectRequest, input="a", state="ost1", labels={"style": "late"})
+        parsed(InspectRequest, model="labelled", input="a", state="ost1", labels={"style": "late"})
 
 
 def test_labels_are_never_sampled_by_a_pattern(service):

@@ -4,18 +4,16 @@ import math
 import re
 
 import numpy as np
-import orjson
 import pytest
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
-from service.api.body import parse
 from service.api.requests import NextRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest
 from service.generation import expander, next_words
 from service.generation.next_words import BEFORE, WITHIN, word_table
 from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
-from tests.unit.service.engines import LABELLED, SETTINGS, Models
+from tests.unit.service.engines import LABELLED, Models, parsed
 
 # Few letters and many separators: words end soon.
 _KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
@@ -30,7 +28,7 @@ def service(monkeypatch, start_service):
 
 
 def start(service, prompt="a b ", **fields):
-    body = parse(NextRequest, orjson.dumps({"model": "text", "prompt": prompt, **fields}), SETTINGS)
+    body = parsed(NextRequest, **{"model": "text", "prompt": prompt, **fields})
     return service.engine.start_next(body, RequestContext())
 
 
@@ -133,9 +131,8 @@ def test_labels_are_read_before_the_prompt(service):
 
 
 def test_a_backward_model_has_no_next_word(service):
-    body = parse(NextRequest, orjson.dumps({"model": "text backward", "prompt": "a"}), SETTINGS)
     with pytest.raises(InvalidRequest, match="model must be a forward model, got 'text backward'"):
-        service.engine.start_next(body, RequestContext())
+        start(service, "a", model="text backward")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +147,7 @@ def test_a_backward_model_has_no_next_word(service):
 )
 def test_fields_outside_their_limits_are_refused(fields, message):
     with pytest.raises(InvalidRequest, match=message):
-        parse(NextRequest, orjson.dumps({"prompt": "a", **fields}), SETTINGS)
+        parsed(NextRequest, **{"prompt": "a", **fields})
 
 
 def kinds(tokenizer, *tokens):

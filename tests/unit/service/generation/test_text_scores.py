@@ -4,16 +4,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-import orjson
 import pytest
 
 from contract.card import HeldOutScores
-from service.api.body import parse
 from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
-from tests.unit.service.engines import CHARACTERS, LABELLED, SETTINGS, WORDS, Models
+from tests.unit.service.engines import CHARACTERS, LABELLED, WORDS, Models, parsed
 from tests.waiting import until
 
 TEXT, BACKWARD, LATE = "thecatsatonthemat", "characters backward", {"style": "late"}
@@ -21,8 +19,8 @@ TEXT, BACKWARD, LATE = "thecatsatonthemat", "characters backward", {"style": "la
 
 def processor(service, given, context=None, **fields):
     model = fields.get("model", "characters")
-    body = {"model": model, "input": given, "whole": "words" not in model, "timeout_s": 10.0, **fields}
-    return service.engine.start_score(parse(ScoreRequest, orjson.dumps(body), SETTINGS), context or RequestContext())
+    body = parsed(ScoreRequest, **{"input": given, "whole": "words" not in model, **fields})
+    return service.engine.start_score(body, context or RequestContext())
 
 
 def scored(service, given, **fields):
@@ -217,8 +215,7 @@ def test_what_cannot_be_scored_is_refused(service, fields, param, message):
 def test_both_requests_of_a_ratio_end_with_the_client(start_service):
     """The web watches one of them."""
     service, started = start_service(FakeBackend(held=True)), []
-    fields = {"input": ["the cat"] * 3, "ratio_to": "words", "whole": False, "timeout_s": 9.0}
-    body = parse(ScoreRequest, orjson.dumps({"model": "characters", **fields}), SETTINGS)
+    body = parsed(ScoreRequest, input=["the cat"] * 3, ratio_to="words", whole=False)
     job = service.engine.start_score(body, RequestContext(), started.append)
     assert started == [job.request]
     until(lambda: service.admission.num_sequences == 6, timeout=10)
