@@ -218,9 +218,8 @@ class ModelLoading(GatewayError, status=503, code="model_loading"):
 class VersionGone(GatewayError, status=503, code="version_gone"):
     """The version was unloaded while the sequence was generated; a retry gets the next version."""
 
-
-def version_gone() -> VersionGone:
-    return VersionGone("the version of the model is no longer served; send the request again", retry_after_s=1)
+    def __init__(self, message: str = "the version of the model is no longer served; send the request again") -> None:
+        super().__init__(message, retry_after_s=1)
 
 
 class BackendUnavailable(GatewayError, status=503, code="backend_unavailable"):

@@ -5,7 +5,7 @@ import logging
 import queue
 import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +27,15 @@ from service.errors import (
     InvalidResponse,
     ModelNotFound,
     ServerBusy,
-    version_gone,
+    VersionGone,
 )
 from service.observability.tracing import Tracing
-from service.scheduling.call import Arrays, Call
+from service.scheduling.call import Arrays, Call, OutputShapes
 from service.scheduling.sequence import MAX_VOCAB_SIZE, ModelVersion
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Shape = tuple[int, ...]
 # Called with the outputs or error of a call to this model server.
 OnOutcome = Callable[[Arrays | GatewayError], None]
 
@@ -224,7 +223,7 @@ class ModelServerClient:
         version: ModelVersion,
         signature: str,
         inputs: Arrays,
-        shapes: Mapping[str, Shape],
+        shapes: OutputShapes,
         vocab_size: int = MAX_VOCAB_SIZE,
         *,
         metadata: tuple[tuple[str, str], ...] | None = None,
@@ -242,7 +241,7 @@ class ModelServerClient:
             # The channel was closed meanwhile.
             raise BackendUnavailable(f"the backend is unreachable ({error})") from error
         try:
-            return parse_response(content, dict(shapes), vocab_size)
+            return parse_response(content, shapes, vocab_size)
         except ValueError as error:
             what = f"{signature} of {version.name}:{version.number}"
             log.error("backend %s: invalid response to %s: %s", self.address, what, error)
@@ -289,7 +288,7 @@ class ModelServerClient:
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
             return ServerBusy(f"the backend is overloaded ({code.name})")
         if code == grpc.StatusCode.NOT_FOUND:
-            return version_gone()
+            return VersionGone()
         if code == grpc.StatusCode.FAILED_PRECONDITION and _DIFFERENT_SHAPES in (details or ""):
             if not self._batching_reported:
                 self._batching_reported = True

@@ -7,19 +7,19 @@ are bit-exact. Then a sequence does not depend on how many others run.
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
-from service.scheduling.call import Arrays
+from service.scheduling.call import Arrays, OutputShapes
 from service.scheduling.sampling import unconstrained_inputs
 
 log = logging.getLogger(__name__)
 
-Predict = Callable[[str, Arrays, Mapping[str, tuple[int, ...]]], Arrays]
+Predict = Callable[[str, Arrays, OutputShapes], Arrays]
 
 # Distinct sequences, repeated to fill the batch: each must be bit-exact in every slot.
 NUM_SEQUENCES = 8

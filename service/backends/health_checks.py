@@ -17,7 +17,7 @@ from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe, run_probe, still_holds
 from service.backends.replicas import Replica, Replicas
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
-from service.scheduling.call import Arrays, finite_sequences
+from service.scheduling.call import Arrays, OutputShapes, finite_sequences
 from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ class HealthChecks:
         assets, before = self._assets(ref), replica.probes.get(ref)
         num_tokens = len(assets.tokenizer.tokens)
 
-        def predict(signature: str, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+        def predict(signature: str, inputs: Arrays, shapes: OutputShapes) -> Arrays:
             name = signatures.in_precision(signature, assets.precision)
             with replica.probe_calls:
                 outputs = replica.client.predict(ref, name, inputs, shapes, assets.card.vocab_size)

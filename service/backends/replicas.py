@@ -24,7 +24,6 @@ from service.errors import (
     InvalidResponse,
     ServerBusy,
     VersionGone,
-    version_gone,
 )
 from service.scheduling.call import NOT_FINITE, Arrays, Call, finite_sequences
 from service.scheduling.sequence import ModelVersion
@@ -337,7 +336,7 @@ class Replicas:
         any_in_service = any(replica.ejected_because is None for replica in replicas)
         may_recover = any(version in replica.probes and not replica.takes(version) for replica in replicas)
         if any_in_service and not may_recover:
-            return version_gone()
+            return VersionGone()
         return BackendUnavailable("no model server responds; try again in some seconds")
 
     def _candidates(self, version: ModelVersion, tried: Collection[Replica]) -> list[Replica]:

@@ -28,6 +28,7 @@ their own, of one step each.
 """
 
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -179,7 +180,7 @@ class ModelQueue:
     prefilling: deque[Sequence] = field(default_factory=deque)  # sequences in prefill
     new: deque[Sequence] = field(default_factory=deque)  # sequences ready for their first decode call
     ready: deque[Sequence] = field(default_factory=deque)  # sequences ready for another one
-    calls: set[Call] = field(default_factory=set)  # in flight
+    calls: dict[Call, float] = field(default_factory=dict)  # in flight: monotonic seconds at which each was chosen
     num_decodes: int = 0  # decode calls of `ready` sequences since the last prefill call
     first_decode_is_due: bool = True  # whether `ready` sequences had a decode call since the last first decode call
     # When each prompt that is likely to arrive soon is no longer expected: one for each sequence that ended in the last
@@ -351,7 +352,7 @@ class ModelQueue:
 
     def _call(self, signature: str, sequences: tuple[Sequence, ...], batch_size: int, size: int) -> Call:
         call = Call(self.version, signature, sequences, batch_size, size, self.limits.precision)
-        self.calls.add(call)
+        self.calls[call] = time.monotonic()
         return call
 
 

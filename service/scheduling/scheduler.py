@@ -70,8 +70,6 @@ class Scheduler:
         # Functions for the thread to call.
         self._inbox: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._queues: dict[ModelVersion, ModelQueue] = {}
-        # Calls in flight: monotonic seconds at which each was sent.
-        self._in_flight: dict[Call, float] = {}
         self._outbox: deque[tuple[Sequence, Result]] = deque()
         # Monotonic seconds at which calls were last chosen.
         self._dispatched_at = 0.0
@@ -170,11 +168,10 @@ class Scheduler:
         queue_.sequences_arrived(num_arrived, time.monotonic())
 
     def _apply_reply(self, call: Call, outcome: Arrays | GatewayError, probe_hash: str | None) -> None:
-        sent_at = self._in_flight.pop(call, None)
-        if sent_at is None:
+        queue_ = self._queues.get(call.version)
+        if queue_ is None or call not in queue_.calls:
             return
-        queue_ = self._queues[call.version]
-        queue_.calls.remove(call)
+        sent_at = queue_.calls.pop(call)
         if isinstance(outcome, GatewayError):
             self._apply_failure(queue_, call, outcome, sent_at)
             return
@@ -364,7 +361,6 @@ class Scheduler:
         call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
         if call is None:
             return False
-        self._in_flight[call] = time.monotonic()
         self._backends.call(
             call, lambda outcome, probe_hash: self._inbox.put(partial(self._apply_reply, call, outcome, probe_hash))
         )
@@ -383,7 +379,8 @@ class Scheduler:
         with self._accepting:
             self._stopped = error
         # Replies are ignored from now on.
-        self._in_flight.clear()
+        for queue_ in self._queues.values():
+            queue_.calls.clear()
         while not self._inbox.empty():
             self._inbox.get()()
         self._fail_all(error)
@@ -391,7 +388,6 @@ class Scheduler:
     def _fail_all(self, error: GatewayError) -> None:
         """Fail every sequence; outputs of calls in flight are ignored."""
         failed = [sequence for queue_ in self._queues.values() for sequence in queue_.sequences]
-        self._in_flight.clear()
         self._queues.clear()
         self._slots = Slots(self._settings.max_running)
         self._outbox += [(sequence, Result(sequence.index, error=error)) for sequence in failed]

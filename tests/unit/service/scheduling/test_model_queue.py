@@ -47,7 +47,7 @@ def add_prompts(queue, count, length=100, **fields):
 
 def complete(queue, call):
     """Apply a call, and enqueue its sequences again."""
-    queue.calls.remove(call)
+    del queue.calls[call]
     for sequence in call.sequences:
         if call.is_decode:
             sequence.advance([5] * min(sequence.num_left, call.size), sequence.state)
@@ -335,7 +335,7 @@ def test_a_search_reads_its_prompt_by_prefill_up_to_the_last_token(queue):
     (root,) = add(queue, 1, prompt_ids=np.ones(20, np.int32), prefill_signature="next_logprobs", max_tokens=0)
     call = queue.next_call(2, 2, 100.0)
     assert (call.signature, call.size) == ("prefill", 19)
-    queue.calls.remove(call)
+    del queue.calls[call]
     root.record_prefill(19, root.state)
     queue.enqueue(root)
     call = queue.next_call(2, 2, 100.0)
