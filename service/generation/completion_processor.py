@@ -113,7 +113,7 @@ class CompletionProcessor:
         # Without an EOS token there is nothing to suppress.
         has_end = self._model.tokenizer.special.end is not None
         self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
-        self._interventions = resolve_interventions(body.interventions, self._model)
+        self._interventions = resolve_interventions(body.interventions, self._model) if body.interventions else None
         # Of the next text after the end of this one, without the start token, which an end token is, too.
         labels = tuple(encode_labels(body.labels, self._model).tolist()[1:])
         self._label_ids = self._checkpoint.label_ids if self._checkpoint else labels

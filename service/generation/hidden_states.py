@@ -1,7 +1,6 @@
 """Hidden states: their places in a state, interventions on them, and requests that return them and generate nothing."""
 
 from collections import abc
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -41,10 +40,8 @@ def state_parts(model: ServedModel) -> list[tuple[Activation, slice]]:
     return [(each, slice(end - each.units, end)) for each, end in zip(parts, ends, strict=True)]
 
 
-def resolve_interventions(requested: abc.Sequence[Intervention], model: ServedModel) -> Interventions | None:
-    """Return the interventions on a model's state, None for none; raise InvalidRequest for units that it lacks."""
-    if not requested:
-        return None
+def resolve_interventions(requested: abc.Sequence[Intervention], model: ServedModel) -> Interventions:
+    """Return the interventions on a model's state; raise InvalidRequest for units that it lacks."""
     parts, indexes = state_parts(model), list[int]()
     if not parts:
         raise InvalidRequest(
@@ -134,40 +131,6 @@ def _requested_units(body: InspectRequest, count: int) -> np.ndarray:
     return selected
 
 
-class _SelectedValues:
-    """Keeps the requested values of results, on the scheduler's thread; the other values are dropped, not queued."""
-
-    def __init__(
-        self,
-        activations: list[Activation],
-        indexes: np.ndarray,
-        units: dict[int, np.ndarray],
-        deliver: Callable[[Result], object],
-    ) -> None:
-        """`indexes` are positions in the model's input."""
-        self._activations, self._indexes, self._units, self._deliver = activations, indexes, units, deliver
-        # Zeros take no memory until the first values are written.
-        self._values = [np.zeros((len(indexes), len(units[each.layer])), np.float32) for each in activations]
-        self._num_prefilled = 0
-
-    def put(self, result: Result) -> None:
-        """Select from a result, and pass on the rest of it."""
-        if result.activations is not None and result.scores is not None:
-            length, start = len(result.scores.logprobs), self._num_prefilled
-            in_result = np.flatnonzero((self._indexes >= start) & (self._indexes < start + length))
-            for each, values in zip(self._activations, self._values, strict=True):
-                rows = result.activations[each.output][self._indexes[in_result] - start]
-                values[in_result] = rows[:, self._units[each.layer]]
-            self._num_prefilled += length
-            result = replace(result, activations=None)
-        self._deliver(result)
-
-    def take(self) -> list[tuple[Activation, np.ndarray]]:
-        """Return the values and drop them here, so that the caller can free them one by one."""
-        values, self._values = self._values, []
-        return list(zip(self._activations, values, strict=True))
-
-
 class InspectionProcessor:
     """Collects hidden states, cell states, gates and predicted tokens at each token of one text."""
 
@@ -193,17 +156,32 @@ class InspectionProcessor:
         return self.num_values * _VALUE_BYTES + num_score_bytes
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
-        (prompt,), positions = self.request.prompts, self._positions
-        num_tokens, num_before = prompt.num_tokens, len(prompt.input_ids) - prompt.num_tokens
-        read_at = num_before + (num_tokens - 1 - positions if prompt.backward else positions)
-        self._values = _SelectedValues(self._activations, read_at, self._units, self.request.queue.put)
-        fields = {**self.request.sequence_fields(indexes[0]), "deliver": self._values.put}
+        (prompt,), positions, activations, units = self.request.prompts, self._positions, self._activations, self._units
+        num_tokens, num_read, put = prompt.num_tokens, len(prompt.input_ids), self.request.queue.put
+        # The positions in the model's input.
+        read_at = num_read - num_tokens + (num_tokens - 1 - positions if prompt.backward else positions)
+        # Zeros take no memory until the first values are written.
+        values = {each.output: np.zeros((len(read_at), len(units[each.layer])), np.float32) for each in activations}
+
+        def deliver(result: Result) -> None:
+            """Keep the requested values of a result, on the scheduler's thread: the others are dropped, not queued."""
+            if result.activations is not None and result.scores is not None:
+                end = num_read - result.num_remaining_prompt_tokens
+                start = end - len(result.scores.logprobs)
+                in_result = np.flatnonzero((read_at >= start) & (read_at < end))
+                for each in activations:
+                    rows = result.activations[each.output][read_at[in_result] - start]
+                    values[each.output][in_result] = rows[:, units[each.layer]]
+                result = replace(result, activations=None)
+            put(result)
+
+        self._values = values
         return [
             Sequence(
-                **fields,
+                **{**self.request.sequence_fields(indexes[0]), "deliver": deliver},
                 prefill_signature=signatures.INSPECT,
                 returns_state=self.body.return_state,
-                requested_activations=tuple((each.output, each.units) for each in self._activations),
+                requested_activations=tuple((each.output, each.units) for each in activations),
             )
         ]
 
@@ -243,7 +221,9 @@ class InspectionProcessor:
         for number in sorted({*self._units, *(each.layer for each, _ in state)}):
             units = self._units[number].tolist() if number in self._units else []
             layers[number] = {"layer": number, "units": units, "values": {}}
-        for name, arrays in (("values", self._values.take()), ("state", state)):
+        # Only the response refers to the values, so that it can free them one by one.
+        values = [(each, self._values.pop(each.output)) for each in self._activations]
+        for name, arrays in (("values", values), ("state", state)):
             for each, array in arrays:
                 layers[each.layer].setdefault(name, {})[each.kind] = array
         return list(layers.values())
