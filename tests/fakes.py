@@ -240,12 +240,9 @@ class FakeBackend:
         assert self._gate is not None
         self._gate.release(count)
 
-    def num_servers(self, version: ModelVersion) -> int:  # noqa: ARG002 - one for all
-        return 1
-
-    def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:  # noqa: ARG002 - one server for all
+    def capacity(self, version: ModelVersion, max_calls: int) -> tuple[int, int]:  # noqa: ARG002 - one server for all
         with self._lock:
-            return max(0, max_calls - self._in_flight)
+            return max_calls, max(0, max_calls - self._in_flight)
 
     def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
         """Compute on a thread of its own, as gRPC does."""

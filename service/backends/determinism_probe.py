@@ -115,7 +115,12 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
         "token_id": token_ids[:, -1],
         "state": prefilled["state"],
         "uniforms": uniforms,
-        **decode_controls(sequences, steps),
+        # Sampling parameters that vary by sequence.
+        "steps": np.full(batch_size, steps, np.int32),
+        "temperature": np.full(batch_size, 0.8, np.float32),
+        "top_k": np.where(sequences % 2, 0, 20).astype(np.int32),
+        "top_p": np.where(sequences % 3, 1.0, 0.9).astype(np.float32),
+        "min_p": np.zeros(batch_size, np.float32),
     }
     shapes = {"token_ids": uniforms.shape, "logprobs": uniforms.shape, "state": state.shape}
     decoded = predict(signatures.DECODE, decode_inputs, shapes)
@@ -127,18 +132,6 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     calls = (prefilled, embedded, scored, decoded, decoded_full, last)
     outputs = [array for call in calls for array in call.values()]
     return [b"".join(array[slot].tobytes() for array in outputs) for slot in range(batch_size)]
-
-
-def decode_controls(sequences: np.ndarray, steps: int) -> Arrays:
-    """Return the sampling parameters of a probe's decode call, varied by sequence, and its number of steps."""
-    batch_size = len(sequences)
-    return {
-        "steps": np.full(batch_size, steps, np.int32),
-        "temperature": np.full(batch_size, 0.8, np.float32),
-        "top_k": np.where(sequences % 2, 0, 20).astype(np.int32),
-        "top_p": np.where(sequences % 3, 1.0, 0.9).astype(np.float32),
-        "min_p": np.zeros(batch_size, np.float32),
-    }
 
 
 def _adjustments(token_ids: np.ndarray, sequences: np.ndarray, card: GeneratorCard) -> Arrays:

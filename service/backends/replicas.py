@@ -240,19 +240,15 @@ class Replicas:
         with self._lock:
             return dict(self._num_rejected)
 
-    def num_servers(self, version: ModelVersion) -> int:
-        """Return the number of servers that share a version's calls, at least one."""
-        with self._lock:
-            return max(1, len(self._candidates(version, ())))
+    def capacity(self, version: ModelVersion, max_calls: int) -> tuple[int, int]:
+        """Return how many calls of a version its servers take, at `max_calls` each, and how many more they take now.
 
-    def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:
-        """Return how many more calls of a version its servers take, at `max_calls` each.
-
-        Without a server it is one: a call that fails at once, so that the caller learns of the outage.
+        Without a server the latter is one: a call that fails at once, so that the caller learns of the outage.
         """
         with self._lock:
             candidates = self._candidates(version, ())
-            return sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
+            num_free = sum(max(0, max_calls - len(replica.in_flight)) for replica in candidates) if candidates else 1
+            return max_calls * max(1, len(candidates)), num_free
 
     def eject(self, replica: Replica, reason: str) -> bool:
         """Eject a server until a health check readmits it; its calls in flight are retried on others.

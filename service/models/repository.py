@@ -71,15 +71,11 @@ class RepositoryConfig:
         if not config.HasField("model_config_list"):
             # An empty file parses as a valid message, but a repository without models has an empty list.
             raise text_format.ParseError("it has no model_config_list")
-        self.labels = {
-            entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})}
-            for entry in config.model_config_list.config
-        }
-        folders = {entry.name: folder_of(entry, self._models_dir) for entry in config.model_config_list.config}
+        entries = config.model_config_list.config
+        self.labels = {entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})} for entry in entries}
+        folders = {entry.name: folder_of(entry, self._models_dir) for entry in entries}
         self.existing = {name: self._versions(folder) for name, folder in folders.items()}
-        self.wanted = {
-            entry.name: self._wanted(entry, folders[entry.name]) for entry in config.model_config_list.config
-        }
+        self.wanted = {entry.name: self._wanted(entry, folders[entry.name]) for entry in entries}
         self.is_read = True
 
     def _versions(self, folder: str | None) -> tuple[int, ...]:

@@ -37,11 +37,8 @@ class Backends(Protocol):
         probe hash of the server that computed them, or None.
         """
 
-    def num_servers(self, version: ModelVersion) -> int:
-        """Return the number of model servers that share a version's calls, at least one."""
-
-    def num_free_calls(self, version: ModelVersion, max_calls: int) -> int:
-        """Return how many more calls of a version they take, at `max_calls` each; one if there is no server."""
+    def capacity(self, version: ModelVersion, max_calls: int) -> tuple[int, int]:
+        """Return how many calls of a version they take, at `max_calls` each, and how many more of them now."""
 
 
 class Observer(Protocol):
@@ -226,7 +223,8 @@ class Scheduler:
             sequence.prefix = Prefix.of(sequence.cache_namespace)
             return
         prefix, state = hit
-        sequence.resume_from_prefix(prefix, state)
+        sequence.prefix, sequence.state = prefix, state
+        sequence.num_prefilled = sequence.num_cached_tokens = prefix.length
         if sequence.returns_state:
             self._outbox.append((sequence, Result(sequence.index, sequence.num_remaining_prompt_tokens, state=state)))
 
@@ -356,8 +354,7 @@ class Scheduler:
             if time.monotonic() < queue_.retry_at:
                 return False
             queue_.retry_at = None
-        max_calls = settings.max_calls * self._backends.num_servers(version)
-        num_free_calls = self._backends.num_free_calls(version, settings.max_calls)
+        max_calls, num_free_calls = self._backends.capacity(version, settings.max_calls)
         call = queue_.next_call(num_free_calls, max_calls, self._dispatched_at) if num_free_calls > 0 else None
         if call is None:
             return False

@@ -250,10 +250,6 @@ class Sequence:
             return "stop"
         return "length" if match_ended or not self.num_left else None
 
-    def resume_from_prefix(self, prefix: Prefix, state: np.ndarray) -> None:
-        self.num_prefilled = self.num_cached_tokens = prefix.length
-        self.prefix, self.state = prefix, state
-
     def fork_from(self, first: "Sequence") -> None:
         """Start from the state of another choice of the same prompt, after its prefill."""
         self.num_prefilled, self.state, self.is_reproducible = first.num_prefilled, first.state, first.is_reproducible

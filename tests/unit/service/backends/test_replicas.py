@@ -105,7 +105,7 @@ def test_a_call_goes_to_the_replica_with_the_fewest_calls_in_flight():
     fleet.servers["b"].release()
     fleet.call()
     assert fleet.servers["b"].num_calls == 3
-    assert fleet.replicas.num_servers(MODEL) == 3
+    assert fleet.replicas.capacity(MODEL, 2)[0] == 6
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_failed_call_ejects_its_replica_and_is_retried_on_another(error):
     assert [fleet.answer() for _ in range(5)] == [("b", "usual")] * 5
     assert fleet.left_out() == "a"
     assert fleet.servers["a"].num_calls == 1
-    assert fleet.replicas.num_servers(MODEL) == 1
+    assert fleet.replicas.capacity(MODEL, 1)[0] == 1
 
 
 def test_a_call_that_every_replica_refuses_ejects_none():
@@ -202,7 +202,7 @@ def test_a_version_that_needs_another_probe_gets_no_calls():
     assert fleet.left_out() == "a"
     fleet.replicas.record_probes(fleet.replica("a"), "other", {other: PROBE})
     assert fleet.left_out() == ""
-    assert [fleet.replicas.num_servers(model) for model in (MODEL, other)] == [1, 2]
+    assert [fleet.replicas.capacity(model, 1)[0] for model in (MODEL, other)] == [1, 2]
     fleet.replicas.record_probes(fleet.replica("b"), "demo", {})
     assert isinstance(fleet.answer()[0], BackendUnavailable)
     fleet.replicas.record_probes(fleet.replica("a"), "demo", {MODEL: PROBE})
@@ -222,14 +222,14 @@ def test_a_call_without_an_available_replica_fails_at_once():
         fleet.replicas.eject(fleet.replica(letter), "for the test")
     outcome, _ = fleet.answer()
     assert (str(outcome), fleet.servers["a"].num_calls) == ("no model server responds; try again in some seconds", 0)
-    assert fleet.replicas.num_servers(MODEL) == 1
+    assert fleet.replicas.capacity(MODEL, 1)[0] == 1
 
 
 def test_a_replica_with_another_probe_hash_is_the_last_resort():
     fleet = Fleet("abc", a=Probe((8,), "other"))
     assert {fleet.answer() for _ in range(9)} <= {("b", "usual"), ("c", "usual")}
     assert fleet.servers["a"].num_calls == 0
-    assert fleet.replicas.num_servers(MODEL) == 2
+    assert fleet.replicas.capacity(MODEL, 1)[0] == 2
     for letter in "bc":
         fleet.servers[letter].answer = BackendUnavailable("gone")
     assert fleet.answer() == ("a", "other")
@@ -388,11 +388,11 @@ def test_free_calls_are_those_of_replicas_that_have_the_version():
     for _ in range(3):
         fleet.call()
     assert [len(fleet.replica(letter).in_flight) for letter in "ab"] == [2, 1]
-    assert fleet.replicas.num_free_calls(MODEL, 2) == 1
-    assert fleet.replicas.num_free_calls(other, 2) == 1
+    assert fleet.replicas.capacity(MODEL, 2)[1] == 1
+    assert fleet.replicas.capacity(other, 2)[1] == 1
     fleet.call()
-    assert (fleet.replicas.num_free_calls(MODEL, 2), fleet.replicas.num_free_calls(other, 3)) == (0, 1)
-    assert fleet.replicas.num_free_calls(ModelVersion("demo", 3), 2) == 1
+    assert (fleet.replicas.capacity(MODEL, 2)[1], fleet.replicas.capacity(other, 3)[1]) == (0, 1)
+    assert fleet.replicas.capacity(ModelVersion("demo", 3), 2)[1] == 1
 
 
 def test_a_replica_ejected_during_its_probe_is_not_readmitted_by_it():

@@ -267,10 +267,10 @@ def test_the_expected_probe_hash_is_that_of_most_backends(tmp_path, caplog):
     most = fleet.model()
     assert most.fingerprint != alone.fingerprint
     assert "not bit-exact with most backends, so used only as a fallback: a:1" in caplog.text
-    assert fleet.replicas.num_servers(most.ref) == 2
+    assert fleet.replicas.capacity(most.ref, 1)[0] == 2
     fleet.servers["b:1"].down = True
     assert fleet.model() is most
-    assert fleet.replicas.num_servers(most.ref) == 1
+    assert fleet.replicas.capacity(most.ref, 1)[0] == 1
     fleet.servers["c:1"].down = True
     assert fleet.model() == alone
     assert (most.expected_probe_hash == alone.expected_probe_hash, len(most.expected_probe_hash)) == (False, 64)
@@ -342,11 +342,11 @@ def test_a_probe_with_nan_is_repeated_until_it_is_finite(tmp_path):
     fleet.replicas.eject(replica, "it failed a call")
     for _ in range(2):
         assert fleet.model() is well
-        assert fleet.replicas.num_servers(well.ref) == 1
+        assert fleet.replicas.capacity(well.ref, 1)[0] == 1
         assert replica.ejected_because == "it failed a call"
     ill.bits = 0.0
     assert fleet.model() is well
-    assert fleet.replicas.num_servers(well.ref) == 2
+    assert fleet.replicas.capacity(well.ref, 1)[0] == 2
     assert replica.ejected_because is None
 
 
@@ -393,8 +393,8 @@ def test_a_version_is_served_while_one_backend_has_it(tmp_path):
     add(tmp_path, "demo", 2)
     fleet.servers["b:1"].models = {"demo": {1: "", 2: ""}}
     assert fleet.model().ref.number == 2
-    assert fleet.replicas.num_servers(ModelVersion("demo", 1)) == 2
-    assert fleet.replicas.num_servers(ModelVersion("demo", 2)) == 1
+    assert fleet.replicas.capacity(ModelVersion("demo", 1), 1)[0] == 2
+    assert fleet.replicas.capacity(ModelVersion("demo", 2), 1)[0] == 1
     fleet.servers["a:1"].models = fleet.servers["b:1"].models = {"demo": {2: ""}}
     fleet.model_registry.refresh()
     assert fleet.model_registry.find_version(ModelVersion("demo", 1)) is None
