@@ -17,9 +17,8 @@ from contract import signatures
 from contract.tokenizers import Tokenizer
 from service.api.requests import NextRequest
 from service.errors import InvalidRequest
-from service.generation.expander import Expander
 from service.generation.running_request import RunningRequest
-from service.generation.search import BestFirstSearch, Node
+from service.generation.search import BestFirstSearch, Expander, Node
 from service.scheduling.sampling import FIRST_ROW, Automaton, Match
 from service.scheduling.sequence import ChoiceIndex
 

@@ -10,10 +10,9 @@ from contract import signatures
 from service.api.requests import CompletionRequest
 from service.errors import InvalidRequest
 from service.generation.choice import TextDelta
-from service.generation.expander import Expander
 from service.generation.prompts import EncodedPrompt
 from service.generation.running_request import RunningRequest
-from service.generation.search import BestFirstSearch, Node, beam_search
+from service.generation.search import BestFirstSearch, Expander, Node, beam_search
 from service.models.registry import ServedModel
 from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason

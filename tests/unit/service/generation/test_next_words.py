@@ -10,7 +10,7 @@ from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokeni
 from service.api.requests import NextRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest
-from service.generation import expander, next_words
+from service.generation import next_words, search
 from service.generation.next_words import BEFORE, WITHIN, word_table
 from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
 from tests.unit.service.engines import LABELLED, Models, parsed
@@ -113,7 +113,7 @@ def test_a_prompt_that_was_read_before_is_not_read_again(service):
 def test_what_is_computed_ahead_saves_calls_and_changes_nothing(service, monkeypatch, name, value):
     found = words(service)
     num_calls = service.calls().count("next_logprobs")
-    monkeypatch.setattr(expander, name, value)
+    monkeypatch.setattr(search, name, value)
     assert words(service) == found
     assert service.calls().count("next_logprobs") > 2 * num_calls
 
