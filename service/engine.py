@@ -51,14 +51,6 @@ from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
-Processor = (
-    CompletionProcessor
-    | EmbeddingProcessor
-    | InspectionProcessor
-    | NextWordsProcessor
-    | ScoreProcessor
-    | SearchProcessor
-)
 # Called with each request before it waits for admission: the web watches its client, and closes it in the end.
 OnStart = Callable[[RunningRequest], object]
 _NO_CALLBACK: OnStart = lambda _: None  # noqa: E731

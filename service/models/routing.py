@@ -100,19 +100,17 @@ def make_route(
     labels: Mapping[str, int],
     shares: Shares,
     stable_before: int | None,
-    available: Collection[int] | None = None,
+    available: Collection[int],
     *,
     was_guess: bool = False,
 ) -> tuple[Route, list[str]]:
     """Make the route of a model from its served versions, labels and traffic split, and a message per ignored share.
 
     `stable_before` is the stable version until now, which is kept while the one labelled stable is being loaded; for
-    `was_guess` see `Route.is_guess`. `available` are the versions whose backends take calls; None: all. The others
-    belong to ejected backends that may recover, and get no requests; if there are only such, `stable_before` is kept.
+    `was_guess` see `Route.is_guess`. `available` are the versions whose backends take calls. The others belong
+    to ejected backends that may recover, and get no requests; if there are only such, `stable_before` is kept.
     """
-    if available is None:
-        available = versions
-    elif not available:
+    if not available:
         available = versions if stable_before is None or stable_before not in versions else [stable_before]
     stable = labels.get(STABLE, max(available))
     if stable not in available:

@@ -20,7 +20,7 @@ from service.api.body import AnyBody, parse, require
 from service.api.requests import MAX_ID
 from service.backends.replicas import Replicas
 from service.context import MemoryBudget, MemoryLease, RequestContext, Role
-from service.engine import Engine, OnStart, Processor
+from service.engine import Engine, OnStart
 from service.errors import InvalidRequest, MissingRole, NotFound, ShuttingDown, Unauthorized
 from service.generation.running_request import RunningRequest
 from service.models.embedding_vectors import VectorFiles
@@ -59,7 +59,7 @@ _READING_COPIES = 3
 # lists). Text that is not ASCII has up to four bytes per character.
 _BYTES_PER_ITEM, _BYTES_PER_BRACKET, _TEXT_COPIES = 80, 100, 2
 
-AnyProcessor = TypeVar("AnyProcessor", bound=Processor)
+AnyProcessor = TypeVar("AnyProcessor")
 View = TypeVar("View", bound=Callable[..., Any])
 # Watches the client's connection while a request runs, and calls back when the client disconnects.
 WatchSocket = Callable[[Any, Callable[[], object]], AbstractContextManager[Any]]

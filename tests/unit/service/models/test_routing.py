@@ -46,14 +46,14 @@ def test_a_reference_is_parsed_into_name_version_and_label(text, expected):
     ],
 )
 def test_the_stable_version_is_the_default(labels, before, stable):
-    route, problems = make_route("demo", [1, 3, 2], labels, {}, before)
+    route, problems = make_route("demo", [1, 3, 2], labels, {}, before, [1, 3, 2])
     assert (route.stable, route.versions, problems) == (stable, (1, 2, 3), [])
     assert route.choose(PLAIN, 5) == route.choose(PLAIN, None) == stable
     assert route.choose(Reference("demo", label="stable"), 5) == stable
 
 
 def test_an_explicit_version_or_label_overrides_the_traffic_split():
-    route, _ = make_route("demo", [1, 2, 3], {"stable": 1, "canary": 3}, {"stable": 1}, None)
+    route, _ = make_route("demo", [1, 2, 3], {"stable": 1, "canary": 3}, {"stable": 1}, None, [1, 2, 3])
     assert route.choose(Reference("demo", version=2), 5) == 2
     assert route.choose(Reference("demo", label="canary"), 5) == 3
 
@@ -68,7 +68,7 @@ def test_an_explicit_version_or_label_overrides_the_traffic_split():
 )
 def test_the_error_for_an_unknown_version_or_label_lists_the_known_ones(reference, message):
     """A label may also have a version that is not served."""
-    route, _ = make_route("demo", [1, 2], {"canary": 7}, {}, None)
+    route, _ = make_route("demo", [1, 2], {"canary": 7}, {}, None, [1, 2])
     with pytest.raises(ModelNotFound, match=message) as info:
         route.choose(reference, 1)
     assert info.value.param == "model"
@@ -78,7 +78,7 @@ def test_the_traffic_split_follows_its_shares_and_is_sticky_by_seed():
     versions = [1, 2, 3]
     before: set[int] = set()
     for share in (0, 5, 20, 50, 100):
-        route, _ = make_route("demo", versions, {"canary": 3}, {"1": 100 - share, "canary": share}, None)
+        route, _ = make_route("demo", versions, {"canary": 3}, {"1": 100 - share, "canary": share}, None, versions)
         chosen = {seed: route.choose(PLAIN, seed) for seed in range(4000)}
         assert {seed: route.choose(PLAIN, seed) for seed in range(4000)} == chosen
         canary = {seed for seed, version in chosen.items() if version == 3}
@@ -101,8 +101,8 @@ def test_without_a_seed_the_version_with_the_largest_share_is_chosen():
 
 def test_a_share_without_a_served_version_is_reported_and_goes_to_the_others():
     shares = {"stable": 1, "9": 5, "beta": 5, "canary": 1, "2": 0}
-    route, problems = make_route("demo", [1, 2], {"canary": 2}, shares, None)
+    route, problems = make_route("demo", [1, 2], {"canary": 2}, shares, None, [1, 2])
     assert problems == ["version 9 is not served", "it has no label beta"]
     assert route.shares == {2: 2.0}
-    alone, _ = make_route("demo", [1, 2], {}, {"9": 1}, None)
+    alone, _ = make_route("demo", [1, 2], {}, {"9": 1}, None, [1, 2])
     assert {alone.choose(PLAIN, seed) for seed in range(50)} == {2}
