@@ -294,22 +294,20 @@ class CandidateFilter:
     is_copy: IsCopy | None  # rejects copies of training text; None: they are accepted
     num_rejected: int = 0  # candidates rejected so far
     num_accepted: int = 0  # candidates accepted so far
-    _num_candidates: int = field(default=0, init=False)
+    _num_replaced: int = field(default=0, init=False)
     _finished: dict[int, tuple[Sequence[int], str]] = field(default_factory=dict, init=False)
     _accepted: set[str] = field(default_factory=set, init=False)
-
-    def __post_init__(self) -> None:
-        self._num_candidates = self.count
 
     def next_candidate(self) -> int | None:
         """Return the number of a candidate in place of a rejected one; None: the limit of candidates is reached.
 
         Then there are fewer choices than requested.
         """
-        if self._num_candidates == CANDIDATES_PER_CHOICE * self.count + MORE_CANDIDATES:
+        number = self.count + self._num_replaced
+        if number == CANDIDATES_PER_CHOICE * self.count + MORE_CANDIDATES:
             return None
-        self._num_candidates += 1
-        return self._num_candidates - 1
+        self._num_replaced += 1
+        return number
 
     def decide(self, number: int, token_ids: Sequence[int], text: str) -> list[tuple[int, int | None]]:
         """Record a finished candidate; return all candidates that can now be decided, in order of their numbers.

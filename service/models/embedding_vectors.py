@@ -4,8 +4,7 @@ https://projector.tensorflow.org reads the file of vectors, too.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,37 +30,33 @@ _STEP = 1024
 _TEXT_BYTES = 200
 
 
-@dataclass(frozen=True, eq=False)
 class Vectors:
     """The embedding vectors of a version's tokens, by token id."""
 
-    rows: np.ndarray  # float32 (tokens, width)
-    lengths: np.ndarray  # float32 (tokens,), the Euclidean norm of each
-    hidden: frozenset[int]  # special tokens, which have no text: never returned as neighbors
-    ids: np.ndarray  # int64 (shown,), the other ids
-    plane: np.ndarray  # float32 (shown, 2), their projection onto the first two principal components
-    explained: tuple[float, float]  # explained variance ratio of each axis
-    ids_by_text: Mapping[str, int]  # by the texts of tokens and by their names
+    def __init__(self, rows: np.ndarray, hidden: Collection[int], ids_by_text: Mapping[str, int]) -> None:
+        """Compute the norms and the projection onto the first two principal components, in steps.
 
-    @classmethod
-    def of(cls, rows: np.ndarray, hidden: frozenset[int], ids_by_text: Mapping[str, int]) -> "Vectors":
-        """Compute the norms and the projection, in steps."""
-        ids = np.array([token_id for token_id in range(len(rows)) if token_id not in hidden], np.int64)
-        plane, explained = _principal_plane(rows, ids)
-        lengths = np.linalg.norm(rows, axis=1)
-        present = frozenset(token_id for token_id in hidden if token_id < len(rows))
-        return cls(rows, lengths, present, ids, plane, explained, ids_by_text)
+        Args:
+            rows: float32 (tokens, width).
+            hidden: Special tokens, which have no text: never returned as neighbors.
+            ids_by_text: By the texts of tokens and by their names.
+        """
+        self.rows, self.ids_by_text = rows, ids_by_text
+        self.hidden = [token_id for token_id in hidden if token_id < len(rows)]
+        self._ids = np.setdiff1d(np.arange(len(rows)), self.hidden)
+        self._plane, self._explained = _principal_plane(rows, self._ids)
+        self._lengths = np.linalg.norm(rows, axis=1)
 
     @property
     def num_bytes(self) -> int:
-        arrays = (self.rows, self.lengths, self.ids, self.plane)
+        arrays = (self.rows, self._lengths, self._ids, self._plane)
         return sum(array.nbytes for array in arrays) + _TEXT_BYTES * len(self.ids_by_text)
 
     def neighbors(self, token_id: int, count: int) -> list[tuple[int, float]]:
         """Return the ids of the nearest tokens and the cosine similarity of each, nearest first."""
         tiny = np.finfo(np.float32).tiny
-        unit = self.rows[token_id] / max(self.lengths[token_id], tiny)
-        cosines = self.rows @ unit / np.maximum(self.lengths, tiny)
+        unit = self.rows[token_id] / max(self._lengths[token_id], tiny)
+        cosines = self.rows @ unit / np.maximum(self._lengths, tiny)
         cosines[[token_id, *self.hidden]] = -np.inf
         threshold = np.partition(cosines, -count)[-count] if count < len(cosines) else -np.inf
         nearest = np.flatnonzero(cosines >= threshold)
@@ -70,7 +65,7 @@ class Vectors:
 
     def map(self, count: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
         """Return the ids of the first tokens, their projection, and the explained variance ratio of each axis."""
-        return self.ids[:count], self.plane[:count], self.explained
+        return self._ids[:count], self._plane[:count], self._explained
 
 
 def _principal_plane(rows: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
@@ -132,7 +127,7 @@ class VectorFiles:
         try:
             rows = _read_rows(path, len(model.tokenizer.tokens))
             special = model.tokenizer.special.ids
-            return Vectors.of(rows, special, _ids_by_text(model.tokenizer))
+            return Vectors(rows, special, _ids_by_text(model.tokenizer))
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read: %s", path, error)

@@ -27,7 +27,7 @@ def model():
 
 def test_neighbors_are_in_order_of_cosine_similarity():
     """Vector lengths do not matter; the token itself and special tokens are none."""
-    vectors = Vectors.of(ROWS, frozenset({0, 99}), {})
+    vectors = Vectors(ROWS, frozenset({0, 99}), {})
     ids, cosines = zip(*vectors.neighbors(1, 10), strict=True)
     assert ids == (2, 3, 5, 4)
     np.testing.assert_allclose(cosines, [1 / np.sqrt(1.01), 0, 0, -1], atol=1e-6)
@@ -36,7 +36,7 @@ def test_neighbors_are_in_order_of_cosine_similarity():
 
 def test_the_nearest_neighbors_are_those_of_a_full_sort():
     rows = np.random.default_rng(0).integers(-2, 3, size=(500, 2)).astype(np.float32)
-    vectors = Vectors.of(rows, frozenset({3}), {})
+    vectors = Vectors(rows, frozenset({3}), {})
     every = vectors.neighbors(7, 500)
     assert every == sorted(every, key=lambda pair: (-pair[1], pair[0]))
     assert {place for place, _ in every} == set(range(500)) - {3, 7}
@@ -50,7 +50,7 @@ def test_the_map_has_the_principal_components(width, monkeypatch):
     rng = np.random.default_rng(0)
     flat = rng.normal(size=(30, 2)) * [5, 1] + [100, 0]
     turned = flat @ np.linalg.qr(rng.normal(size=(width, width)))[0][:2]
-    vectors = Vectors.of(turned.astype(np.float32), frozenset({0}), {})
+    vectors = Vectors(turned.astype(np.float32), frozenset({0}), {})
     ids, plane, explained = vectors.map(20)
     assert ids.tolist() == list(range(1, 21))
     distances = np.linalg.norm(plane[:, None] - plane[None], axis=2)
@@ -58,7 +58,7 @@ def test_the_map_has_the_principal_components(width, monkeypatch):
     np.testing.assert_allclose(distances, expected, atol=1e-3)
     assert sum(explained) == pytest.approx(1)
     assert explained[0] > explained[1] > 0
-    again = Vectors.of(turned.astype(np.float32), frozenset({0}), {}).map(20)[1]
+    again = Vectors(turned.astype(np.float32), frozenset({0}), {}).map(20)[1]
     np.testing.assert_array_equal(plane, again)
 
 
@@ -68,7 +68,7 @@ def test_the_map_has_the_principal_components(width, monkeypatch):
     ids=["equal vectors", "one vector", "one dimension", "special tokens alone"],
 )
 def test_a_degenerate_embedding_has_a_map(rows, num_hidden, shown):
-    ids, plane, explained = Vectors.of(rows.astype(np.float32), frozenset(range(num_hidden)), {}).map(10)
+    ids, plane, explained = Vectors(rows.astype(np.float32), frozenset(range(num_hidden)), {}).map(10)
     assert (len(ids), plane.shape) == (shown, (shown, 2))
     assert np.isfinite(plane).all()
     assert all(0 <= share <= 1 + 1e-9 for share in explained)
