@@ -232,7 +232,11 @@ class ModelServerClient:
 
         Token ids must be below `vocab_size`.
         """
-        request = _predict_request(version, signature, inputs, tuple(shapes))
+        request = predict_pb2.PredictRequest(output_filter=tuple(shapes))
+        request.model_spec.name, request.model_spec.version.value = version.name, version.number
+        request.model_spec.signature_name = signature
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(array))
         try:
             content = self._predict_rpc(request, timeout=self._timeout_s, metadata=metadata)
         except grpc.RpcError as error:
@@ -296,13 +300,3 @@ class ModelServerClient:
             return BatchingConflict(f"the backend rejects calls: {_BATCHING_ADVICE}")
         log.error("backend %s: %s: %s", self.address, code.name, details)
         return InternalError(f"the backend rejected a call ({code.name})")
-
-
-def _predict_request(version: ModelVersion, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Any:
-    request = predict_pb2.PredictRequest(output_filter=outputs)
-    request.model_spec.name = version.name
-    request.model_spec.version.value = version.number
-    request.model_spec.signature_name = signature
-    for name, array in inputs.items():
-        request.inputs[name].CopyFrom(to_proto(array))
-    return request

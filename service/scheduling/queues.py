@@ -325,7 +325,10 @@ class ModelQueue:
 
     def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
         compatible = _compatible(self.ready, kind)
-        sequences = self._dequeue(self.ready, compatible, self._num_running_with(kind), max_calls)
+        # The running sequences of the kind, those in prefill and their forks included.
+        in_calls = (sequence for call in self.calls for sequence in call.sequences)
+        num_sequences = _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
+        sequences = self._dequeue(self.ready, compatible, num_sequences, max_calls)
         others_may_join = self.num_running > 0 and len(sequences) < self.limits.batch_sizes[0]
         return self._decode_call(sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps)
 
@@ -337,11 +340,6 @@ class ModelQueue:
         )
         steps = steps_for([sequence.num_left for sequence in sequences], limit)
         return self._call(signature, sequences, batch_size, steps)
-
-    def _num_running_with(self, kind: DecodeKind) -> int:
-        """Count the running sequences of a kind of decode calls, those in prefill and their forks included."""
-        in_calls = (sequence for call in self.calls for sequence in call.sequences)
-        return _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
 
     def _dequeue(
         self, queue: deque[Sequence], compatible: list[Sequence], num_sequences: int, num_calls: int
