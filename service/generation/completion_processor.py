@@ -292,8 +292,8 @@ class CompletionProcessor:
         # `prompt_logprobs` has the rank of each token.
         prompt_num_top = (body.logprobs or 0) if body.prompt_logprobs is None else self._model.card.num_top
         return [
-            Sequence(
-                **self.request.sequence_fields(choice.index),
+            self.request.new_sequence(
+                choice.index,
                 prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
                 prompt_num_top=prompt_num_top if output.is_scored else 0,
                 sampling=self._sampling,

@@ -91,11 +91,8 @@ class EmbeddingProcessor:
         return len(self.request.prompts) * self.request.model.card.units * _VECTOR_BYTES
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
-        fields, units = self.request.sequence_fields, self.request.model.card.units
-        return [
-            Sequence(**fields(index), prefill_signature=signatures.EMBED, hidden_sum=np.zeros(units, np.float32))
-            for index in indexes
-        ]
+        new_sequence, zeros = self.request.new_sequence, np.zeros(self.request.model.card.units, np.float32)
+        return [new_sequence(index, prefill_signature=signatures.EMBED, hidden_sum=zeros) for index in indexes]
 
     def vectors(self) -> list[np.ndarray]:
         """Wait for every text; return its vector, float32 (U,): the mean of its hidden states, or the last of them."""
@@ -177,8 +174,9 @@ class InspectionProcessor:
 
         self._values = values
         return [
-            Sequence(
-                **{**self.request.sequence_fields(indexes[0]), "deliver": deliver},
+            self.request.new_sequence(
+                indexes[0],
+                deliver=deliver,
                 prefill_signature=signatures.INSPECT,
                 returns_state=self.body.return_state,
                 requested_activations=tuple((each.output, each.units) for each in activations),

@@ -108,11 +108,11 @@ class RunningRequest:
             self.sequences |= {sequence.index: sequence for group in groups for sequence in group}
         self._num_submitted = len(self.sequences)
 
-    def sequence_fields(self, index: ChoiceIndex) -> dict[str, Any]:
-        """Return the fields of `Sequence` that do not depend on what is requested of it."""
+    def new_sequence(self, index: ChoiceIndex, **fields: Any) -> Sequence:
+        """Return the sequence of a choice, with the fields that depend on what is requested of it."""
         model, checkpoint = self.model, self.checkpoint
         origin = checkpoint.origin if checkpoint else b""
-        return {
+        defaults = {
             "index": index,
             "version": model.ref,
             "prompt_ids": self.prompts[index[0]].input_ids,
@@ -128,6 +128,7 @@ class RunningRequest:
             "expected_probe_hash": model.expected_probe_hash,
             "cache_namespace": (self.context.tenant, model.ref, model.fingerprint, origin),
         }
+        return Sequence(**{**defaults, **fields})
 
     def run(self, index: ChoiceIndex, create: Create) -> Result:
         """Submit one more choice, whose sequence has a single result, and return it; raise as `results`."""

@@ -280,9 +280,8 @@ class Expander:
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         (index,) = indexes
-        fields = self._request.sequence_fields(index) | {"prefill_signature": signatures.NEXT_LOGPROBS}
         match = self._matches[index[0]] if self._num_ahead else None
-        fields["search"] = SearchStep(self._num_ahead, matches=(match,))
+        fields: dict[str, Any] = {"search": SearchStep(self._num_ahead, matches=(match,))}
         if index[1] > 0:
             logprobs = tuple(node.logprob for node in self._batch)
             matches = tuple(replace(match, row=node.progress) if match else None for node in self._batch)
@@ -292,7 +291,7 @@ class Expander:
             fields |= {"prompt_ids": last_ids, "state": np.stack(states)}
             # It has no first slot to wait for, and its states are not worth a place in the prefix cache.
             fields |= {"status": Status.PREEMPTED, "cache_namespace": None}
-        return [Sequence(**fields)]
+        return [self._request.new_sequence(index, prefill_signature=signatures.NEXT_LOGPROBS, **fields)]
 
     def expand(self, number: int, nodes: abc.Sequence[Node]) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Return the log probabilities after prefixes of a prompt, and the states; raise as `RunningRequest.results`.

@@ -68,10 +68,11 @@ class ScoreProcessor:
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:
         """Create the sequences of texts. They are not cached: their states would crowd out those of prompts."""
-        fields = self.request.sequence_fields
         return [
-            Sequence(
-                **{**fields(index), "prompt_ids": self._inputs[index[0]], "cache_namespace": None},
+            self.request.new_sequence(
+                index,
+                prompt_ids=self._inputs[index[0]],
+                cache_namespace=None,
                 prefill_signature=signatures.SCORE,
                 returns_state=self.body.carry_state,
             )
