@@ -128,10 +128,10 @@ def _models(models_dir: Path) -> Iterator[Finding]:
     config.read()
     for path, message in errors.current.items():
         yield Finding("models", f"{path}: {message}", "restore the file from a backup, or publish a model again")
-    for name, versions in config.wanted.items():
-        if not versions:
+    for name, model in config.models.items():
+        if not model.wanted:
             yield Finding(f"model {name}", "no version", f"publish it again, or remove its entry in {MODELS_CONFIG}")
-        for version in sorted(versions or ()):
+        for version in sorted(model.wanted or ()):
             yield _version(models_dir / name / str(version), f"model {name}:{version}")
     return None
 

@@ -19,7 +19,7 @@ from service.backends.determinism_probe import Probe
 from service.backends.health_checks import Assets, HealthChecks, RepeatedErrors
 from service.backends.replicas import Replica, Replicas
 from service.errors import InvalidRequest, ModelLoading, ModelNotFound
-from service.models.repository import RepositoryConfig, VersionFiles
+from service.models.repository import ListedModel, RepositoryConfig, VersionFiles
 from service.models.routing import Reference, Route, make_route
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import ModelVersion
@@ -125,7 +125,7 @@ class ModelRegistry:
             self._errors,
             poll_s=settings.poll_s,
             assets=self._files.load,
-            listed=lambda: self._config.wanted,
+            listed=lambda: {name: model.wanted for name, model in self._config.models.items()},
             changed=self._merge,
         )
         self._was_ready = False
@@ -161,7 +161,7 @@ class ModelRegistry:
             ModelLoading: there is none; or, until the first success, a healthy backend has not yet been checked for
                 another listed model: a model added later must not make every gateway unready.
         """
-        names, listed = [model.ref.name for model, _ in self.models()], self._config.labels
+        names, listed = [model.ref.name for model, _ in self.models()], self._config.models
         healthy = [replica for replica in self._replicas.all() if replica.is_available]
         pending = [
             name
@@ -222,12 +222,11 @@ class ModelRegistry:
             ModelNotFound: it is not listed, or the request may not use it.
             ModelLoading: `models.config` or `labels.json` has not been read.
         """
-        snapshot, config = self._snapshot, self._config
+        snapshot, listed = self._snapshot, self._config.models.get(name)
         self._require_known(snapshot)
-        if name not in config.labels or not may_use(name):
+        if listed is None or not may_use(name):
             raise ModelNotFound(f"model {name[:64]!r} does not exist", param="name")
-        shares, route = config.shares.get(name, {}), snapshot.routes.get(name)
-        return StoredModel(config.existing[name], config.labels[name], shares, route)
+        return StoredModel(listed.existing, listed.labels, self._config.shares.get(name, {}), snapshot.routes.get(name))
 
     def refresh(self) -> None:
         """Read the repository's configuration now, and route by it."""
@@ -295,11 +294,12 @@ class ModelRegistry:
     def _merge(self) -> None:
         """Build a new snapshot from all backends and the configuration."""
         with self._merging:
-            before = self._snapshot
+            # In this order: once the models have been read, `listed` has them.
+            before, is_read, listed = self._snapshot, self._config.is_read, self._config.models
             probes_by_version: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
             for replica in self._replicas.all():
                 for ref, probe in replica.probes.items():
-                    if ref.name in self._config.labels:
+                    if ref.name in listed:
                         probes_by_version.setdefault(ref, []).append((replica, probe))
             served: dict[ModelVersion, ServedModel] = {}
             available: set[ModelVersion] = set()
@@ -313,9 +313,9 @@ class ModelRegistry:
                     available.add(ref)
             for ref in before.served.keys() - served.keys():
                 log.info("model %s version %d is no longer served", ref.name, ref.number)
-            routes = self._make_routes(served, available, before)
-            listed = tuple(self._config.labels) if self._config.is_read else None
-            self._snapshot = _Snapshot(served, routes, listed, self._config.has_labels)
+            routes = self._make_routes(served, available, listed, before)
+            names = tuple(listed) if is_read else None
+            self._snapshot = _Snapshot(served, routes, names, self._config.has_labels)
             self._replicas.expect({ref: model.expected_probe_hash for ref, model in served.items()})
             # Versions being probed are needed soon.
             self._files.keep(served.keys() | {ref for replica in self._replicas.all() for ref in replica.reported})
@@ -356,7 +356,11 @@ class ModelRegistry:
         return before if before == model else model
 
     def _make_routes(
-        self, served: Iterable[ModelVersion], available: Collection[ModelVersion], before: _Snapshot
+        self,
+        served: Iterable[ModelVersion],
+        available: Collection[ModelVersion],
+        listed: Mapping[str, ListedModel],
+        before: _Snapshot,
     ) -> dict[str, Route]:
         """Make routes from served versions, labels and the traffic split; `available` ones have backends in service."""
         versions: dict[str, list[int]] = {}
@@ -366,7 +370,7 @@ class ModelRegistry:
         for name, numbers in versions.items():
             # A stable version chosen before labels were known has served no request.
             old_route = before.routes.get(name) if before.has_labels else None
-            labels, shares = self._config.labels.get(name, {}), self._config.shares.get(name, {})
+            labels, shares = listed[name].labels, self._config.shares.get(name, {})
             stable, was_guess = (old_route.stable, old_route.is_guess) if old_route else (None, False)
             available_numbers = [number for number in numbers if ModelVersion(name, number) in available]
             route, problems = make_route(name, numbers, labels, shares, stable, available_numbers, was_guess=was_guess)

@@ -4,6 +4,7 @@ While a file is damaged, its last valid content is used.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,29 @@ from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 
 
+@dataclass(frozen=True)
+class ListedModel:
+    """A model in `models.config`.
+
+    Attributes:
+        labels: The version of each label.
+        existing: Versions in its directory, ascending; () if that is unknown.
+        wanted: Versions that TensorFlow Serving serves, by their policy; None if the directory is unknown.
+    """
+
+    labels: Mapping[str, int]
+    existing: tuple[int, ...]
+    wanted: frozenset[int] | None
+
+
 class RepositoryConfig:
     """The last valid content of `models.config`, `labels.json` and `routing.toml`."""
 
     def __init__(self, models_dir: Path, errors: RepeatedErrors) -> None:
         self._models_dir, self._errors = models_dir, errors
-        self.labels: dict[str, dict[str, int]] = {}  # the version of each label, by model in `models.config`
-        # The versions to be served, by model, from its version policy and its directory; None: unknown.
-        self.wanted: dict[str, frozenset[int] | None] = {}
-        self.existing: dict[str, tuple[int, ...]] = {}  # versions in its directory, ascending; () if that is unknown
-        self.shares: dict[str, Shares] = {}
+        # By name; replaced as a whole, as requests read them on other threads.
+        self.models: Mapping[str, ListedModel] = {}
+        self.shares: Mapping[str, Shares] = {}
         self.is_read = False  # `models.config`
         self.has_labels = False  # `labels.json` has been read, or its absence established
         self._labels: Labels = {}
@@ -71,22 +85,19 @@ class RepositoryConfig:
         if not config.HasField("model_config_list"):
             # An empty file parses as a valid message, but a repository without models has an empty list.
             raise text_format.ParseError("it has no model_config_list")
-        entries = config.model_config_list.config
-        self.labels = {entry.name: {**entry.version_labels, **self._labels.get(entry.name, {})} for entry in entries}
-        folders = {entry.name: folder_of(entry, self._models_dir) for entry in entries}
-        self.existing = {name: self._versions(folder) for name, folder in folders.items()}
-        self.wanted = {entry.name: self._wanted(entry, folders[entry.name]) for entry in entries}
+        self.models = {entry.name: self._listed(entry) for entry in config.model_config_list.config}
         self.is_read = True
 
-    def _versions(self, folder: str | None) -> tuple[int, ...]:
+    def _listed(self, entry: Any) -> ListedModel:
+        labels = {**entry.version_labels, **self._labels.get(entry.name, {})}
+        folder = folder_of(entry, self._models_dir)
+        if folder is None:
+            return ListedModel(labels, (), None)
         try:
-            return () if folder is None else tuple(version_numbers(self._models_dir / folder))
+            existing = tuple(version_numbers(self._models_dir / folder))
         except OSError:
-            return ()
-
-    def _wanted(self, entry: Any, folder: str | None) -> frozenset[int] | None:
-        """Return the versions that TensorFlow Serving serves for an entry; None if its directory is unknown."""
-        return None if folder is None else VersionPolicy.of(entry).select(self.existing[entry.name])
+            existing = ()
+        return ListedModel(labels, existing, VersionPolicy.of(entry).select(existing))
 
     def _read_labels(self) -> None:
         labels = read_labels(self._models_dir)
