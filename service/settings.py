@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         description="directory of the model repository; it must have the same content as that of the model servers",
     )
     default_model: str | None = Field(
-        None, description="model of requests that name none; unset: the only served model"
+        None, description="model of requests that name none, and the first of the list; unset: the only served model"
     )
     precision: Annotated[str, AfterValidator(_precisions)] = Field(
         "auto",

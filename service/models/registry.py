@@ -143,14 +143,18 @@ class ModelRegistry:
         self._checks.close()
 
     def models(self, may_use: MayUse = _everybody) -> list[tuple[ServedModel, Route]]:
-        """Return each model's primary version and its route, by name; raise ModelLoading until they are known."""
-        snapshot = self._snapshot
+        """Return each model's primary version and its route, the default model first, the others by name.
+
+        Raises:
+            ModelLoading: they are not known yet.
+        """
+        snapshot, default = self._snapshot, self._settings.default_model
         self._require_known(snapshot)
         if not snapshot.routes and snapshot.listed:
             raise ModelLoading(f"models are being loaded: {', '.join(snapshot.listed)}")
         return [
             (snapshot.served[ModelVersion(name, route.primary)], route)
-            for name, route in sorted(snapshot.routes.items())
+            for name, route in sorted(snapshot.routes.items(), key=lambda item: (item[0] != default, item[0]))
             if may_use(name) and self._pending_version(route, Reference(name)) is None
         ]
 

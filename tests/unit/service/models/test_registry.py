@@ -165,6 +165,9 @@ def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, s
     chooses = PolledRegistry(tmp_path, only(server), default_model="two")
     chooses.refresh()
     assert chooses.find(None).ref.name == "two"
+    assert [model.ref.name for model, _ in chooses.models()] == ["two", "one"]
+    model_registry.refresh()
+    assert [model.ref.name for model, _ in model_registry.models()] == ["one", "two"]
 
 
 def test_labels_and_traffic_split_take_effect_at_the_next_refresh(model_registry, server, tmp_path):
