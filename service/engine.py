@@ -51,7 +51,7 @@ from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
-# Called with each request before it waits for admission: the web watches its client, and closes it in the end.
+# Called with each request before it waits for admission; the web layer watches its client, and closes the request.
 OnStart = Callable[[RunningRequest], object]
 _NO_CALLBACK: OnStart = lambda _: None  # noqa: E731
 
@@ -282,10 +282,17 @@ class Engine:
         model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
         context.charge_up_to(require_encodable(raw_prompts, model, field, self._settings) + num_more, param)
-        after = first if checkpoint is None else checkpoint.input_ids(model.tokenizer.special.end)
+        prefix_ids = first if checkpoint is None else checkpoint.input_ids(model.tokenizer.special.end)
         backward = model.backward != reverse
         request.prompts = encode_prompts(
-            raw_prompts, model, field, self._settings, context.memory, after=after, backward=backward, held=held
+            raw_prompts,
+            model,
+            field,
+            self._settings,
+            context.memory,
+            prefix_ids=prefix_ids,
+            backward=backward,
+            held=held,
         )
         context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_more, param)
 

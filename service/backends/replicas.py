@@ -25,14 +25,10 @@ from service.errors import (
     ServerBusy,
     VersionGone,
 )
-from service.scheduling.call import NOT_FINITE, Arrays, Call, finite_sequences
+from service.scheduling.call import NOT_FINITE, Arrays, Call, OnCompleted, finite_sequences
 from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
-
-# Called with the outputs or error of a call after its retries, and the probe hash of the server that computed it; None
-# with an error.
-OnCompleted = Callable[[Arrays | GatewayError, str | None], None]
 
 # Between two checks for hanging calls.
 WATCH_S = 0.1

@@ -270,7 +270,7 @@ class CompletionProcessor:
         """Return the tokens of a prompt and its finished choice, in the order of generation, and their text."""
         prompt = self._outputs[choice.index[0]].prompt
         # Without the checkpoint's unread tokens: they are not part of this text.
-        ids = prompt.input_ids[len(prompt.after) :] if prompt.ids.size else NO_IDS
+        ids = prompt.input_ids[len(prompt.prefix_ids) :] if prompt.ids.size else NO_IDS
         echo = "" if self.body.echo else self._in_order_of_generation(prompt.text)
         return [*ids.tolist(), *(choice.token_ids or ())], self._in_order_of_generation(echo + choice.pending_text)
 

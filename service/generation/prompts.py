@@ -44,17 +44,17 @@ class EncodedPrompt:
     tokenizer: Tokenizer
     backward: bool  # whether the model reads it from right to left
     # int32 (tokens,): a checkpoint's unread tokens, or the start and the labels of a text, which the model reads first.
-    after: np.ndarray
+    prefix_ids: np.ndarray
 
     @classmethod
-    def of(cls, prompt: PromptText, tokenizer: Tokenizer, *, backward: bool, after: np.ndarray = NO_IDS) -> Self:
+    def of(cls, prompt: PromptText, tokenizer: Tokenizer, *, backward: bool, prefix_ids: np.ndarray = NO_IDS) -> Self:
         """Encode a text, independently of what precedes it, or take token ids as they are."""
         if isinstance(prompt, str):
             text, ids, is_text = prompt, tokenizer.encode(prompt), True
         else:
             text, ids, is_text = tokenizer.decode(prompt), prompt, False
         # In a list each id may take 40 bytes, and a prompt in the queue may have 131,072 of them.
-        return cls(text, np.array(ids, np.int32), is_text, tokenizer, backward, after)
+        return cls(text, np.array(ids, np.int32), is_text, tokenizer, backward, prefix_ids)
 
     @property
     def is_empty(self) -> bool:
@@ -73,8 +73,8 @@ class EncodedPrompt:
     @cached_property
     def input_ids(self) -> np.ndarray:
         """The model's input, int32 (tokens,), in the model's direction; the BOS token if it would be empty."""
-        if self.after.size:
-            return np.concatenate([self.after, self._ids_in_model_order])
+        if self.prefix_ids.size:
+            return np.concatenate([self.prefix_ids, self._ids_in_model_order])
         return self._ids_in_model_order if self.ids.size else np.array([self.tokenizer.special.start], np.int32)
 
     @cached_property
@@ -172,14 +172,14 @@ def encode_prompts(
     settings: Settings,
     memory: MemoryLease,
     *,
-    after: np.ndarray = NO_IDS,
+    prefix_ids: np.ndarray = NO_IDS,
     backward: bool,
     held: int = 0,
 ) -> list[EncodedPrompt]:
     """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
 
-    `memory` holds the memory of encoding, of the prompts encoded so far, and `held` bytes. The model reads `after`,
-    int32 (tokens,), before each prompt.
+    `memory` holds the memory of encoding, of the prompts encoded so far, and `held` bytes. `prefix_ids`, int32
+    (tokens,), precede each prompt.
 
     Raises:
         InvalidRequest: they have too many tokens, or need more memory than the whole budget.
@@ -189,15 +189,15 @@ def encode_prompts(
     held, total, limit = held + prompt_bytes(raw_prompts), 0, settings.max_prompt_tokens
     for raw_prompt in raw_prompts:
         memory.hold(held + encoding_bytes(raw_prompt, model), field, param=field)
-        prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, after=after)
-        if not prompt.ids.size and not after.size and model.card.label_columns:
-            prompt = replace(prompt, after=encode_labels({}, model))
+        prompt = EncodedPrompt.of(raw_prompt, model.tokenizer, backward=backward, prefix_ids=prefix_ids)
+        if not prompt.ids.size and not prefix_ids.size and model.card.label_columns:
+            prompt = replace(prompt, prefix_ids=encode_labels({}, model))
         prompts.append(prompt)
         held, total = held + prompt.num_bytes, total + prompt.num_tokens
         require_at_most(prompt.num_tokens, limit, field)
         if len(prompt.input_ids) > limit + MAX_UNREAD:
             rule = f"{field} and the unprocessed tokens of state must be at most {limit + MAX_UNREAD} tokens"
-            raise InvalidRequest(f"{rule}, got {prompt.num_tokens} and {len(after)}", param=field)
+            raise InvalidRequest(f"{rule}, got {prompt.num_tokens} and {len(prefix_ids)}", param=field)
         require_at_most(total, settings.max_queued_tokens, field, "at least ", " in all")
     return prompts
 

@@ -1,6 +1,6 @@
 """A running request: submits its sequences as admission control makes room, and yields their results.
 
-What it returns is made by the processors in `completion_processor` and `hidden_states`.
+Processors (`completion_processor`, `text_scores`, `hidden_states`, …) turn its results into responses.
 """
 
 import contextlib
@@ -294,7 +294,7 @@ class RunningRequest:
         if sequence.index[1] != 0:
             return 0
         # What the model reads before a prompt is not part of it: labels, unread tokens of a checkpoint.
-        return max(0, sequence.num_cached_tokens - len(self.prompts[sequence.index[0]].after))
+        return max(0, sequence.num_cached_tokens - len(self.prompts[sequence.index[0]].prefix_ids))
 
     def _next_result(self) -> Result:
         remaining_s, result = self._remaining_s(), None

@@ -1,17 +1,20 @@
 """Model calls: pack sequences into batched inputs, and apply the outputs to them."""
 
 from collections import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from contract import signatures
-from service.errors import InternalError
+from service.errors import GatewayError, InternalError
 from service.scheduling.sampling import constraint_inputs
 from service.scheduling.sequence import ModelVersion, Result, Scores, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"
 Arrays = dict[str, np.ndarray]
+# Called once with the outputs of a call, or its error, and the probe hash of the server that computed it, or None.
+OnCompleted = Callable[[Arrays | GatewayError, str | None], None]
 # Requested outputs: shape by name.
 OutputShapes = dict[str, tuple[int, ...]]
 # Signatures that return logprobs of the token after each.

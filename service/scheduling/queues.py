@@ -90,8 +90,8 @@ def fit_below(sizes: Iterable[int], count: int) -> int:
 def steps_for(nums_left: list[int], limit: int) -> int:
     """Return the decode steps of a call from the tokens that each sequence has left.
 
-    It is `limit`, or less: if all sequences finish before `limit`, or some in its second half, the call ends where the
-    last of those finishes. A finished slot costs as much as a running one.
+    It is `limit`, unless all sequences finish earlier, or the last one to finish within `limit` does so in its second
+    half: then the call ends there, as a finished slot costs as much as a running one.
     """
     last_finish = max((num_left for num_left in nums_left if num_left <= limit), default=0)
     return last_finish if last_finish * 2 >= limit or last_finish == max(nums_left) else limit
@@ -241,7 +241,7 @@ class ModelQueue:
 
     @property
     def waits_until(self) -> float:
-        """When prompts stop waiting for expected ones, in monotonic s; in an empty queue, when none is expected."""
+        """Until when prompts wait for expected ones, in monotonic s; without sequences, until when any is expected."""
         expected_until = self.expected[-1] if self.expected else 0.0
         if not self.prefilling:
             return 0.0 if self.sequences else expected_until

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError, InternalError, ShuttingDown
-from service.scheduling.call import Arrays, Call
+from service.scheduling.call import Arrays, Call, OnCompleted
 from service.scheduling.prefix_cache import Prefix, PrefixCache, block_hashes
 from service.scheduling.queues import BatchLimits, ModelQueue, Slots
 from service.scheduling.sequence import ModelVersion, Result, Sequence, Status
@@ -30,12 +30,8 @@ RETRY_DELAY_S = 0.2
 class Backends(Protocol):
     """An asynchronous client of the model servers; `service.backends.replicas.Replicas` implements it."""
 
-    def call(self, call: Call, done: Callable[[Arrays | GatewayError, str | None], None]) -> None:
-        """Send a call.
-
-        `done` is called once, on any thread and possibly before this returns: with the outputs or the error, and the
-        probe hash of the server that computed them, or None.
-        """
+    def call(self, call: Call, done: OnCompleted) -> None:
+        """Send a call; `done` is called on any thread, possibly before this returns."""
 
     def capacity(self, version: ModelVersion, max_calls: int) -> tuple[int, int]:
         """Return how many calls of a version they take, at `max_calls` each, and how many more of them now."""
@@ -154,8 +150,7 @@ class Scheduler:
         """Enqueue the first sequence of each prompt of a request for a slot."""
         version = leaders[0].version
         queue_ = self._queues.setdefault(version, ModelQueue(version, limits))
-        # The verified batch sizes may have changed since the queue was created, but not back to those of a request
-        # that has been running since then.
+        # The limits of a request's first submission are current; those of a later one may be out of date.
         if is_first:
             queue_.limits = limits
         for sequence in leaders:

@@ -197,7 +197,7 @@ class Sequence:
 
     @property
     def num_remaining_prompt_tokens(self) -> int:
-        """Prompt tokens still to be prefilled; the last one is left to `decode`, if the signature can sample."""
+        """Prompt tokens still to be prefilled; `prefill` and `score` leave the last token to `decode`, as its input."""
         leaves_last = self.prefill_signature in (signatures.PREFILL, signatures.SCORE)
         return len(self.prompt_ids) - leaves_last - self.num_prefilled
 

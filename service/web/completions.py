@@ -172,7 +172,7 @@ class CompletionResponse:
     def events(self) -> Iterator[bytes]:
         """Yield server-sent events; an error becomes the last one, as the status has been sent already.
 
-        The last events are yielded together: each chunk costs a system call and a switch between threads.
+        Once all sequences have finished, the remaining events are one chunk: a chunk costs a system call and a switch.
         """
         assert isinstance(self._processor, CompletionProcessor), "a search has no stream"
         unsent = b""

@@ -213,7 +213,7 @@ def start_request(
 ) -> AnyProcessor:
     """Parse a body and start its request, which ends with the stack.
 
-    In its own frame, so that no frame holds the body's prompts while it runs.
+    A function of its own, so that the body's prompts are freed before the response begins.
     """
     services.refuse_if_draining()
     body = parse_body(services, body_type)
