@@ -148,7 +148,7 @@ class ModelRegistry:
         Raises:
             ModelLoading: they are not known yet.
         """
-        snapshot, default = self._snapshot, self._settings.default_model
+        snapshot, default = self._snapshot, Reference.parse(self._settings.default_model or "").name
         self._require_known(snapshot)
         if not snapshot.routes and snapshot.listed:
             raise ModelLoading(f"models are being loaded: {', '.join(snapshot.listed)}")

@@ -162,10 +162,11 @@ def test_without_a_name_the_only_or_the_default_model_is_found(model_registry, s
     with pytest.raises(InvalidRequest, match="models are: one, two") as caught:
         model_registry.find(None)
     assert caught.value.param == "model"
-    chooses = PolledRegistry(tmp_path, only(server), default_model="two")
-    chooses.refresh()
-    assert chooses.find(None).ref.name == "two"
-    assert [model.ref.name for model, _ in chooses.models()] == ["two", "one"]
+    for default in ("two", "two:1", "two@stable"):
+        chooses = PolledRegistry(tmp_path, only(server), default_model=default)
+        chooses.refresh()
+        assert chooses.find(None).ref.name == "two"
+        assert [model.ref.name for model, _ in chooses.models()] == ["two", "one"]
     model_registry.refresh()
     assert [model.ref.name for model, _ in model_registry.models()] == ["one", "two"]
 
