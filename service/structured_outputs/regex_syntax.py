@@ -20,6 +20,7 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 _REPETITION = re.compile(r"(?:[*+?]|\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\})\??")
+_MAX_DIGITS = 10  # of a number of repetitions
 _GROUP = re.compile(r"\?(?:P?<[^>=!]*>|[a-zA-Z-]*[:)])")
 _LOOK_AROUND = re.compile(r"\?<?[=!]")
 _COMMENT = re.compile(r"#[^\n]*")
@@ -284,6 +285,9 @@ class _Tokenizer:
             hint = ": it has no minimum" if re.match(r"\{\s*,", text) else r": a literal { is \{"
             _fail(f"repetition {text} at position {position} is invalid{hint}")
         low, comma, high = match.groups()
+        # Python converts no more than 4,300 digits, and the library takes no number of more than ten.
+        if max(len(low or ""), len(high or "")) > _MAX_DIGITS:
+            _fail(f"repetition at position {position} has a number of more than {_MAX_DIGITS} digits")
         if not self._can_repeat:
             _fail(f"repetition {match.group()} at position {position} has nothing to repeat")
         if comma and high and int(high) < int(low):

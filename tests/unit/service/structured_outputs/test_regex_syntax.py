@@ -55,6 +55,7 @@ SYNTAX_ERRORS = [
     ("a{,3}b", "repetition {,3} at position 1 is invalid: it has no minimum"),
     ("x{a}", r"repetition {a} at position 1 is invalid: a literal { is \{"),
     ("a{3,2}", "repetition {3,2} at position 1 has a maximum below its minimum"),
+    ("a{1," + "9" * 5000 + "}", "repetition at position 1 has a number of more than 10 digits"),
     ("a|*", "repetition * at position 2 has nothing to repeat"),
     (r"^a\e", r"escape \e at position 2 is invalid"),
     ("ab\\", "\\ at position 2 escapes nothing"),
