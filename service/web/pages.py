@@ -8,6 +8,7 @@ keep them.
 import gzip
 import hashlib
 import mimetypes
+import os
 from functools import cache, partial
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class StaticFiles:
         version, _, rest = name.partition("/")
         is_versioned = version == self.version
         path = safe_join(str(self._directory), rest if is_versioned else name)
-        if path is None or not Path(path).is_file():
+        # Unlike `Path.is_file` this returns False for a name that is too long.
+        if path is None or not os.path.isfile(path):
             abort(404)
         mimetype = mimetypes.guess_type(path)[0] or "application/octet-stream"
         is_compressed = mimetype in _COMPRESSED_TYPES and request.accept_encodings["gzip"] > 0

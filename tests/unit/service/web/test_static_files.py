@@ -55,7 +55,9 @@ def test_a_text_is_gzipped_where_that_is_accepted(get):
     assert "Content-Encoding" not in get("picture.png", **{"Accept-Encoding": "gzip"}).headers
 
 
-@pytest.mark.parametrize("name", ["../secret", "{version}/../../secret", "missing.js", "components", "0000/strip.js"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "{version}/../../secret", "missing.js", "components", "0000/strip.js", "a" * 300]
+)
 def test_other_paths_are_not_found(get, name):
     assert get(name).status_code == 404
 
