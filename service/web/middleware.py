@@ -39,6 +39,8 @@ PUBLIC_ENDPOINTS = PAGES | {endpoint.view.__name__ for endpoint in ENDPOINTS if 
 # A valid X-Request-Id; any other value is replaced by a generated id.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 MAX_SHOWN = 60  # characters of a header in a message
+# Characters of the requested model in the log and the trace: a name, and a version or a label. A client may send more.
+_MAX_MODEL = 100
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS = {
     # Pages set their own policies; of other responses nothing may be executed, loaded or framed.
@@ -79,10 +81,11 @@ class RequestLog:
         self, body: CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
     ) -> None:
         """Record the parsed request, with prompts and suffixes only if they may be logged."""
-        self.line.model, self.line.stream = body.model, isinstance(body, CompletionRequest) and body.stream
+        self.line.model = model = body.model and body.model[:_MAX_MODEL]
+        self.line.stream = isinstance(body, CompletionRequest) and body.stream
         if self.trace:
             is_embedding = isinstance(body, EmbeddingsRequest)
-            self.trace.set_request(body.model, "embeddings" if is_embedding else "text_completion")
+            self.trace.set_request(model, "embeddings" if is_embedding else "text_completion")
         if self._log_prompts:
             self.line.prompt = list(body.prompts)
             if isinstance(body, CompletionRequest) and any(body.suffixes):

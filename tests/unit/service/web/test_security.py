@@ -100,3 +100,11 @@ def test_prompts_are_logged_only_if_the_setting_says_so(make_site, caplog, is_lo
     assert make_site(log_prompts=is_logged).post(prompt="abc", max_tokens=1).status_code == 200
     (record,) = [record for record in caplog.records if record.name == "service.access"]
     assert getattr(record, "prompt", None) == (["abc"] if is_logged else None)
+
+
+def test_a_model_that_is_too_long_for_a_name_is_not_logged_whole(make_site, caplog):
+    """Otherwise a request could add megabytes to the log."""
+    caplog.set_level("INFO", "service.access")
+    make_site().post(prompt="abc", model="characters " + 1000 * "x")
+    (record,) = [record for record in caplog.records if record.name == "service.access"]
+    assert record.model == "characters " + 89 * "x"
