@@ -13,6 +13,7 @@ import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from contract.signatures import GREEDY_BELOW_TEMPERATURE
 from service.api.body import RESOLVED, Body, require, shorten
 from service.api.compatibility import (
     COMPLETION_FIELDS,
@@ -356,7 +357,7 @@ class CompletionRequest(TimedBody):
         # Parse the token ids of `logit_bias` and the patterns, and keep the results.
         _ = request.sampling, request.constraint_by_field
         is_varied = self.n == 1 or not (self.unique and request.sampling.is_greedy)
-        greedy = "greedy decoding (temperature 0, top_k 1 or top_p 0)"
+        greedy = f"greedy decoding (temperature below {GREEDY_BELOW_TEMPERATURE:g}, top_k 1 or top_p 0)"
         limit = f"be 1 with unique and {greedy}, as all choices of a prompt would be equal"
         require(is_varied, "n", limit, self.n)
         return request

@@ -43,7 +43,7 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         """Whether the most probable token is always chosen: then every choice of a prompt has the same text."""
-        return self.temperature == 0 or self.top_k == 1 or self.top_p == 0
+        return self.temperature < signatures.GREEDY_BELOW_TEMPERATURE or self.top_k == 1 or self.top_p == 0
 
     @property
     def counts_tokens(self) -> bool:

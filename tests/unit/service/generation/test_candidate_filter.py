@@ -141,7 +141,7 @@ def test_the_index_names_the_prompt_also_if_a_prompt_has_fewer_choices_than_n(se
     assert {(each["index"], each["text"]) for each in streamed} == {(each["index"], each["text"]) for each in whole}
 
 
-@pytest.mark.parametrize("greedy", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}], ids=str)
+@pytest.mark.parametrize("greedy", [{"temperature": 0.0}, {"temperature": 1e-5}, {"top_k": 1}, {"top_p": 0.0}], ids=str)
 def test_greedy_choices_cannot_be_unique(service, greedy):
     """The second one would be generated and rejected a hundred times."""
     with pytest.raises(InvalidRequest, match=r"n must be 1 with unique and greedy decoding .* got 2") as caught:
