@@ -260,8 +260,9 @@ class CompletionProcessor:
                     yield self._delta(decided, number * self.body.n + rank)
 
     def _replace(self, number: int, candidates: CandidateFilter) -> None:
-        """Generate another candidate for a rejected one, unless the limit is reached or sampling is greedy."""
-        candidate = None if self._sampling.is_greedy else candidates.next_candidate()
+        """Generate another candidate for a rejected one, unless it would be equal or the limit is reached."""
+        is_fixed = self._sampling.is_greedy or self._outputs[number].end is not None
+        candidate = None if is_fixed else candidates.next_candidate()
         if candidate is not None:
             self.request.context.charge(self.body.max_tokens)
             self.request.waiting.append((number, candidate))

@@ -155,6 +155,20 @@ def test_a_greedy_copy_is_not_generated_again(service):
     assert ask(service, not_in_training=True, temperature=0.0) == ([], 1)
 
 
+@pytest.mark.parametrize("fields", [{"unique": True, "n": 3}, {"not_in_training": True}], ids=str)
+@pytest.mark.parametrize("prompt", ["a", "abc"])
+def test_where_nothing_is_generated_no_choice_is_replaced(service, prompt, fields):
+    """A sequence without tokens to sample would never finish, or fail the scheduler, and with it all requests."""
+    service.training_filters.contains = lambda *_: True
+    texts, num_rejected = ask(service, prompt=prompt, max_tokens=0, **fields)
+    assert (texts, num_rejected) == (([""], 2) if "unique" in fields else ([], 1))
+
+
+def test_a_complete_match_is_not_continued_for_a_unique_choice(service):
+    state = service.results(guided_regex="a|b", return_state=True)[0].resume_token
+    assert ask(service, prompt="", state=state, seed=None, n=3, unique=True) == ([""], 2)
+
+
 def test_replaced_choices_are_charged(service):
     """A request that exceeds its rate limit ends with the error, and the choices accepted so far."""
     charged = []
