@@ -297,6 +297,8 @@ class CompletionProcessor:
                 choice.index,
                 prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
                 prompt_num_top=prompt_num_top if output.is_scored else 0,
+                # A complete match is not continued, though tokens are left.
+                max_tokens=0 if output.end else body.max_tokens,
                 sampling=self._sampling,
                 seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
                 match=output.match.copy() if output.match else None,

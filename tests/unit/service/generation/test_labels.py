@@ -50,6 +50,17 @@ def test_after_the_end_of_a_text_the_next_one_has_its_labels(service, labels, st
     assert after.logprobs.token_logprobs == whole.logprobs.token_logprobs[-2:]
 
 
+def test_after_a_complete_match_the_next_labels_are_read_and_nothing_is_generated(service):
+    """The sequence that reads them would go on to generate, in a slot, after its request has ended."""
+    fields = {"model": "labelled", "return_state": True}
+    (first,) = service.results("", labels={"style": "early"}, seed=0, guided_regex="[a-z]*", max_tokens=40, **fields)
+    assert first.finish_reason == "stop"
+    num_calls = len(service.calls())
+    (after,) = service.results("", state=first.resume_token, seed=None, **fields)
+    assert (after.text, after.finish_reason) == ("", "stop")
+    assert service.calls()[num_calls:] == ["prefill"]
+
+
 def test_a_backward_model_reads_labels_first_too(service):
     fields = {"model": "labelled backward", "prompt": "", "max_tokens": 8}
     got = service.results(suffix="ab", labels={"style": "late"}, **fields)
