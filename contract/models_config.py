@@ -131,7 +131,7 @@ def read_shares(path: Path) -> dict[str, Shares]:
         if not isinstance(table, dict) or not table:
             raise ContractError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
         for target, share in table.items():
-            if not target.isdigit() and not re.fullmatch(LABEL_PATTERN, target):
+            if not re.fullmatch(f"[0-9]+|{LABEL_PATTERN}", target):
                 raise ContractError(f"{path}: {name}.{target} must be a label or the number of a version")
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
                 raise ContractError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")

@@ -40,6 +40,7 @@ def test_routing_toml_has_a_table_of_shares_for_each_model(tmp_path):
         ("[demo]\nstable = nan\n", "demo.stable must be a number .*, got nan"),
         ('[demo]\nstable = "90"\n', "demo.stable must be a number .*, got '90'"),
         ("[demo]\nStable = 1\n", "demo.Stable must be a label or the number of a version"),
+        ('[demo]\n"²" = 1\n', "demo.² must be a label or the number of a version"),
         ("[demo]\nstable = 0\ncanary = 0\n", "demo must have a share above 0"),
         (b"\xff", "routing.toml: "),
     ],
