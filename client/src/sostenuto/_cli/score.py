@@ -275,15 +275,15 @@ class Run:
 
     def _require_same(self, last: str, text: str | None) -> None:
         """Raise Failure unless the last row is that of a line, by the same model."""
-        try:
-            values = (
-                json.loads(last)
-                if self._row_format == "json"
-                else dict(zip(self._columns, next(csv.reader([last])), strict=True))
-            )
-            is_same = [*values] == [*self._columns] and (values["text"], values["model"]) == (text, self._model)
-        except ValueError:
-            is_same = False
+        if self._row_format == "csv":
+            start, end = _csv_line((text, "")).removesuffix("\n"), f",{self._model}\n"
+            is_same = text is not None and last.startswith(start) and last.endswith(end)
+        else:
+            try:
+                values = json.loads(last)
+                is_same = [*values] == [*self._columns] and (values["text"], values["model"]) == (text, self._model)
+            except ValueError:
+                is_same = False
         if not is_same:
             what = f"the last row of {self._output} is not that of the same line by {self._model}"
             raise Failure(f"{what}: remove the file, or name another one")
@@ -303,5 +303,5 @@ def _cell(name: str, value: Any) -> str:
 
 def _csv_line(values: Iterable[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()
+    csv.writer(line).writerow(values)  # ends with CRLF: before Python 3.13 it quotes only line breaks of its own end
+    return line.getvalue().removesuffix("\r\n") + "\n"

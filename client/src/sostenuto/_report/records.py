@@ -126,8 +126,8 @@ def object_row(fields: dict[str, Any], columns: tuple[str, ...]) -> Row:
 def csv_line(row: Sequence[str]) -> str:
     """Return a row as a line of CSV, without a line end."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(row)
-    return line.getvalue()
+    csv.writer(line).writerow(row)  # ends with CRLF: before Python 3.13 it quotes only line breaks of its own end
+    return line.getvalue().removesuffix("\r\n")
 
 
 def require_same_columns(param: str, records: Records, columns: tuple[str, ...]) -> Records:

@@ -21,13 +21,13 @@ def lines_of(tmp_path, *lines, name="lines.txt"):
 
 def test_each_line_gets_a_row_of_csv(sostenuto, server, tmp_path):
     server.script = [OF_DOCUMENTS, scores(1.0, 2.0, 3.0)]
-    shown = sostenuto("score", str(lines_of(tmp_path, 'a,"b', "", "\ufeffc\r")), "--csv", *TINY)
+    shown = sostenuto("score", str(lines_of(tmp_path, 'a,"b\rc', "", "\ufeffc\r")), "--csv", *TINY)
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith(HEADER)
-    rows = list(csv.reader(io.StringIO(shown.stdout)))[1:]
-    assert [row[0] for row in rows] == ['a,"b', "", "\ufeffc"]
+    rows = list(csv.reader(io.StringIO(shown.stdout, newline="")))[1:]
+    assert [row[0] for row in rows] == ['a,"b\rc', "", "\ufeffc"]
     assert rows[1][1:] == ["2.0", "0.5", "0.5", "4", "12.5", "tiny:3"]
-    assert [body["input"] for body in server.bodies] == ["", ['a,"b', "", "\ufeffc"]]
+    assert [body["input"] for body in server.bodies] == ["", ['a,"b\rc', "", "\ufeffc"]]
     assert [body["model"] for body in server.bodies] == ["tiny", "tiny:3"]
 
 
@@ -85,20 +85,21 @@ def test_too_few_held_out_lines_are_refused(sostenuto, server, tmp_path):
     assert f"--false-positive-rate 0.3 needs at least 4 lines in {held_out}, got 2" in shown.stderr
 
 
+@pytest.mark.parametrize("second", ["b", "50%\r100%"], ids=["plain", "with a carriage return"])
 @pytest.mark.parametrize("row_format", ["csv", "json"])
-def test_an_interrupted_output_is_continued(sostenuto, server, tmp_path, row_format):
-    source, output = lines_of(tmp_path, "a", "b", "c"), tmp_path / "out"
+def test_an_interrupted_output_is_continued(sostenuto, server, tmp_path, row_format, second):
+    source, output = lines_of(tmp_path, "a", second, "c"), tmp_path / "out"
     command = ("score", str(source), f"--{row_format}", "-o", str(output), *TINY)
     server.script = [OF_DOCUMENTS, scores(1.0, 2.0, 3.0)]
     assert sostenuto(*command).exit_code == 0
     whole = output.read_bytes()
     for kept in (1, 2):
-        rows = whole.splitlines(keepends=True)[: kept + (row_format == "csv")]
+        rows = [row + b"\n" for row in whole.split(b"\n")][: kept + (row_format == "csv")]
         output.write_bytes(b"".join(rows) + b'{"text": "x')
         server.script = [OF_DOCUMENTS, scores(*[1.0, 2.0, 3.0][kept:])]
         shown = sostenuto(*command)
         assert (shown.exit_code, output.read_bytes()) == (0, whole), shown.stderr
-        assert server.bodies[-1]["input"] == ["a", "b", "c"][kept:]
+        assert server.bodies[-1]["input"] == ["a", second, "c"][kept:]
         assert f"continuing after {kept} rows" in shown.stderr
 
 

@@ -50,6 +50,7 @@ def test_rows_without_a_text_are_records_with_columns(write):
     assert records.columns == ("name", "age")
     assert records.rows == [["Eve, Ann", "7"], ["Bob", None], None]
     assert records.texts == ['"Eve, Ann",7', "Bob,", "Cy"]
+    assert read_records(write("b.csv", 'name,age\n"Eve\nAnn",7\n')).texts == ['"Eve\nAnn",7']
     records = read_records(write("a.jsonl", '{"a": 1.50, "b": [2]}\nno JSON\n{"b": true}\n'))
     assert records.rows == [["1.5", "[2]"], None, [None, "true"]]
 
