@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import accumulate
+from itertools import pairwise
 
 from sostenuto._inspection import GuessNumber
 
@@ -23,8 +23,13 @@ class GuessNumbers:
         `num_samples` is its size, with the texts whose log probability is unknown: less than all of these.
         """
         self._num_samples, self._costs = num_samples, sorted(-logprob for logprob in logprobs)
-        self._sums = [0.0, *accumulate(map(math.exp, self._costs))]
-        self._squares = [0.0, *accumulate(math.exp(2 * cost) for cost in self._costs)]
+        # The sums over the first texts, as multiples of 1/p and 1/p² of the last of them: 1/p² exceeds a float for a
+        # text of 355 nats.
+        self._sums, self._squares = [0.0], [0.0]
+        for before, cost in pairwise([0.0, *self._costs]):
+            ratio = math.exp(before - cost)
+            self._sums.append(self._sums[-1] * ratio + 1)
+            self._squares.append(self._squares[-1] * ratio**2 + 1)
 
     def of(self, text: str, logprob: float) -> GuessNumber:
         """Return the guess number of a text with this log probability.
@@ -34,5 +39,14 @@ class GuessNumbers:
         """
         count, size = bisect_left(self._costs, -logprob), self._num_samples
         mean = self._sums[count] / size
-        variance = self._squares[count] / size - mean**2
-        return GuessNumber(text, logprob, mean, math.sqrt(max(0.0, variance) / size))
+        error = math.sqrt(max(0.0, self._squares[count] / size - mean**2) / size)
+        unit = self._costs[count - 1] if count else 0.0
+        return GuessNumber(text, logprob, _times_exp(mean, unit), _times_exp(error, unit))
+
+
+def _times_exp(factor: float, exponent: float) -> float:
+    """Return factor · e^exponent, infinity where that exceeds a float."""
+    try:
+        return factor * math.exp(exponent)
+    except OverflowError:
+        return factor and math.inf

@@ -179,7 +179,7 @@ class GuessNumber:
     Attributes:
         text: str.
         logprob: float. Natural log probability of the whole text, from its beginning to its end.
-        value: float. Estimated number of texts that are more probable.
+        value: float. Estimated number of texts that are more probable; infinity beyond 1e308.
         standard_error: float. Standard error of the estimate. If no text of the sample is more probable, both are 0.
     """
 

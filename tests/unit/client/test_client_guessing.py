@@ -36,6 +36,18 @@ def test_the_most_probable_text_is_guessed_first_and_those_beyond_the_sample_las
     assert last[0].value == last[1].value == pytest.approx(10_000, rel=0.2)
 
 
+def test_texts_of_hundreds_of_tokens_have_guess_numbers():
+    """1/p² of such a text exceeds a float, and 1/p of one twice as long."""
+    guesses = GuessNumbers([-1.0, -400.0, -399.0, -800.0], 4)
+    assert guesses.of("a", -399.5).value == pytest.approx((math.e + math.exp(399)) / 4)
+    found = guesses.of("b", -500.0)
+    assert found.value == pytest.approx((math.exp(399) + math.exp(400)) / 4)
+    ratio = math.exp(-1)
+    variance = (1 + ratio**2) / 4 - ((1 + ratio) / 4) ** 2
+    assert found.standard_error == pytest.approx(math.exp(400) * math.sqrt(variance / 4))
+    assert guesses.of("c", -900.0).value == math.inf
+
+
 def test_the_client_samples_a_version_once(client, server):
     """Its texts that have not ended are no whole texts: they only count."""
     model = answer_json({"id": "list", "object": "model", "version": 3, "versions": []})
