@@ -187,18 +187,21 @@ class Session:
     def set(self, name: str, value: Any) -> None:
         """Set an option of the branch; None: the server's default.
 
-        A new model prefills the whole text. A pattern replaces the one before.
+        Another model or other labels prefill the whole text. A pattern replaces the one before.
         """
-        options = self.conversation.options
+        conversation, options = self.conversation, self.conversation.options
+        before = conversation.model, options.get("labels")
         if name == "model":
-            self.conversation.model = str(value)
+            conversation.model = str(value)
+        else:
+            for replaced in PATTERNS if name in PATTERNS and value is not None else (name,):
+                options.pop(replaced, None)
+            if value is not None:
+                options[name] = value
+        if before != (conversation.model, options.get("labels")):  # which the resume tokens have
+            conversation.reread()
             undone = self._undone.get(self.current, [])
-            undone[:] = [replace(turn, state=None) for turn in undone]  # their tokens are of the previous model
-            return
-        for replaced in PATTERNS if name in PATTERNS and value is not None else (name,):
-            options.pop(replaced, None)
-        if value is not None:
-            options[name] = value
+            undone[:] = [replace(turn, state=None) for turn in undone]
 
     def _do(self, line: str) -> None:
         if not line.startswith("/") or line.startswith("//"):

@@ -73,6 +73,17 @@ def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
     assert server.bodies[1]["model"] == "other"
 
 
+@pytest.mark.parametrize("value", ['{"style": "elvish"}', ""], ids=["another", "none"])
+def test_after_a_change_of_labels_the_whole_text_is_a_prompt_with_the_new_ones(write, server, value):
+    """A resume token has the labels of its text, and requests with one have no labels."""
+    server.script = [turn("1"), turn("2"), turn("3")]
+    shown = write("", f"/set labels {value}", "", "", given=("--label", "style=orcish"))
+    assert shown.exit_code == 0, shown.stderr
+    assert read(server) == [("", False), ("1", False), ("", True)]
+    labels = {"style": "elvish"} if value else None
+    assert [body.get("labels") for body in server.bodies] == [{"style": "orcish"}, labels, None]
+
+
 def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
     server.script = [turn("1", "ost1.first.x"), turn("2"), turn("3")]
     assert write("", "and", "/retry", "/text").stdout == "1" + "2" + "3" + "1and3"
