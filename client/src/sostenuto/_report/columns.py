@@ -150,7 +150,9 @@ def _correlation(records: Records, first: int, second: int, kinds: dict[int, str
 
 
 def _codes(values: Sequence[str]) -> Integers:
-    return np.unique(np.array(values, dtype=np.str_), return_inverse=True)[1] if values else np.zeros(0, np.int64)
+    """Number the different values."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
 def pearson(first: Floats, second: Floats) -> float | None:
@@ -162,15 +164,15 @@ def pearson(first: Floats, second: Floats) -> float | None:
 
 def cramers_v(first: Integers, second: Integers) -> float | None:
     """Return Cramér's V, √(χ² / n / (min(rows, columns) - 1)), from 0 to 1; None if a column is constant."""
-    if not len(first):
+    rows, columns = np.bincount(first), np.bincount(second)
+    least = min(len(rows), len(columns))
+    if least < 2:
         return None
-    table = np.zeros((first.max() + 1, second.max() + 1))
-    np.add.at(table, (first, second), 1)
-    if min(table.shape) < 2:
-        return None
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / len(first)
-    chi_squared = ((table - expected) ** 2 / expected).sum()
-    return float(np.sqrt(chi_squared / len(first) / (min(table.shape) - 1)))
+    # χ² / n = Σ count² / (row · column) - 1, over the pairs that occur: the whole table of two columns of mostly
+    # different values has as many cells as records squared.
+    pairs, counts = np.unique(first * len(columns) + second, return_counts=True)
+    share = (counts**2 / (rows[pairs // len(columns)] * columns[pairs % len(columns)])).sum() - 1
+    return float(np.sqrt(max(0.0, share) / (least - 1)))
 
 
 def correlation_ratio(numbers: Floats, groups: Integers) -> float | None:

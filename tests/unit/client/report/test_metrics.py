@@ -1,12 +1,13 @@
 """Each metric of a report on data so small that its value is known by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from sostenuto._report.classifier import area_under_curve, classifier_report
-from sostenuto._report.columns import correlation_ratio, cramers_v, kind_of, pearson
+from sostenuto._report.columns import correlation_ratio, correlation_report, cramers_v, kind_of, pearson
 from sostenuto._report.distributions import (
     END,
     START,
@@ -168,6 +169,19 @@ def test_correlations_have_their_defined_values():
     # Between the groups lie 4 of 5 parts of the variance.
     assert correlation_ratio(numbers, codes) == pytest.approx(math.sqrt(4 / 5))
     assert correlation_ratio(numbers, np.zeros(4, int)) is None
+
+
+def test_correlations_take_memory_for_the_values_that_occur():
+    """Generated values may all be different, and one of them long."""
+    training = Records("", ["-"] * 3000, ("a", "b"), [[f"x{i % 7}", f"y{i % 5}"] for i in range(3000)])
+    generated = Records("", ["-"] * 3000, ("a", "b"), [[f"x{i}", f"y{i}"] for i in range(3000)])
+    generated.rows[0] = ["x", "y" * 10_000]
+    tracemalloc.start()
+    (pair,) = correlation_report(generated, training)["pairs"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (pair["measure"], pair["value"]) == ("cramers_v", pytest.approx(1))
+    assert peak < 10e6
 
 
 @pytest.mark.parametrize(
