@@ -20,11 +20,12 @@ MIN_NUMBERS = 0.95
 MAX_CATEGORIES, MAX_REPEATED_CATEGORIES, MIN_REPEATS = 50, 1000, 10
 MAX_COLUMNS = 30  # that are reported
 NUM_BINS = 20
+MAX_NUMBER = 1e150  # a larger one is none: the sum of its squares could exceed a float
 NUMBER, CATEGORY, TEXT = "number", "category", "text"
 
 
 def numbers_of(values: Sequence[str | None]) -> Floats:
-    """Return the finite numbers of a column, and NaN for any other value."""
+    """Return the numbers of a column, and NaN for any other value."""
     return np.array([_number(value) for value in values], np.float64)
 
 
@@ -157,7 +158,7 @@ def _codes(values: Sequence[str]) -> Integers:
 
 def pearson(first: Floats, second: Floats) -> float | None:
     """Return Pearson's correlation coefficient; None if a column is constant."""
-    if len(first) < 2 or not first.std() or not second.std():
+    if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
         return None
     return float(np.corrcoef(first, second)[0, 1])
 
@@ -177,7 +178,7 @@ def cramers_v(first: Integers, second: Integers) -> float | None:
 
 def correlation_ratio(numbers: Floats, groups: Integers) -> float | None:
     """Return η, the root of the share of a column's variance that lies between groups; None if one is constant."""
-    if len(numbers) < 2 or not numbers.std() or groups.min() == groups.max():
+    if len(numbers) < 2 or not np.ptp(numbers) or not np.ptp(groups):
         return None
     sizes = np.bincount(groups)
     means = np.bincount(groups, weights=numbers) / np.maximum(1, sizes)
@@ -190,4 +191,4 @@ def _number(value: str | None) -> float:
         number = float(value or "nan")
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) <= MAX_NUMBER else math.nan

@@ -171,6 +171,14 @@ def test_correlations_have_their_defined_values():
     assert correlation_ratio(numbers, np.zeros(4, int)) is None
 
 
+def test_a_constant_column_has_no_correlation():
+    """Also where the mean of its values is not exactly one of them, so that their computed deviation is not zero."""
+    constant, others = np.full(7, 0.1), np.arange(7.0)
+    assert constant.std() > 0
+    assert pearson(constant, others) is None
+    assert correlation_ratio(constant, np.array([0, 0, 0, 1, 1, 1, 1])) is None
+
+
 def test_correlations_take_memory_for_the_values_that_occur():
     """Generated values may all be different, and one of them long."""
     training = Records("", ["-"] * 3000, ("a", "b"), [[f"x{i % 7}", f"y{i % 5}"] for i in range(3000)])

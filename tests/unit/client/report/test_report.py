@@ -48,6 +48,15 @@ def test_moses_validity_is_that_of_a_validator_and_fcd_is_named_as_missing():
     assert any("FCD is left out" in note for note in data["notes"])
 
 
+def test_a_number_whose_square_exceeds_a_float_is_none():
+    """A model may generate a row of digits that does not end; JSON has no infinity."""
+    table = [{"a": i % 7, "b": i % 5} for i in range(70)]
+    data = Report.compute([*table[:49], {"a": 10**200, "b": 1}], table).data
+    json.dumps(data, allow_nan=False)
+    assert data["generated"]["columns"][0]["not_numbers_share"] == 1 / 50
+    assert data["generated"]["columns"][0]["moments"]["max"] == 6
+
+
 def test_held_out_records_get_the_same_report():
     data = Report.compute(GENERATED, TRAINING, held_out=["fanny", "gerta"]).data
     assert data["held_out"].keys() == data["generated"].keys()
