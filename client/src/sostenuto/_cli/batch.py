@@ -11,7 +11,7 @@ from sostenuto._cli import INTERRUPTED
 from sostenuto._cli.errors import Failure
 from sostenuto._cli.options import api_key, given_options, seconds, server_options
 from sostenuto._cli.report import FILE, ReportProgress, compute, save
-from sostenuto._cli.terminal import say
+from sostenuto._cli.terminal import as_json, say
 from sostenuto._settings import resolve
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ def _report(options: Options, training: Path, held_out: Path | None) -> None:
         found = compute(
             options.target, training, held_out=held_out, generated_format=file_format, observe=progress.show
         )
-    for suffix in (".report.html", ".report.json"):
-        save(found, options.target.with_name(options.target.name + suffix))
+    for suffix, text in ((".report.html", found.to_html()), (".report.json", as_json(found.data))):
+        save(text, options.target.with_name(options.target.name + suffix))
     say(found.summary())
 
 

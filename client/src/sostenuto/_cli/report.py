@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from sostenuto import InvalidArgument, Report
 from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import parse_schema
-from sostenuto._cli.terminal import console, say, write_json, write_text
+from sostenuto._cli.terminal import as_json, console, say, write_text
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 INTERVAL_S = 30.0  # between two lines where there is no terminal
@@ -90,12 +90,11 @@ def report(
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     with ReportProgress() as progress:
         found = compute(generated, training, columns=names, observe=progress.show, **options)
-    for path in (json_file, html):
-        if path not in {None, "-"}:
-            save(found, Path(str(path)))
-    if json_file == "-":
-        return write_json(found.data)
-    return write_text(f"{found.summary()}\n")
+    if json_file not in {None, "-"}:
+        save(as_json(found.data), Path(str(json_file)))
+    if html is not None:
+        save(found.to_html(), html)
+    return write_text(as_json(found.data) if json_file == "-" else f"{found.summary()}\n")
 
 
 def compute(generated: Path, training: Path, **options: Any) -> Report:
@@ -106,9 +105,10 @@ def compute(generated: Path, training: Path, **options: Any) -> Report:
         raise Failure(str(error)) from error
 
 
-def save(found: Report, path: Path) -> None:
+def save(text: str, path: Path) -> None:
     with failing_to(f"write {path}"):
-        found.save(path)
+        # Half of a surrogate pair cannot be written as UTF-8.
+        path.write_text(text, encoding="utf-8", errors="replace")
     say(f"wrote {path}")
 
 

@@ -181,7 +181,12 @@ def write_text(text: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    write_text(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """Return a value as a line of JSON."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:

@@ -29,6 +29,13 @@ def test_the_summary_goes_to_standard_output_and_the_report_to_files(sostenuto, 
     assert (files / "r.html").read_text().startswith("<!doctype html>")
 
 
+def test_the_option_decides_the_format_of_a_file_not_its_name(sostenuto, files):
+    options = ("--training", "list.txt", "--html", "page", "--json", "numbers.html")
+    assert sostenuto("report", "new.txt", *options).exit_code == 0
+    assert (files / "page").read_text().startswith("<!doctype html>")
+    assert json.loads((files / "numbers.html").read_text())["generated"]["records"] == 4
+
+
 def test_json_is_printed_in_place_of_the_summary(sostenuto, files):  # noqa: ARG001 - the files are read
     done = sostenuto("report", "new.txt", "--training", "list.txt", "--json", "-")
     assert json.loads(done.stdout)["training"]["records"] == 2
