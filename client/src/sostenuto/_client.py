@@ -262,6 +262,8 @@ class Client(AbstractContextManager["Client"]):
         """
         if concurrency < 1:
             raise InvalidArgument(f"concurrency is {concurrency}: pass 1 or more")
+        if isinstance(texts, str):
+            raise InvalidArgument("texts is one string: pass a list of strings, or call score")
         stopped, state = LinkedEvent(self._transport.closed), None
         send = partial(self._transport.send, stopped=stopped, patient=True)
         fields = {"model": model, "whole": whole, "labels": labels, "ratio_to": ratio_to}

@@ -79,6 +79,12 @@ def test_with_carried_state_each_request_has_the_token_of_the_one_before(client,
     assert all(body["carry_state"] for body in server.bodies)
 
 
+def test_one_string_is_not_many_texts(client):
+    """Each of its characters would be scored as a text."""
+    with pytest.raises(sostenuto.InvalidArgument, match="texts is one string: pass a list of strings"):
+        next(client.score_many("Once"))
+
+
 def test_without_threads_nothing_is_scored(client):
     with pytest.raises(sostenuto.InvalidArgument, match="concurrency is 0"):
         next(client.score_many(["a"], concurrency=0))
