@@ -61,7 +61,7 @@ class Assembly:
         self._fields.update((name, value) for name, value in chunk.items() if value is not None)
         deltas = [self._add_choice(choice) for choice in choices]
         usage = self._usage() if chunk.get("usage") else None
-        if usage and choices and choices[0].get("state"):
+        if usage and choices and choices[0]["index"] == 0 and choices[0].get("state"):
             required(usage, "completion_tokens", int)
             self.resume_point = ResumePoint(choices[0]["state"], usage, len(self._parts[0]))
         return deltas

@@ -69,6 +69,16 @@ def test_events_have_the_index_of_their_choice(client, server):
     assert [choice.finish_reason for choice in pieces.generation.choices] == ["stop", "length"]
 
 
+def test_a_resume_token_of_another_choice_may_come_first(client, server):
+    second = {"index": 1, "text": "b", "finish_reason": None, "state": "ost1.b.b"}
+    first = {"index": 0, "text": "a", "finish_reason": "length", "state": "ost1.a.a"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    server.script = [stream([{"choices": [second], "usage": usage}, {"choices": [first]}, DONE])]
+    opened = client.stream("Once", model="tiny", n=2, return_state=True, stream_options={"state_interval": 1})
+    assert [delta.text for delta in opened.events()] == ["b", "a"]
+    assert [choice.state for choice in opened.generation.choices] == ["ost1.a.a", "ost1.b.b"]
+
+
 def test_iterating_yields_the_first_choice_alone(client, server):
     server.script = [stream([chunk("x", index=1), chunk("a"), chunk("y", index=1), chunk("b", "stop"), DONE])]
     assert list(client.stream("Once", model="tiny", n=2)) == ["a", "b"]
