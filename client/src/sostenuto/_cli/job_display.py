@@ -51,7 +51,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     """Shows the events of a job: lines on standard output, and a progress bar on standard error if it is a terminal.
 
     Attributes:
-        example: list of str. Of the latest sample: the prompt and the labels, as arguments of `sostenuto generate`.
+        example: list of str. Of the latest sample: the prompt or suffix, and the labels, as arguments of `sostenuto generate`.
     """
 
     def __init__(self, job: Job) -> None:
@@ -59,7 +59,8 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
         self._is_backward = job.settings.get("direction") == "backward"
         self._num_epochs = job.settings.get("epochs")
         self._validation_loss: float | None = None
-        columns = (TextColumn("{task.description}"), BarColumn(24), _TimeLeft(), TextColumn("{task.fields[losses]}"))
+        message, losses = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[losses]"))
+        columns = (message, BarColumn(24), _TimeLeft(), losses)
         self._bar = Progress(
             *columns,
             console=console(stderr=True),
@@ -82,7 +83,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
             self._print(event.message)
         elif event.is_best is not None:
             self._validation_loss = event.validation_loss
-            self.example = _example(event.samples)
+            self.example = self._example(event.samples)
             self._print("\n".join([event.message, *(_indented(self._text(sample)) for sample in event.samples)]))
         elif event.fraction is not None:
             self._advance(event, event.fraction)
@@ -101,6 +102,19 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
         labels = "".join(f"[{name}={label}]" for name, label in sample["labels"].items())
         parts = [f"[{sample['given']}]" if sample["given"] else "", sample["text"]]
         return labels + "".join(parts[::-1] if self._is_backward else parts)
+
+    def _example(self, samples: list[dict[str, Any]]) -> list[str]:
+        """Return the labels of a sample and the line of its prompt or suffix that is next to the text.
+
+        Without what a shell would not show as it is, or the program would take for an option.
+        """
+        for sample in samples:
+            lines = sample["given"].splitlines() or [""]
+            given = ["--suffix", lines[0]] if self._is_backward else [lines[-1]]
+            labels = [option for pair in sample["labels"].items() for option in ("--label", "=".join(pair))]
+            if all(map(str.isprintable, [*given, *labels])) and not given[-1].startswith("-"):
+                return [*given, *labels]
+        return [""]
 
     def _print(self, text: str) -> None:
         if self._bar.disable or not sys.stdout.isatty():
@@ -124,13 +138,3 @@ def _indented(sample: str) -> str:
     width = min(MAX_WIDTH, shutil.get_terminal_size().columns - len(INDENT) - 1)
     lines = [line for each in sample.splitlines() for line in textwrap.wrap(each, width) or [""]]
     return textwrap.indent("\n".join(lines), INDENT)
-
-
-def _example(samples: list[dict[str, Any]]) -> list[str]:
-    """Return the labels and the last line of the prompt of a sample, without what a shell would not show as it is."""
-    for sample in samples:
-        prompt = (sample["given"].splitlines() or [""])[-1]
-        labels = [option for pair in sample["labels"].items() for option in ("--label", "=".join(pair))]
-        if all(map(str.isprintable, [prompt, *labels])):
-            return [prompt, *labels]
-    return [""]

@@ -174,6 +174,16 @@ def test_a_terminal_shows_one_bar_with_epoch_time_left_and_losses(terminal, serv
     assert server.left.wait(20)
 
 
+def test_brackets_in_a_message_are_no_markup(terminal, server):
+    event = job_event(2, "waits for [/node] of [draft] queue")
+    server.script = [answer_json(JOB), stream([event], then=linger)]
+    shown = terminal("jobs", "events", "ftjob-1")
+    shown.wait_for(b"waits for [/node] of [draft] queue")  # the line above the bar
+    shown.wait_for(b"waits for [/node] of [draft] queue \x1b")  # the bar
+    shown.type(CTRL_C)
+    assert shown.end()[0] == 130
+
+
 def test_lines_stand_above_the_bar(terminal, server):
     server.script = FINISHED.copy()
     code, text = terminal("jobs", "events", "ftjob-1").end()
@@ -189,6 +199,22 @@ def test_a_model_with_labels_is_tried_with_one_of_them(sostenuto, server):
     shown = sostenuto("jobs", "events", "ftjob-1").stdout
     assert "    [age group=young]best\n    [age group=old][It was\n" in shown
     assert shown.endswith("sostenuto generate --model book '' --label 'age group=young'\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "command"),
+    [
+        ({"direction": "backward"}, "the end.\nFINIS", "--suffix 'the end.'"),
+        ({}, "It was\n--no doubt", "''"),
+        ({}, "-", "''"),
+    ],
+    ids=["backward", "option", "standard input"],
+)
+def test_the_command_to_try_a_model_is_one_that_works(sostenuto, server, settings, given, command):
+    event = job_event(6, "epoch 1", **{**EPOCH, "samples": [{**SAMPLE, "given": given}]}, epoch=1)
+    job, ended = ({**each, "settings": settings} for each in (JOB, SUCCEEDED))
+    server.script = [answer_json(job), stream([event, DONE]), stream([event, DONE]), answer_json(ended)]
+    assert sostenuto("jobs", "events", "ftjob-1").stdout.endswith(f"sostenuto generate --model book {command}\n")
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(process, server, book):
