@@ -198,6 +198,44 @@ def test_a_file_may_be_dropped_anywhere(page):
     assert page.page.is_hidden("#found")
 
 
+def test_the_documents_that_were_chosen_stay_chosen_when_the_text_is_changed(page):
+    page.describe(CORPUS + "Go to the beginning of this very page\n" * 9)
+    page.click("#advanced summary")
+    page.page.select_option("#documents", "lines")
+    page.page.get_by_role("button", name="Remove the repeated lines").click()
+    assert page.shown()[0]["Documents"] == "81 lines"
+    assert page.page.input_value("#documents") == "lines"
+    assert page.describe(CORPUS)[0]["Documents"] == "80 lines"
+
+
+def test_an_archive_without_its_repeated_lines_is_sent_as_a_text(page, queueing):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("one.txt", CORPUS)
+        file.writestr("two.txt", CORPUS)
+    page.page.set_input_files("#file", {"name": "scenes.zip", "mimeType": "", "buffer": archive.getvalue()})
+    page.page.locator("#numbers dd", has_text="2 files").wait_for()
+    page.click("#advanced summary")
+    page.page.select_option("#documents", "lines")
+    page.page.get_by_role("button", name="Remove the repeated lines").click()
+    page.start()
+    job = queueing.get(f"/v1/fine_tuning/jobs/{page.page.url.partition('job=')[2]}")[1]
+    assert (job["user_provided_suffix"], job["settings"]["documents"]) == ("scenes", "lines")
+    assert queueing.get(f"/v1/files/{job['training_file']}")[1]["filename"] == "scenes.txt"
+    _, _, content = queueing.ask("GET", f"/v1/files/{job['training_file']}/content")
+    assert content.decode().strip() == CORPUS.strip()
+
+
+def test_a_record_may_have_millions_of_characters(page):
+    """As one with a whole book in each; Chromium's regular expressions have a stack of some millions."""
+    length = page.page.evaluate("""async () => {
+        const url = document.querySelector('script[type=module]').src.replace('train.js', 'records.js');
+        const { readRecords } = await import(url);
+        return readRecords(`text,id\n"${'a'.repeat(1e7)}""b",1\n`, 'csv').texts[0].length;
+    }""")
+    assert length == 10**7 + 2
+
+
 def test_a_long_text_that_is_pasted_stays_outside_the_text_field(page, queueing):
     """Chromium would not respond for a minute; the page describes and uploads the text nevertheless."""
     whole = (START + CORPUS * 10 + END).replace("\n", "\r\n")
@@ -338,6 +376,25 @@ def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queue
     assert "More text would help more than more time. Epoch 3" in page.read("#advice")
     assert page.page.locator("#chart .best title").evaluate("node => node.textContent") == "Epoch 3: 2.000"
     assert "lowest 2.000 after epoch 3" in page.page.get_attribute("#chart svg", "aria-label")
+
+
+def test_a_connection_that_is_there_again_is_not_called_lost(open_train, queueing):
+    page, job, held = open_train(queueing), FakeJob("running"), []
+
+    def answer(route):
+        if "/events" in route.request.url and job.asked:
+            held.append(route)
+        else:
+            job.answer(route)
+
+    page.page.route(JOBS + "/**", answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    page.page.locator("#message", has_text="The connection to the server was lost").wait_for()
+    page.page.wait_for_function("() => document.getElementById('message').textContent === ''")
+    while not held:
+        page.page.wait_for_timeout(50)
+    job.answer(held[0])
+    page.wait_for_status("failed")
 
 
 def test_a_job_that_failed_at_once_shows_no_empty_chart(open_train, queueing):

@@ -17,6 +17,7 @@ const ENDED = ["succeeded", "failed", "cancelled"];
 const RECONNECT_MS = 2000;
 const SECOND_MS = 1000;
 const INSPECTED = 200;
+const LOST = "The connection to the server was lost. The training goes on there; trying again…";
 
 export const STATUSES = { queued: "waiting", running: "training", paused: "paused", succeeded: "published", failed: "failed", cancelled: "cancelled" };
 
@@ -66,6 +67,11 @@ export class JobView {
     const { lastEventId } = this.#progress;
     const path = `v1/fine_tuning/jobs/${id}`;
     try {
+      if (message.textContent === LOST) {
+        const job = await get(path, signal);
+        message.textContent = "";
+        this.#showJob(job);
+      }
       for await (const event of follow(`${path}/events?stream=true${lastEventId ? `&after=${lastEventId}` : ""}`, signal)) {
         if (this.#progress.add(event, Date.now())) this.#addSamples(this.#progress.epochs.at(-1));
         // Of a job that has ended before the page was opened, the samples come after its status.
@@ -85,7 +91,7 @@ export class JobView {
         await attempt(() => { throw error; });
         return true;
       }
-      message.textContent = "The connection to the server was lost. The training goes on there; trying again…";
+      message.textContent = LOST;
       return false;
     }
   }

@@ -33,7 +33,7 @@ export class Source {
     this.#attempt = attempt;
     text.addEventListener("input", () => {
       clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#showPasted(text.value), PAUSE_MS);
+      this.#timer = setTimeout(() => this.describe(), PAUSE_MS);
     });
     text.addEventListener("paste", (event) => this.#paste(event));
     text.addEventListener("change", () => this.describe());
@@ -47,7 +47,7 @@ export class Source {
 
   // Returns what the page knows of the text, after its last change; null if there is none.
   describe() {
-    if (!this.#given.title && text.value !== this.#given.text) this.#showPasted(text.value);
+    if (!this.#given.title && text.value !== this.#given.text) this.#showPasted(text.value, this.#given.documents);
     return this.#given.description;
   }
 
@@ -95,9 +95,10 @@ export class Source {
     this.#show({ text: withLineFeeds(whole), title: "Pasted text", format: formatOf(whole), files: null });
   }
 
-  #showPasted(value) {
+  // Shows the text of the field; `documents` are those that were chosen for it.
+  #showPasted(value, documents = undefined) {
     clearTimeout(this.#timer);
-    this.#show({ text: value, format: formatOf(value), files: null });
+    this.#show({ text: value, format: formatOf(value), files: null, documents });
   }
 
   #show(given) {
@@ -111,12 +112,12 @@ export class Source {
     this.#changed(given.description, given.name);
   }
 
-  // Continues with another text in place of this one.
+  // Continues with another text in place of this one, split into the same documents; that of an archive is one file.
   #replace(changed) {
-    const { title, name, format } = this.#given;
-    if (title) return this.#show({ text: changed, title, name, format, files: null });
+    const { title, name, format, documents } = this.#given;
+    if (title) return this.#show({ text: changed, title, name: name?.replace(/\.zip$/i, ".txt"), format, files: null, documents });
     text.value = changed;
-    return this.#showPasted(changed);
+    return this.#showPasted(changed, documents);
   }
 
   #explain(it) {
