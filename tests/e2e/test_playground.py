@@ -235,6 +235,22 @@ def test_characters_that_the_model_does_not_know_are_underlined(page):
     page.excuse_failed_loads()
 
 
+def test_a_late_answer_marks_no_other_prompt(page):
+    page.set(model="lstm")
+    held = []
+    page.page.route("**/tokenize", lambda route: route.continue_() if held else held.append(route))
+    page.page.fill("#prompt", "It %")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.page.fill("#prompt", "It was <")
+    page.wait_for("1 character is not in the vocabulary of lstm: <", "#prompt-unknown")
+    with page.page.expect_response("**/tokenize"):
+        held[0].continue_()
+    page.page.wait_for_timeout(300)
+    assert page.page.locator("#prompt-marks").evaluate("marks => marks.textContent") == "It was <\n"
+    assert page.page.locator("#prompt-marks u").all_text_contents() == ["<"]
+
+
 def test_a_failed_request_destroys_no_text(page, gateway):
     text = page.write(TEXT[:20], **FIELDS)
     refusal = {"error": {"message": "the queue is full", "type": "server_error", "param": None, "code": "overloaded"}}

@@ -16,11 +16,13 @@ prompt.addEventListener("scroll", () => { marks.scrollTop = prompt.scrollTop; })
 // Marks those of the prompt after a pause; `reference` may name a version of the model.
 export function markUnknown(model, reference) {
   clearTimeout(timer);
-  timer = setTimeout(async () => {
+  const mine = setTimeout(async () => {
     const characters = [...prompt.value];
     const knows = model?.unit === "character" ? await ask(reference, new Set(characters)) : () => true;
-    show(characters, knows, model?.id);
+    // The answer may come after that to another prompt.
+    if (mine === timer) show(characters, knows, model?.id);
   }, PAUSE_MS);
+  timer = mine;
 }
 
 async function ask(reference, characters) {
