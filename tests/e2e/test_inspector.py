@@ -303,6 +303,33 @@ def test_other_places_where_a_unit_does_the_same_are_found(page, gateway, tmp_pa
     assert f"found in {len(written):,} tokens" in page.read("#elsewhere-status")
 
 
+def test_a_search_that_ends_after_another_token_was_selected_shows_nothing(page):
+    """Its results are those of the token before."""
+    text, held = "One [two] and [four]", []
+    inside = [float(each) for each in within(list(text))]
+
+    def inspect(route):
+        is_search = "units" in json.loads(route.request.post_data)
+        answer = json.dumps(made_up(list(text), [[each] if is_search else [each, 0.0] for each in inside]))
+        if is_search:
+            held.append(lambda: route.fulfill(body=answer, content_type="application/json"))
+        else:
+            route.fulfill(body=answer, content_type="application/json")
+
+    page.page.route("**/v1/inspect", inspect)
+    page.look("lstm", text)
+    page.page.fill("#unit", "0")
+    page.page.locator("#tokens [data-position='6']").click()
+    page.click("#elsewhere-form button")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.page.locator("#tokens [data-position='16']").click()
+    held[0]()
+    page.page.locator("#inspect:enabled").wait_for()
+    assert "".join(page.page.locator("#tokens .stretch").all_inner_texts()) == "[four"
+    assert (page.page.locator("#matches li").count(), page.read("#elsewhere-status")) == (0, "")
+
+
 def within(tokens):
     """Return for each character whether a square bracket is open after it."""
     depths = np.cumsum([{"[": 1, "]": -1}.get(token, 0) for token in tokens])

@@ -93,7 +93,8 @@ export class PatternSearch {
   }
 
   async #search(signal) {
-    const { layer, kind, unit } = this.#chosen;
+    const [chosen, stretch, pattern] = [this.#chosen, this.#stretch, this.#values.slice(this.#stretch[0], this.#stretch[1] + 1)];
+    const { layer, kind, unit } = chosen;
     const isOwn = where.value === "this";
     const text = isOwn ? this.#request.input : await this.#otherText(signal);
     const include = [["hidden", "cell"].includes(kind) ? kind : "gates"];
@@ -101,8 +102,9 @@ export class PatternSearch {
     const read = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
     const matrix = read.matrix(layer, kind);
     const values = columnOf(matrix, 0);
-    const [first, last] = this.#stretch;
-    const pattern = this.#values.slice(first, last + 1);
+    // Something else has been selected meanwhile.
+    if (this.#chosen !== chosen || this.#stretch !== stretch) return;
+    const [first, last] = stretch;
     const isOther = ([from, to]) => !isOwn || to < first || from > last;
     const matches = (how.value === "level" ? runs(values, Number(threshold.value), this.#isAbove, pattern.length) : shapes(values, pattern)).filter(({ at }) => isOther(at));
     const most = matrix.strong(0);
