@@ -156,9 +156,14 @@ def _codes(values: Sequence[str]) -> Integers:
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
 
 
+def _varies(values: Floats) -> bool:
+    """Return whether values are not all equal, and their squares not too small for a float."""
+    return len(values) > 1 and bool(np.ptp(values) and values.std())
+
+
 def pearson(first: Floats, second: Floats) -> float | None:
     """Return Pearson's correlation coefficient; None if a column is constant."""
-    if len(first) < 2 or not np.ptp(first) or not np.ptp(second):
+    if not _varies(first) or not _varies(second):
         return None
     return float(np.corrcoef(first, second)[0, 1])
 
@@ -178,7 +183,7 @@ def cramers_v(first: Integers, second: Integers) -> float | None:
 
 def correlation_ratio(numbers: Floats, groups: Integers) -> float | None:
     """Return η, the root of the share of a column's variance that lies between groups; None if one is constant."""
-    if len(numbers) < 2 or not np.ptp(numbers) or not np.ptp(groups):
+    if not _varies(numbers) or groups.min() == groups.max():
         return None
     sizes = np.bincount(groups)
     means = np.bincount(groups, weights=numbers) / np.maximum(1, sizes)

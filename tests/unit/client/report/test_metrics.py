@@ -177,6 +177,9 @@ def test_a_constant_column_has_no_correlation():
     assert constant.std() > 0
     assert pearson(constant, others) is None
     assert correlation_ratio(constant, np.array([0, 0, 0, 1, 1, 1, 1])) is None
+    tiny = others * 1e-200
+    assert pearson(tiny, others) is None
+    assert correlation_ratio(tiny, np.array([0, 0, 0, 1, 1, 1, 1])) is None
 
 
 def test_correlations_take_memory_for_the_values_that_occur():
