@@ -257,7 +257,8 @@ class Session:
     def _branch(self, name: str) -> None:
         """Copy the current branch and switch to the copy."""
         if not name:
-            name = next(free for number in range(2, 10**9) if (free := f"branch-{number}") not in self.branches)
+            numbered = (f"branch-{number}" for number in range(2, 10**9))
+            name = next(free for free in numbered if free not in self.branches and not self._has_file(free))
         self._add(name, self.conversation.branch())
 
     def _load(self, name: str) -> None:
@@ -270,6 +271,10 @@ class Session:
             raise Failure(f"{name!r} is not a branch name: use letters, digits, _ and -")
         if name in self.branches:
             raise Failure(f"there is a branch {name!r} already: /switch {name}")
+        if self._has_file(name):  # which is no branch, or one of an earlier text
+            raise Failure(
+                f"there is a file {self._file(name)} already, where {name!r} would be saved: use another name"
+            )
         self.branches[name] = conversation
         self.current = name
 
@@ -306,10 +311,18 @@ class Session:
             self.conversation.save(path)
 
     def _keep(self) -> None:
-        """Save the current branch: `main` to the text's file, others next to it."""
+        """Save the current branch, if the text has a file."""
         if self._path is not None:
-            path = self._path
-            self._save(path if self.current == MAIN else path.with_name(f"{path.stem}.{self.current}{path.suffix}"))
+            self._save(self._file(self.current))
+
+    def _file(self, branch: str) -> Path:
+        """Return the file of a branch: `main` has the text's own, others are next to it."""
+        assert self._path is not None, "the text has a file"
+        path = self._path
+        return path if branch == MAIN else path.with_name(f"{path.stem}.{branch}{path.suffix}")
+
+    def _has_file(self, branch: str) -> bool:
+        return self._path is not None and self._file(branch).exists()
 
 
 def _loaded(client: Client, path: Path) -> Conversation:

@@ -215,6 +215,18 @@ def test_a_file_without_a_conversation_or_beside_a_prompt_is_rejected(write, tmp
     assert words in shown.stderr
 
 
+def test_a_branch_replaces_no_file_that_is_there(write, tmp_path):
+    """Neither one that is no branch, nor a branch of a text whose own file is gone."""
+    path = tmp_path / "story.json"
+    (tmp_path / "story.notes.json").write_text("mine")
+    (tmp_path / "story.branch-2.json").write_text("of the text before")
+    shown = write("/branch", "/branches", "/branch notes", given=("Once", "--file", str(path)))
+    assert (shown.exit_code, shown.stdout.splitlines()[1]) == (2, "* branch-3: 0 turns, 4 characters")
+    assert f"there is a file {tmp_path / 'story.notes.json'} already" in shown.stderr
+    assert (tmp_path / "story.notes.json").read_text() == "mine"
+    assert (tmp_path / "story.branch-2.json").read_text() == "of the text before"
+
+
 def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):
     path = tmp_path / "my story.json"
     server.script = [turn("1"), turn("2")]
