@@ -330,6 +330,22 @@ def test_a_search_that_ends_after_another_token_was_selected_shows_nothing(page)
     assert (page.page.locator("#matches li").count(), page.read("#elsewhere-status")) == (0, "")
 
 
+def test_a_text_with_a_unit_held_is_not_shown_for_another_unit(page):
+    held = []
+    page.look("lstm", TEXT[:60])
+    page.page.fill("#unit", "3")
+    page.page.route("**/v1/completions", lambda route: held.append(route))
+    page.click("#hold button")
+    while len(held) < 2:
+        page.page.wait_for_timeout(50)
+    page.page.fill("#unit", "4")
+    for route in held:
+        route.continue_()
+    page.page.locator("#inspect:enabled").wait_for()
+    assert page.read("#hold-help").startswith("Unit 4 ")
+    assert page.page.is_hidden("#hold-results")
+
+
 def within(tokens):
     """Return for each character whether a square bracket is open after it."""
     depths = np.cumsum([{"[": 1, "]": -1}.get(token, 0) for token in tokens])

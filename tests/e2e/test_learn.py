@@ -316,3 +316,17 @@ def test_the_page_is_accessible(open_lesson, look):
         assert page.violations() == []
         assert page.fits()
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
+
+
+def test_samples_of_another_temperature_are_not_shown(page):
+    held = []
+    page.page.route("**/v1/completions", lambda route: held.append(route))
+    page.click("#sample")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.page.locator("#heat").evaluate("range => { range.value = 2; range.dispatchEvent(new Event('input')); }")
+    with page.page.expect_response("**/v1/completions"):
+        held[0].continue_()
+    page.page.wait_for_timeout(300)
+    assert page.read("#heated") == "T = 2.0"
+    assert page.page.locator("#samples p").count() == 0

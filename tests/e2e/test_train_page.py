@@ -397,6 +397,21 @@ def test_a_connection_that_is_there_again_is_not_called_lost(open_train, queuein
     page.wait_for_status("failed")
 
 
+def test_a_job_that_arrives_after_another_was_opened_is_not_shown(open_train, queueing):
+    page, job, held = open_train(queueing), FakeJob("failed"), []
+    job.asked.append("the events are complete")
+    page.page.route(JOBS + "/ftjob-1", lambda route: held.append(route))
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.click("#another")
+    with page.page.expect_response(JOBS + "/ftjob-1"):
+        job.answer(held[0])
+    page.page.wait_for_timeout(300)
+    assert page.page.is_visible("#new")
+    assert page.page.text_content("#job-title") == ""
+
+
 def test_a_job_that_failed_at_once_shows_no_empty_chart(open_train, queueing):
     job = FakeJob("failed")
     job._events = lambda *_: ""

@@ -31,7 +31,7 @@ export class Intervention {
   offer(found, { layer, kind, unit, position }, column, isBackward, labels) {
     panel.hidden = layer === 0 || !["hidden", "cell"].includes(kind);
     if (panel.hidden) return;
-    const isSame = this.#found === found && ["layer", "kind", "unit"].every((name) => this.#chosen[name] === { layer, kind, unit }[name]);
+    const isSame = this.#isOffered(found, { layer, kind, unit });
     [this.#found, this.#chosen, this.#isBackward, this.#labels] = [found, { layer, kind, unit, position }, isBackward, labels];
     help.textContent = `Unit ${unit} of layer ${layer} gets the same ${kind} state before each token; the model writes on from the selected token.`;
     if (isSame) return;
@@ -46,19 +46,25 @@ export class Intervention {
     this.#showValue();
   }
 
+  #isOffered(found, unit) {
+    return this.#found === found && ["layer", "kind", "unit"].every((name) => this.#chosen[name] === unit[name]);
+  }
+
   #showValue() {
     shown.textContent = number(Number(value.value), 2);
   }
 
   async #write(signal) {
-    const { layer, kind, unit, position } = this.#chosen;
-    const { reference: model, tokenIds } = this.#found;
+    const [found, chosen] = [this.#found, this.#chosen];
+    const { layer, kind, unit, position } = chosen;
+    const { reference: model, tokenIds } = found;
     const set = Number(value.value);
     const given = this.#isBackward
       ? { suffix: tokenIds.slice(position, position + MAX_PROMPT) }
       : { prompt: tokenIds.slice(Math.max(0, position + 1 - MAX_PROMPT), position + 1) };
     const body = { model, ...given, labels: this.#labels, ...SAMPLING };
     const texts = await Promise.all([{}, { interventions: [{ layer, kind, unit, set }] }].map((more) => post("v1/completions", { ...body, ...more }, signal)));
+    if (!this.#isOffered(found, chosen)) return; // another unit has been selected meanwhile
     heldTitle.textContent = `Held at ${number(set, 2)}`;
     [free.textContent, held.textContent] = texts.map(({ choices }) => choices[0].text);
     results.hidden = false;

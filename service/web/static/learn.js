@@ -283,8 +283,10 @@ function meter(share) {
 
 async function writeOn() {
   const { position } = chosen;
+  const [inspection, heat] = [found, page.heat.value];
   const given = isBackward() ? { suffix: found.tokenIds.slice(position) } : { prompt: found.tokenIds.slice(0, position + 1) };
-  const { choices } = await post("v1/completions", { model: found.reference, ...given, ...CONTINUATION, temperature: Number(page.heat.value) });
+  const { choices } = await post("v1/completions", { model: found.reference, ...given, ...CONTINUATION, temperature: Number(heat) });
+  if (found !== inspection || chosen.position !== position || page.heat.value !== heat) return; // changed meanwhile
   page.samples.replaceChildren(...choices.map((choice) => Object.assign(document.createElement("p"), { textContent: choice.text })));
 }
 

@@ -106,6 +106,7 @@ async function show(id) {
   if (!id) return view.leave();
   const isFound = await attempt(async () => {
     const job = await get(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`);
+    if (jobInAddress() !== id) return; // another one has been opened meanwhile
     jobTitle.focus({ preventScroll: true });
     scrollTo(0, 0);
     view.follow(job);
