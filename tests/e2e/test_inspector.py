@@ -334,7 +334,7 @@ def test_a_text_with_a_unit_held_is_not_shown_for_another_unit(page):
     held = []
     page.look("lstm", TEXT[:60])
     page.page.fill("#unit", "3")
-    page.page.route("**/v1/completions", lambda route: held.append(route))
+    page.page.route("**/v1/completions", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
     page.click("#hold button")
     while len(held) < 2:
         page.page.wait_for_timeout(50)

@@ -320,7 +320,7 @@ def test_the_page_is_accessible(open_lesson, look):
 
 def test_samples_of_another_temperature_are_not_shown(page):
     held = []
-    page.page.route("**/v1/completions", lambda route: held.append(route))
+    page.page.route("**/v1/completions", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
     page.click("#sample")
     while not held:
         page.page.wait_for_timeout(50)

@@ -400,7 +400,7 @@ def test_a_connection_that_is_there_again_is_not_called_lost(open_train, queuein
 def test_a_job_that_arrives_after_another_was_opened_is_not_shown(open_train, queueing):
     page, job, held = open_train(queueing), FakeJob("failed"), []
     job.asked.append("the events are complete")
-    page.page.route(JOBS + "/ftjob-1", lambda route: held.append(route))
+    page.page.route(JOBS + "/ftjob-1", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
     page.page.goto(f"{page.url}train?job=ftjob-1")
     while not held:
         page.page.wait_for_timeout(50)

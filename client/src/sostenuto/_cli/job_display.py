@@ -51,7 +51,8 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     """Shows the events of a job: lines on standard output, and a progress bar on standard error if it is a terminal.
 
     Attributes:
-        example: list of str. Of the latest sample: the prompt or suffix, and the labels, as arguments of `sostenuto generate`.
+        example: list of str. Of the latest sample: the prompt or suffix, and the labels, as arguments of
+            `sostenuto generate`.
     """
 
     def __init__(self, job: Job) -> None:
