@@ -121,6 +121,8 @@ def _schema_check(schema: Any) -> Check:
     from referencing import Registry  # noqa: PLC0415
     from referencing.exceptions import Unresolvable  # noqa: PLC0415
 
+    if not isinstance(schema, dict | bool):
+        raise InvalidInput(f"json_schema must be an object or a boolean, got {schema!r:.60}", "json_schema")
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
     try:
         kind.check_schema(schema)
@@ -141,6 +143,8 @@ def _schema_check(schema: Any) -> Check:
         except Unresolvable as problem:
             message = f"json_schema must have no references to other documents, got {problem.ref}"
             raise InvalidInput(message, "json_schema") from problem
+        except RecursionError:
+            return "schema: it refers to itself without end, or the record is nested too deeply"
         return None if error is None else f"schema: {error.validator} at {error.json_path}"
 
     return find_problem

@@ -119,6 +119,7 @@ def test_lines_are_rows_of_the_training_tables_columns():
         ({"training": "names.txt"}, "training must be a list of records or a Path, got the str 'names.txt'"),
         ({"pattern": "("}, "pattern must be a regular expression in Python's syntax, got '\\('"),
         ({"json_schema": {"type": "nothing"}}, "json_schema must be a JSON Schema"),
+        ({"json_schema": 5}, "json_schema must be an object or a boolean, got 5"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/other"}}, "json_schema must have no references"),
         ({"validator": "no.such:f"}, "validator must be module:function, got 'no.such:f': ModuleNotFound"),
     ],
@@ -135,6 +136,8 @@ def test_a_json_schema_decides_which_records_are_valid():
     found = Report.compute(generated, ["x"], json_schema=schema).data["generated"]
     assert found["valid"] == 1
     assert found["invalid_reasons"] == {"schema: type at $.a": 1, "schema: required at $": 1, "not JSON": 1}
+    (reason,) = Report.compute(["1"], ["x"], json_schema={"$ref": "#"}).data["generated"]["invalid_reasons"]
+    assert reason.startswith("schema: it refers to itself without end")
 
 
 def test_progress_grows_to_its_end():
