@@ -28,7 +28,8 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _BLOCK_BYTES = 2**20
 # What a file name may consist of on disk; letters of any script.
 _UNSAFE = re.compile(r"[^\w.-]+")
-_MAX_NAME = 100
+# In UTF-8; file systems allow 255, and a file of an archive gets a number before its name.
+_MAX_NAME_BYTES = 100
 
 
 class InvalidUpload(Exception):
@@ -75,7 +76,8 @@ def safe_name(filename: str) -> str:
     """Return a file name without directories, control characters and spaces, which keeps its suffix."""
     name = _UNSAFE.sub("_", PurePosixPath(filename.replace("\\", "/")).name).lstrip(".-") or "text"
     stem, suffix = os.path.splitext(name)
-    return stem[: _MAX_NAME - len(suffix[:10])] + suffix[:10]
+    suffix = suffix[:10]
+    return stem.encode()[: _MAX_NAME_BYTES - len(suffix)].decode(errors="ignore") + suffix
 
 
 def lay_out(upload: Path, filename: str, directory: Path) -> str:

@@ -63,6 +63,7 @@ def test_a_directory_that_a_group_shares_has_files_that_it_shares(tmp_path, mode
         ("..", "text"),
         ("Bücher\n.txt", "Bücher_.txt"),
         ("x" * 300 + ".jsonl", "x" * 94 + ".jsonl"),
+        ("字" * 84 + ".txt", "字" * 32 + ".txt"),  # 256 bytes
     ],
 )
 def test_a_name_is_one_component_and_no_option(name, safe):
