@@ -154,4 +154,5 @@ def _unpack(archive: zipfile.ZipFile, directory: Path) -> None:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in name.replace("\\", "/").split("/") if part != "..")
+    parts = name.replace("\\", "/").split("/")
+    return any(part.startswith((".", "__MACOSX")) for part in parts if part not in (".", ".."))

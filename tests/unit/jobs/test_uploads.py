@@ -79,12 +79,12 @@ def test_a_file_keeps_its_name_and_content(uploads, tmp_path):
 
 
 def test_an_archive_becomes_a_directory(uploads, tmp_path):
-    visible = {"b/x.txt": "1", "a/x.txt": "2", "../../x.txt": "3", "/etc/y.txt": "4"}
-    path = archive(uploads, **visible, **{"__MACOSX/x": "5", ".git/z": "6", "d/": ""})
+    visible = {"b/x.txt": "1", "a/x.txt": "2", "../../x.txt": "3", "/etc/y.txt": "4", "./z.txt": "5"}
+    path = archive(uploads, **visible, **{"__MACOSX/x": "6", ".git/z": "7", "d/": ""})
     assert lay_out(path, "texts.zip", tmp_path / "text") == "texts.zip"
     unpacked = files(tmp_path / "text")
-    assert sorted(unpacked.values()) == ["1", "2", "3", "4"]
-    assert {name.rpartition("-")[2] for name in unpacked} == {"x.txt", "y.txt"}
+    assert sorted(unpacked.values()) == ["1", "2", "3", "4", "5"]
+    assert {name.rpartition("-")[2] for name in unpacked} == {"x.txt", "y.txt", "z.txt"}
     assert {path.name for path in tmp_path.iterdir()} == {"files", "text"}
 
 
