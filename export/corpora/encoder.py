@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from contract.card import Direction
-from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Tokenizer
+from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Standardization, Tokenizer
 from export.corpora.corpus import Corpus
 from export.corpora.spool import BLOCK_BYTES, Spool
 
@@ -91,7 +91,10 @@ class Encoder:
 
 def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
     """Return a table of ids by code point, 20 times as fast as a dictionary; None for other units."""
-    if not isinstance(tokenizer, CharacterTokenizer) or tokenizer.lower or tokenizer.unknown is None:
+    if not isinstance(tokenizer, CharacterTokenizer) or tokenizer.unknown is None:
+        return None
+    # Lower-casing depends on the context, and standardization drops characters.
+    if tokenizer.lower or tokenizer.standardization != Standardization():
         return None
     ids = np.full(sys.maxunicode + 1, tokenizer.special.unknown, dtype)
     for token_id, token in enumerate(tokenizer.tokens):

@@ -11,6 +11,7 @@ from contract.tokenizers import (
     CharacterTokenizer,
     ExactWordTokenizer,
     RegexTokenizer,
+    Standardization,
     SubwordTokenizer,
     WordTokenizer,
     huggingface,
@@ -29,6 +30,10 @@ TOKENIZERS = {
 }
 # A match has spaces, which part the segments of the others.
 TOKENIZERS["regex"] = RegexTokenizer.train([ALL, "a a\nΣ \t1" * 2 + WHITE], regexes=[r"a a|\s+|Σ \t1"])
+# An imported one, from which a model is trained further.
+TOKENIZERS["standardized"] = CharacterTokenizer(
+    ["<pad>", "[UNK]", *"aσ1 "], unknown="[UNK]", standardization=Standardization(lower=True, strip_punctuation=True)
+)
 DOCUMENTS = st.lists(st.text(st.sampled_from("ab. \n"), min_size=1, max_size=80).filter(str.strip), min_size=1)
 
 
