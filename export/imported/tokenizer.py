@@ -85,13 +85,14 @@ def _read(path: Path) -> Tokenizer:
 
 
 def _content(path: Path) -> bytes:
-    """Return the content of a file, unless it is too large or a pickle."""
+    """Return the content of a file, of a `.keras` file its beginning, unless it is too large or a pickle."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise TokenizerError(error.strerror or str(error)) from error
-    if len(content) > MAX_BYTES:
+    # `model_tokenizer` has limits of its own: the weights of a `.keras` file are of any size.
+    if len(content) > MAX_BYTES and not content.startswith(_ZIP):
         size = max(len(content), path.stat().st_size)
         raise TokenizerError(f"a tokenizer file must have at most {MAX_BYTES:,} bytes, got {size:,}")
     if path.suffix.lower() in _PICKLE_SUFFIXES or _PICKLE.match(content):

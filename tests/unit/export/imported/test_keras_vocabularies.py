@@ -186,6 +186,12 @@ def test_text_that_is_split_before_the_layer_is_split_by_its_terms(tmp_path):
     assert by_words.encode("A cab") == words([["A", "cab"]]).numpy()[0].tolist()
 
 
+def test_a_model_may_be_larger_than_a_tokenizer_file(tmp_path, monkeypatch):
+    path = saved(tmp_path, TextVectorization(vocabulary=["a"]))
+    monkeypatch.setattr("export.imported.tokenizer.MAX_BYTES", 100)
+    assert read_tokenizer(path).tokens == ("<pad>", "[UNK]", "a")
+
+
 def test_a_file_without_such_a_layer_or_with_two_is_refused(tmp_path):
     path = tmp_path / "model.keras"
     keras.Sequential([keras.Input([3]), keras.layers.Dense(2)]).save(path)
