@@ -175,7 +175,7 @@ def train(
     if config is None and "epochs" in given:
         given.setdefault("max_minutes", None)
     default = FINE_TUNING_RECIPE if "from" in given else recipe_for(given.get("max_minutes") or 0)
-    train_config = load_config(recipe_path(config or default), given)
+    train_config = load_config(recipe_path(config) if config else RECIPES[default], given)
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")

@@ -307,7 +307,8 @@ def recipe_for(minutes: float) -> str:
 def recipe_path(text: str) -> Path:
     """Return the path of a file of settings, or of the recipe of this name."""
     path = Path(text)
-    return path if path.exists() else RECIPES.get(text, path)
+    # A directory of texts may have the name of a recipe.
+    return RECIPES.get(text, path) if path.is_dir() or not path.exists() else path
 
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:

@@ -208,6 +208,15 @@ def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):
     assert "dmeo: No such file" in one_line(capsys)
 
 
+def test_a_recipe_is_found_beside_a_directory_of_its_name(trained):
+    """And the default recipe beside a file of its name."""
+    Path("demo").mkdir()
+    assert main(["train", "--config", "demo"]) == 0
+    Path(DEFAULT_RECIPE).write_text("Notes.\n")
+    assert main(["train", "book.txt"]) == 0
+    assert [config.name for config in trained] == ["demo", "book"]
+
+
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
     monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: ([2.0, 1.0, 3.0][progress.epochs], 0.5, 1.0))
     assert train("--epochs", "3", "--seed", "5") == 0
