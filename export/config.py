@@ -335,7 +335,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         values.pop("state_reset_probability", None)
     if path in map(RECIPES.get, RECIPES_BY_MINUTES) and overrides.get("epochs") is None:
         largest = _MAX_DROPOUT_FACTOR if path == RECIPES[DEFAULT_RECIPE] else 1.0
-        values |= _dropout_for(values, overrides.get("corpus", ""), largest)
+        values |= _dropout_for(values, overrides.get("corpus", "-"), largest)
     values |= overrides
     corpus = values.get("corpus")
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:

@@ -1,8 +1,10 @@
 """Training settings come from a TOML file and the command line; errors name field, limit and value."""
 
+from pathlib import Path
+
 import pytest
 
-from export.config import RECIPES, TrainConfig, load_config
+from export.config import DEFAULT_RECIPE, RECIPES, TrainConfig, load_config
 from export.errors import ConfigError
 
 NEEDED = {"name": "m", "corpus": "c.txt"}
@@ -209,3 +211,9 @@ def test_an_unreadable_file_is_named(tmp_path, content, message):
 )
 def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, max_epochs):
     assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs
+
+
+def test_without_a_corpus_the_current_directory_is_not_searched(monkeypatch):
+    monkeypatch.setattr(Path, "rglob", None)
+    with pytest.raises(ConfigError, match="corpus is required"):
+        load_config(RECIPES[DEFAULT_RECIPE], {})
