@@ -99,7 +99,7 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
             home.rename(aside)
             echo(f"the previous search in {home} is now in {aside}")
         others = () if config_name or config.base else other_recipes(recipe_for(budget.trial), given)
-        search = Search(config, searched(config, given), home, budget, others)
+        search = Search(config, searched(config, given), home, models_dir, budget, others)
         try:
             search.run()
         except (KeyboardInterrupt, ExportError, OSError):
@@ -129,6 +129,7 @@ class Search:
         config: TrainConfig,
         names: tuple[str, ...],
         home: Path,
+        models_dir: Path,
         budget: Budget,
         others: Sequence[Mapping[str, Any]],
     ) -> None:
@@ -136,7 +137,7 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._config, self._names, self._home, self._budget = optuna, config, names, home, budget
-        self._fixed = ({}, *others)
+        self._models_dir, self._fixed = models_dir, ({}, *others)
         self._study = optuna.create_study(
             sampler=optuna.samplers.RandomSampler(seed=config.seed),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
@@ -188,7 +189,7 @@ class Search:
         """Run a trial to its end, or until Optuna prunes it; return whether it does."""
         # A trial of less time has fewer, at the same minutes.
         num_rungs = max(1, round(trial.minutes / self._budget.rung))
-        command, step, began = run_command(trial, self._config, num_rungs), 0, time.monotonic()
+        command, step, began = run_command(trial, self._config, self._models_dir, num_rungs), 0, time.monotonic()
         with contextlib.closing(run(trial, command, self._budget.deadline)) as looks:
             for _ in looks:
                 display.update(trial, self.best)

@@ -72,8 +72,8 @@ class Trial:
             self.epoch_loss = loss
 
 
-def run_command(trial: Trial, config: TrainConfig, evaluations: int) -> list[str]:
-    """Return the command of a trial's run, which publishes nothing."""
+def run_command(trial: Trial, config: TrainConfig, models_dir: Path, evaluations: int) -> list[str]:
+    """Return the command of a trial's run, which publishes nothing; a base is in `models_dir`."""
     # Those that are not set have their defaults there, too; with a base, they come from it.
     own = config.model_dump(by_alias=True, exclude={"corpus", "max_minutes"}, exclude_unset=True, exclude_none=True)
     options = train_options(own | dict(trial.settings))
@@ -81,7 +81,7 @@ def run_command(trial: Trial, config: TrainConfig, evaluations: int) -> list[str
         # No recipe: its settings are among the options.
         *(*EXPORT, "train", config.corpus, "--config", os.devnull, *options, "--max-minutes", f"{trial.minutes:.3f}"),
         *("--runs-dir", str(trial.directory), "--progress-file", str(trial.progress_file)),
-        *("--evaluations", str(evaluations), "--no-publish"),
+        *("--models-dir", str(models_dir), "--evaluations", str(evaluations), "--no-publish"),
     ]
 
 

@@ -102,6 +102,7 @@ def test_a_given_setting_is_not_searched(capsys):
     command = search.run_command(
         search.Trial(1, {}, Path("t"), 1.0),
         search._base_config({"corpus": "book.txt", "cell": "gru", "units": 64}, "characters", search.Budget(1)),
+        Path("m"),
         3,
     )
     assert {"--cell=gru", "--units=64", "--name=book", "--dropout=0.6"} <= set(command)
@@ -112,9 +113,15 @@ def test_a_search_from_a_base_leaves_its_architecture():
     given = {"corpus": "book.txt", "from": "english"}
     config = search._base_config(given, None, REAL_BUDGET(20.0))
     assert search.searched(config, given) == ("dropout", "learning_rate", "batch_size", "sequence_length")
-    command = search.run_command(search.Trial(1, {"dropout": 0.5}, Path("t"), 1.0), config, 3)
-    assert {"--from=english", "--dropout=0.5", "--patience=3"} <= set(command)
+    command = search.run_command(search.Trial(1, {"dropout": 0.5}, Path("t"), 1.0), config, Path("m"), 3)
+    assert {"--from=english", "--dropout=0.5", "--patience=3", "--models-dir", "m"} <= set(command)
     assert not [option for option in command if option.startswith(("--cell", "--layers", "--units", "--embedding="))]
+
+
+def test_trials_look_for_a_base_where_the_best_is_published():
+    assert tune("--models-dir", "other") == 0
+    assert {"--models-dir", "other"} <= set(Path("runs/book-tune/1/log.txt").read_text().split())
+    assert {"--models-dir", "other"} <= set(json.loads(Path("published").read_text()))
 
 
 @pytest.mark.slow
