@@ -327,32 +327,48 @@ def publish_best(run: Path, models_dir: Path) -> int:
     progress = folder.progress()
     if not progress.epochs:
         raise RunError(f"{run}: no epoch is complete yet; resume with: {trained.command('resume')}")
-    corpus = _reread_corpus(trained.config, trained.corpus.corpus_sha256)
-    if corpus is None:
-        changed = f"corpus {trained.config.corpus} is missing or has changed"
-        lost = "samples have no prompt, memorization is not measured, and there is no training filter"
-        echo(f"{changed}: {lost}")
-    head, tail = _split(corpus, trained.config) if corpus else (None, None)
+    head, tail = _reread(trained.config, trained.corpus)
+    text = tail if trained.corpus.held_out else head
+    if text is None:
+        validation = trained.config.validation_corpus
+        name = f"corpus {trained.config.corpus}" if validation is None else f"validation corpus {validation}"
+        echo(f"{name} is missing or has changed: samples have no prompt")
+    if head is None:
+        lost = "memorization is not measured, and there is no training filter"
+        echo(f"corpus {trained.config.corpus} is missing or has changed: {lost}")
     with deferred_interrupts() as raise_if_interrupted:
-        trained.publish(progress, trained.sample_writer(tail or head), head, raise_if_interrupted)
+        trained.publish(progress, trained.sample_writer(text), head, raise_if_interrupted)
     return 0
 
 
-def _reread_corpus(config: TrainConfig, corpus_sha256: str) -> Corpus | None:
-    """Return the corpus of a run; None if it cannot be read again or has changed."""
+def _reread(config: TrainConfig, before: CorpusDescription) -> tuple[Corpus | None, Corpus | None]:
+    """Return the training and the validation split of a run; None if it cannot be read again or has changed."""
+    corpus = _unchanged(config, config.corpus, before.corpus_sha256)
+    head, tail = corpus.split(_held_out_share(config), config.seed) if corpus else (None, None)
+    if config.validation_corpus is not None:
+        tail = _unchanged(config, config.validation_corpus, before.held_out_sha256)
+    return head, tail
+
+
+def _unchanged(config: TrainConfig, source: str, sha256: str | None) -> Corpus | None:
     try:
-        corpus = None if config.corpus == "-" else _read(config, config.corpus)
+        corpus = None if source == "-" else _read(config, source)
     except CorpusError:
         return None
-    return corpus if corpus and corpus.sha256() == corpus_sha256 else None
+    return corpus if corpus and corpus.sha256() == sha256 else None
 
 
 def _split(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Corpus | None]:
     """Return the training and the validation split; raise CorpusError if the validation corpus cannot be read."""
-    if config.validation_corpus is None:
-        return corpus.split(config.validation, config.seed)
-    head, _ = corpus.split(0, config.seed)
-    return head, _read(config, config.validation_corpus, "validation corpus")
+    head, tail = corpus.split(_held_out_share(config), config.seed)
+    if config.validation_corpus is not None:
+        tail = _read(config, config.validation_corpus, "validation corpus")
+    return head, tail
+
+
+def _held_out_share(config: TrainConfig) -> float:
+    """Return the share of the corpus that is held out: none if another text is."""
+    return config.validation if config.validation_corpus is None else 0.0
 
 
 def _read(config: TrainConfig, source: str, role: str = "corpus") -> Corpus:

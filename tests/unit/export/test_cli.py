@@ -576,6 +576,28 @@ def test_a_run_resumes_only_with_its_own_corpus(capsys):
     assert "corpus book.txt is missing or has changed" in capsys.readouterr().out
 
 
+def test_a_run_is_published_without_its_validation_corpus_as_it_is_without_its_corpus(published, monkeypatch, capsys):
+    """What is left of them is used; text that was trained on takes the place of no held-out text."""
+    documents = []
+    monkeypatch.setattr(NoSamples, "__init__", lambda _, tokenizer, given, *rest: documents.append(given))
+    Path("held.txt").write_text("the cat sat on the hill. ")
+    assert train("--epochs", "1", "--validation-corpus", "held.txt") == 0
+    book = Path("book.txt").rename("kept.txt")
+    assert main(["publish", "runs/m"]) == 0
+    out = capsys.readouterr().out
+    assert "\ncorpus book.txt is missing or has changed: memorization is not measured" in out
+    assert "samples have no prompt" not in out
+    book.rename("book.txt")
+    Path("held.txt").write_text("another text")
+    assert main(["publish", "runs/m"]) == 0
+    Path("held.txt").unlink()
+    assert main(["publish", "runs/m"]) == 0
+    lost = "validation corpus held.txt is missing or has changed: samples have no prompt\n"
+    assert capsys.readouterr().out.count(lost) == 2
+    assert [call[2].no_training_filter for call in published] == [None, "no_corpus", None, None]
+    assert documents == [("the cat sat on the hill. ",)] * 2 + [()] * 2
+
+
 def test_a_run_without_a_complete_epoch_is_not_publishable(published, monkeypatch, capsys):
     monkeypatch.setattr(workflow.Trainer, "run", interrupted)
     assert train("--models-dir", "my models") == 130
