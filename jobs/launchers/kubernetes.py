@@ -166,9 +166,7 @@ def _exit_of(ended: dict[str, Any], container: dict[str, Any]) -> Exit:
         limit = container["resources"]["limits"]["memory"]
         sizes = "units, layers, batch_size or sequence_length"
         return Exit(1, f"the training may take at most {limit} of memory, got more; choose smaller {sizes}")
-    code = ended["exitCode"]
-    # As shells say it: 128 plus the signal.
-    return Exit(128 - code if code > 128 else code)
+    return Exit.of(ended["exitCode"])
 
 
 def _ended(job: dict[str, Any]) -> dict[str, Any] | None:

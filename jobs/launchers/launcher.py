@@ -2,12 +2,13 @@
 
 import contextlib
 import shlex
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import requests
 
@@ -52,6 +53,11 @@ class Exit:
 
     code: int | None  # negative for a signal; None: the cluster ended it, through no fault of the training
     message: str | None = None  # why it failed, if its output does not say so
+
+    @classmethod
+    def of(cls, code: int) -> Self:
+        """Return the end of a process; one that handled a signal, and a shell, exit with 128 plus its number."""
+        return cls(128 - code if code - 128 in set(signal.Signals) else code)
 
 
 class LauncherUnavailable(Exception):

@@ -52,7 +52,7 @@ class ChildProcess(Run):
 
     def poll(self) -> Exit | None:
         code = self._process.poll()
-        return None if code is None else Exit(code)
+        return None if code is None else Exit.of(code)
 
     def stop(self) -> None:
         """Send SIGTERM, and SIGKILL if that is not enough."""

@@ -70,7 +70,7 @@ class RayJob(ClusterRun):
             return None
         # Without an exit code it was stopped, or Ray could not start it, or it was lost with its node.
         code = 0 if job["status"] == "SUCCEEDED" else job.get("driver_exit_code")
-        return Exit(-9 if code is None else code)
+        return Exit.of(-9 if code is None else code)
 
 
 def _headers() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 It "trains" epoch by epoch while a file `go-on` is in the directory of the models, and publishes a version that is only
 a card. The text decides: `fail` ends it with an error, `crash` kills it, `unlisted` kills it before the version is
-listed, `once` kills the trainer after the first epoch, but not again, `kills` kills the exporter after each epoch.
+listed, `once` kills the trainer after the first epoch, but not again, `kills` kills the exporter after each epoch,
+`terms` terminates it.
 """
 
 import contextlib
@@ -59,6 +60,8 @@ def main():
             file.write(json.dumps(update) + "\n" + json.dumps(epoch) + "\n")
         if state["text"] == "kills":
             os.kill(os.getpid(), signal.SIGKILL)
+        if state["text"] == "terms":
+            return 128 + signal.SIGTERM
         if state["text"] == "once" and state["epochs"] == 1:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)

@@ -14,7 +14,7 @@ from jobs.cli import trainer as command
 from jobs.launchers import kubernetes
 from jobs.launchers import launcher as clusters
 from jobs.launchers.kubernetes import Api, KubernetesLauncher
-from jobs.launchers.launcher import LauncherError, LauncherUnavailable
+from jobs.launchers.launcher import Exit, LauncherError, LauncherUnavailable
 from jobs.launchers.ray import RayLauncher
 from tests.documents import rows
 from tests.unit.jobs.fake_clusters import TOKEN, KubernetesCluster, RayCluster
@@ -120,8 +120,9 @@ def test_the_exporters_error_is_the_jobs(place, cluster):
     assert cluster.jobs
 
 
-def test_a_run_that_is_killed_is_replaced_and_resumes(place, cluster):
-    job = place.train("kills")
+@pytest.mark.parametrize("text", ["kills", "terms"])
+def test_a_run_that_is_killed_is_replaced_and_resumes(place, cluster, text):
+    job = place.train(text)
     assert job.status == "succeeded"
     assert list(cluster.jobs) == [f"{job.id}-1-{number}" for number in (1, 2, 3, 4)]
     assert [event.data["epoch"] for event in place.epochs(job.id)] == [1, 2, 3]
@@ -254,6 +255,11 @@ class TestRay:
         place.start()
         assert "killed by SIGKILL" in place.wait(job_id, "failed").error["message"]
         assert len(cluster.jobs) == module.MAX_KILLS
+
+
+@pytest.mark.parametrize(("code", "found"), [(0, 0), (1, 1), (-9, -9), (137, -9), (255, 255)])
+def test_an_exit_code_above_128_is_that_of_a_signal_if_there_is_such_a_signal(code, found):
+    assert Exit.of(code) == Exit(found)
 
 
 def test_a_tenants_name_that_is_no_label_is_hashed():
