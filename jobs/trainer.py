@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import OperationalError
+
 from contract.files import read_file, try_lock
 from contract.signatures import ASSETS, CARD_FILE
 from export.child_process import EXPORT, ProgressLines, environment, last_error, train_options
@@ -41,6 +43,8 @@ MAX_KILLS = 3
 OVERTIME_S = 1800.0
 # A cluster that does not respond is asked again after this time.
 UNAVAILABLE_S = 30.0
+# The job database, too.
+DATABASE_S = 5.0
 # An interrupted upload is deleted after this time.
 _UNRECORDED_S = 3600.0
 _STDERR_BYTES = 64 * 2**10
@@ -72,19 +76,29 @@ class Trainer:
     def run(self) -> None:
         """Run jobs until `is_stopping` is set; the job that runs then is queued again."""
         while not self.is_stopping:
-            if time.monotonic() >= self._clean_at:
-                self._clean_at = time.monotonic() + CLEAN_S
-                self._clean()
-            job = self.store.claim(LEASE_S)
-            if job is None:
-                time.sleep(POLL_S)
-            else:
-                self._run(job)
+            try:
+                self._run_next()
+            except OperationalError as error:
+                log.warning("the job database does not respond: %s; trying again in %.0f s", error.orig, DATABASE_S)
+                time.sleep(DATABASE_S)
+
+    def _run_next(self) -> None:
+        if time.monotonic() >= self._clean_at:
+            self._clean_at = time.monotonic() + CLEAN_S
+            self._clean()
+        job = self.store.claim(LEASE_S)
+        if job is None:
+            time.sleep(POLL_S)
+        else:
+            self._run(job)
 
     def _run(self, job: Job) -> None:
         log.info("%s: attempt %d, model %s", job.id, job.attempt, job.name)
         try:
             ended = _Attempt(self, job).run()
+        except OperationalError:
+            # Its lease ends, and it is claimed again.
+            raise
         except InvalidUpload as error:
             ended = self.fail(job, "invalid_training_file", str(error))
         except LauncherUnavailable as error:
