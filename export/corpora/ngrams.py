@@ -9,7 +9,8 @@ import numpy as np
 MAX_ORDER = 10
 # Discounts where the counts of a text determine none, as in KenLM (https://kheafield.com/code/kenlm/estimation).
 _FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])
-# Tokens to count, the last ones of a longer text: five seconds for characters.
+# Tokens to count, the last ones of a longer text: five seconds for characters. And tokens to evaluate, the first ones:
+# each takes 80 bytes.
 MAX_TOKENS = 2_000_000
 
 
@@ -19,7 +20,7 @@ class NgramBaseline:
 
     Attributes:
         order: Length of its n-grams, in tokens.
-        loss: Its loss on the validation split, in nats per token.
+        loss: Its loss on the validation split, of a long one on its beginning, in nats per token.
     """
 
     order: int
@@ -37,8 +38,8 @@ def ngram_baseline(train: np.ndarray, held_out: np.ndarray, is_target: np.ndarra
         held_out: Token ids, integers (tokens,), with at least one target.
         is_target: Which ids are evaluated: bool (vocab,).
     """
+    train, held_out = (ids.astype(np.int64) for ids in (train[-MAX_TOKENS:], held_out[:MAX_TOKENS]))
     vocab_size, evaluated = len(is_target), is_target[held_out]
-    train, held_out = (ids.astype(np.int64) for ids in (train[-MAX_TOKENS:], held_out))
     # The context of each token by its number, -1 for one that does not occur; there is one of no tokens.
     contexts, held_contexts = np.zeros_like(train), np.zeros_like(held_out)
     level = _Level.count(contexts, train, vocab_size)

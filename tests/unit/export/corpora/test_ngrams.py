@@ -93,6 +93,13 @@ def test_of_a_long_text_the_end_is_counted(monkeypatch):
     assert ngram_baseline(train, held_out, ALL) == ngram_baseline(train[-500:], held_out, ALL)
 
 
+def test_of_a_long_validation_split_the_beginning_is_evaluated(monkeypatch):
+    """It may be larger than the memory, as the whole text."""
+    train, held_out = markov(500, 1), markov(2_000, 1, seed=2)
+    monkeypatch.setattr("export.corpora.ngrams.MAX_TOKENS", 500)
+    assert ngram_baseline(train, held_out, ALL) == ngram_baseline(train, held_out[:500], ALL)
+
+
 def test_a_single_token_is_counted():
     baseline = ngram_baseline(np.array([1]), np.array([1]), ALL)
     assert isinstance(baseline, NgramBaseline)
