@@ -260,8 +260,9 @@ class TrainConfig(
     def _require_consistent_settings(self) -> "TrainConfig":
         if self.base is not None and self.embedding_init is not None:
             raise _refusal("embedding_init cannot be combined with from")
-        if self.mix == self.corpus == "-":
-            raise _refusal("corpus and mix are both -: standard input can be read only once")
+        inputs = [name for name in ("corpus", "mix", "validation_corpus") if getattr(self, name) == "-"]
+        if len(inputs) > 1:
+            raise _refusal(f"{inputs[0]} and {inputs[1]} are both -: standard input can be read only once")
         if self.label_column is not None and self.documents != "records":
             raise _refusal(f"label_column requires documents = records, got {self.documents}")
         if self.label_column is not None and self.bidirectional:

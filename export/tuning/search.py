@@ -206,8 +206,9 @@ class Search:
 def _base_config(given: dict[str, Any], config_name: str | None, budget: Budget) -> TrainConfig:
     default = FINE_TUNING_RECIPE if "from" in given else recipe_for(budget.trial)
     config = load_config(recipe_path(config_name) if config_name else RECIPES[default], given)
-    if config.corpus == "-":
-        raise ConfigError("corpus = -: a search reads the text for each trial; save it in a file")
+    for name in ("corpus", "mix", "validation_corpus"):
+        if getattr(config, name) == "-":
+            raise ConfigError(f"{name} = -: a search reads the text for each trial; save it in a file")
     if not config.validation and config.validation_corpus is None:
         raise ConfigError("validation = 0: trials are compared by their validation loss, so some text must be held out")
     return config

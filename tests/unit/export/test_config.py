@@ -204,6 +204,12 @@ def test_an_unreadable_file_is_named(tmp_path, content, message):
         load_config(path, NEEDED)
 
 
+@pytest.mark.parametrize("names", [("corpus", "mix"), ("corpus", "validation_corpus"), ("mix", "validation_corpus")])
+def test_standard_input_is_read_for_one_text(names):
+    with pytest.raises(ConfigError, match=rf"^{names[0]} and {names[1]} are both -: standard input"):
+        load_config(None, {**NEEDED, **dict.fromkeys(names, "-")})
+
+
 @pytest.mark.parametrize(
     ("given", "max_epochs"),
     [({}, 10), ({"max_minutes": 4}, None), ({"epochs": 3}, 3), ({"epochs": 3, "max_minutes": 4}, 3)],

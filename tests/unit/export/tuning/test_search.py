@@ -191,6 +191,7 @@ def test_two_searches_of_a_name_exclude_each_other():
     ("options", "message"),
     [
         (("-",), "corpus = -: a search reads the text for each trial; save it in a file"),
+        (("book.txt", "--validation-corpus", "-"), "validation_corpus = -: a search reads the text for each trial"),
         (("book.txt", "--validation", "0"), "validation = 0: trials are compared by their validation loss"),
     ],
 )
