@@ -54,7 +54,8 @@ class Executor(threading.Thread):
                 if time.monotonic() >= self._forget_at:
                     self._forget_at = time.monotonic() + _FORGET_S / 24
                     self._operations.forget(time.time() - _FORGET_S)
-                    self._delete_files()  # of an executor that was killed
+                    if self._models_dir.exists():
+                        self._delete_files()  # of an executor that was killed
             except Exception:
                 log.exception("operations cannot be executed; retrying in %g s", _PAUSE_S)
                 pause_s = _PAUSE_S

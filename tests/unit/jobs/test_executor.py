@@ -333,3 +333,13 @@ def test_the_thread_executes_and_survives_errors(place, monkeypatch):
     until(lambda: place.operations.get(operation_id).status == "succeeded")
     place.executor.stop()
     assert place.labels["stable"] == 1
+
+
+def test_an_executor_runs_before_there_is_a_repository(tmp_path, caplog):
+    store = JobStore(f"sqlite:///{tmp_path}/jobs.sqlite")
+    executor = Executor(store.operations, tmp_path / "models")
+    executor.start()
+    until(lambda: executor._forget_at)
+    executor.stop()
+    store.close()
+    assert caplog.messages == []
