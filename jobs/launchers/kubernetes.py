@@ -162,8 +162,9 @@ class KubernetesJob(ClusterRun):
 
 
 def _exit_of(ended: dict[str, Any], container: dict[str, Any]) -> Exit:
-    if ended.get("reason") == "OOMKilled":
-        limit = container["resources"]["limits"]["memory"]
+    limit = container.get("resources", {}).get("limits", {}).get("memory")
+    # Without a limit its node has run out of memory, maybe not by its fault.
+    if ended.get("reason") == "OOMKilled" and limit is not None:
         sizes = "units, layers, batch_size or sequence_length"
         return Exit(1, f"the training may take at most {limit} of memory, got more; choose smaller {sizes}")
     return Exit.of(ended["exitCode"])

@@ -262,6 +262,11 @@ def test_an_exit_code_above_128_is_that_of_a_signal_if_there_is_such_a_signal(co
     assert Exit.of(code) == Exit(found)
 
 
+def test_a_pod_without_a_limit_of_memory_is_killed():
+    """Its node has run out of memory; the template need not have limits."""
+    assert kubernetes._exit_of({"exitCode": 137, "reason": "OOMKilled"}, {"name": "trainer"}) == Exit(-9)
+
+
 def test_a_tenants_name_that_is_no_label_is_hashed():
     assert kubernetes._label("acme") == "acme"
     for name in ("anna@example.org", "x" * 64, "trailing-"):
