@@ -90,7 +90,9 @@ def learn_words(
     if num_words is not None and num_words < 3:
         raise TokenizerError(f"num_words must be at least 3 (ids 0 and 1 are special), got {num_words}")
     characters = set[str]()
-    words = count_words(_collect(texts, characters), pre_tokenizer, MIN_FREQUENCY)
+    counted = count_words(_collect(texts, characters), pre_tokenizer, MIN_FREQUENCY)
+    # The match of a regular expression may be the name of a special token; it is spelled.
+    words = [word for word in counted if word not in (PADDING, UNKNOWN, START, END)]
     if num_words is not None:
         words = words[: num_words - 2]
     if vocab_size is not None:

@@ -185,9 +185,10 @@ class BytePairVocabulary(Vocabulary):
         self.merges = tuple((left, right) for left, right in merges)
         self._validate()
         self._model = byte_pairs(self._ids, self.merges, self.unknown if self.has_unknown else None)
-        # A regular expression may match the name of a label.
-        known = {token: i for token, i in self._ids.items() if i not in self.special.labels}
-        self._library = build({**self._model, "vocab": known}, self.pre_tokenizer)
+        # A regular expression may match the name of a special token, but nothing with a line break in it.
+        unknown = f"{self.unknown}\n" if self.has_unknown else None
+        known = self._text_ids | ({} if unknown is None else {unknown: self.special.unknown})
+        self._library = build(byte_pairs(known, self.merges, unknown), self.pre_tokenizer)
 
     def _validate(self) -> None:
         """Raise TokenizerError if the tokens or merges are inconsistent."""

@@ -4,13 +4,15 @@ They encode and decode as the tokenizer does. A published `tokenizer.json` nearl
 """
 
 import json
+import re
 from typing import Any
 
 from contract.errors import TokenizerError
 from contract.tokenizers.base import Tokenizer
 from contract.tokenizers.characters import CharacterTokenizer
-from contract.tokenizers.huggingface import byte_pairs
+from contract.tokenizers.huggingface import byte_pairs, split_by
 from contract.tokenizers.imported import ImportedTokenizer
+from contract.tokenizers.regexes import RegexTokenizer
 from contract.tokenizers.rules import LOWERCASE, WhitespaceRules, WordRules
 from contract.tokenizers.words import WordTokenizer
 
@@ -44,6 +46,10 @@ def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
             document["model"] = byte_pairs(document["model"]["vocab"], [], None)
         if tokenizer.lower:
             document["normalizer"] = {"type": "Sequence", "normalizers": [_FINAL_SIGMA, LOWERCASE]}
+    elif isinstance(tokenizer, RegexTokenizer):
+        # A match with the name of a special token is spelled. All of them begin with this character.
+        names = "|".join(re.escape(tokenizer.tokens[i].removeprefix("<")) for i in sorted(tokenizer.textless_ids))
+        document["pre_tokenizer"]["pretokenizers"].append(split_by(rf"\A<(?=(?:{names})\z)"))
     elif isinstance(tokenizer, ImportedTokenizer):
         # Its post-processor would add special tokens.
         document["post_processor"] = None

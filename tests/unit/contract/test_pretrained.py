@@ -37,6 +37,9 @@ KINDS = {
     "words without marks": WordTokenizer(WORDS, WordRules(filters=".,’-^]\\"), "<unk>"),
     "exact words": ExactWordTokenizer.train([ALL, ALL, GREEK], end_token=True),
     "regex": RegexTokenizer.train([ALL, ALL, GREEK], regexes=["fields", r"\n +"], end_token=True),
+    "regex with labels": RegexTokenizer.train([ALL], regexes=["fields"]).extended(
+        (), end_token=True, labels=["<s=a.b c>"]
+    ),
     "subwords": SubwordTokenizer.train([ALL, GREEK], vocab_size=400, end_token=True),
     **{name: ImportedTokenizer(json.loads(made.to_str())) for name, made in (MADE | {"unmarked": UNMARKED}).items()},
 }
@@ -74,7 +77,7 @@ def test_the_library_decodes_alike(name, numbers):
 
 @kinds
 def test_the_names_of_special_tokens_are_text(name):
-    for token in ("<start>", "<pad>", "a <PAD> <pad>b", "a <end>b", "<unk> [UNK] </s><|endoftext|>"):
+    for token in ("<start>", "<pad>", "<s=a.b c>", "a <PAD> <pad>b", "a <end>b", "<unk> [UNK] </s><|endoftext|>"):
         assert library(name).encode(token).ids == KINDS[name].encode(token)
 
 

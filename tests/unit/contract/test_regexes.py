@@ -80,6 +80,16 @@ def test_a_rare_match_is_spelled_in_characters():
     assert [tokenizer.tokens[i] for i in tokenizer.encode("[K+][Na+]")] == [*"[K+]", "[Na+]"]
 
 
+def test_a_match_with_the_name_of_a_special_token_is_spelled():
+    """Some texts have `<unk>` in place of rare words; and no prompt has the end token in it."""
+    text = "<unk> <pad> <end> <start> <b> " * 2
+    tokenizer = RegexTokenizer.train([text], regexes=[r"<\w+>"], end_token=True)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not tokenizer.special.ids & set(ids)
+    assert {token for token in tokenizer.tokens if len(token) > 1} == {"<pad>", "<unk>", "<end>", "<b>"}
+
+
 def test_the_vocabulary_is_limited_as_that_of_exact_words():
     for limits, num_matches in (({}, 2), ({"num_words": 3}, 1), ({"vocab_size": 11}, 1), ({"vocab_size": 10}, 0)):
         tokenizer = RegexTokenizer.train(["[Na+][Na+][Na+][K+][K+]C"], regexes=["smiles"], **limits)
