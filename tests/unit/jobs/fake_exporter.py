@@ -22,6 +22,12 @@ def option(name):
     return next(value for given, value in zip(sys.argv, sys.argv[1:], strict=False) if given == name)
 
 
+def end(how):
+    if how == "kills":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit(128 + signal.SIGTERM)
+
+
 def main():
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
@@ -58,10 +64,8 @@ def main():
         update = {"event": "update", "epoch": state["epochs"], "train_loss": 2.0, "tokens": 10, "seconds_left": 5.0}
         with Path(option("--progress-file")).open("a") as file:
             file.write(json.dumps(update) + "\n" + json.dumps(epoch) + "\n")
-        if state["text"] == "kills":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if state["text"] == "terms":
-            return 128 + signal.SIGTERM
+        if state["text"] in ("kills", "terms"):
+            end(state["text"])
         if state["text"] == "once" and state["epochs"] == 1:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)
