@@ -176,7 +176,7 @@ class JobStore:
                 _add_event(session, job_id, "the job is queued again")
                 _limit_events(session, job_id)
             elif job.status == "running":
-                job.requested = action
+                job.requested = "cancel" if job.requested == "cancel" else action
             elif action == "pause":
                 job.status = "paused"
                 _add_event(session, job_id, "the job is paused")
@@ -227,10 +227,17 @@ class JobStore:
             return True
 
     def end(self, job: Job, status: str, message: str, **values: Any) -> bool:
-        """End a lease: set the final status of a job, or `paused` or `queued`; False if the lease is lost."""
+        """End a lease: set the final status of a job, or `paused` or `queued`; False if the lease is lost.
+
+        What was requested while the training stopped takes the place of `paused` and `queued`.
+        """
         with self._begin() as session:
             if (held := lock_held(session, job)) is None:
                 return False
+            if held.requested == "cancel" and status in ("paused", "queued"):
+                status, message = "cancelled", "the job was cancelled"
+            elif held.requested == "pause" and status == "queued":
+                status, message = "paused", "the job is paused"
             _end(session, held, status, message, **values)
             if "version" in values:
                 published = {"tenant": job.tenant, "name": job.name, "version": values["version"]}

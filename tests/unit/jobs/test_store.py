@@ -111,6 +111,27 @@ def test_a_running_job_stops_when_its_trainer_knows(store, action, status):
     assert (stopped.status, stopped.requested, stopped.finished_at is None) == (status, None, action == "pause")
 
 
+@pytest.mark.parametrize(
+    ("requests", "status", "ended"),
+    [
+        (["cancel"], "queued", "cancelled"),
+        (["pause"], "queued", "paused"),
+        (["pause", "cancel"], "paused", "cancelled"),
+        (["cancel", "pause"], "paused", "cancelled"),
+        ([], "queued", "queued"),
+    ],
+)
+def test_what_is_requested_while_a_training_stops_is_not_lost(store, requests, status, ended):
+    """It stops for up to a minute: its trainer ends, or the job is paused."""
+    job = create(store)
+    held = store.claim(LEASE_S)
+    for action in requests:
+        store.request("acme", job.id, action)
+    assert store.end(held, status, "stopped")
+    stopped = store.job("acme", job.id)
+    assert (stopped.status, stopped.requested, stopped.finished_at is None) == (ended, None, ended != "cancelled")
+
+
 def test_a_paused_job_can_be_resumed_or_cancelled(store):
     job = create(store)
     assert store.request("acme", job.id, "pause").status == "paused"
