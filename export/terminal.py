@@ -56,7 +56,7 @@ class ProgressLine(contextlib.AbstractContextManager):
 
 def wrap_sample(sample: str) -> str:
     """Indent a sample and wrap its lines; control characters become dots."""
-    width = min(100, shutil.get_terminal_size().columns - 5)
+    width = max(1, min(100, shutil.get_terminal_size().columns - 5))
     lines = [visible(line.expandtabs(4)) for line in sample.splitlines()]
     return "\n".join(f"    {part}" for line in lines for part in textwrap.wrap(line, width) or [""])
 

@@ -53,6 +53,11 @@ def test_a_sample_is_indented_and_wrapped(monkeypatch):
     assert lines[0].startswith("    [one two] three three")
 
 
+def test_a_sample_fits_into_no_terminal_of_five_columns_and_ends_no_training(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "5")
+    assert wrap_sample("ab c") == "    a\n    b\n    c"
+
+
 def test_a_sample_cannot_send_escape_sequences_to_the_terminal():
     """A corpus of logs may have some: control characters are shown as dots, and blank lines stay."""
     assert wrap_sample("[a]\x1b[2Jb\a\n\nc\td") == "    [a]·[2Jb·\n\n    c   d".replace("\n\n", "\n    \n")
