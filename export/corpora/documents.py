@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -142,7 +143,8 @@ def _text(record: dict[str, object], where: str) -> str:
 
 def _label(value: object, name: str, where: str) -> str:
     """Return a label as a text: one object for equal labels, which are many."""
-    if value is None:
+    # Python's `json.dumps` writes a missing number as NaN.
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str | int | float):
         raise CorpusError(f"{where}: the label {name} must be a string or a number, got {str(value)[:40]}")

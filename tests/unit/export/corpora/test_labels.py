@@ -81,6 +81,13 @@ def test_numbers_are_in_bins_of_equally_many_documents(read):
     assert column.values == ("..10", "10..20", "20..30", "30..40", "40..50", "50..60", "60..70", "70..")
 
 
+def test_a_missing_number_is_no_label_and_does_not_make_a_column_of_texts(read):
+    """As in records of pandas, which `json.dump` writes."""
+    corpus = read([{"text": "t", "style": value} for value in (1.0, float("nan"), 2.0)])
+    assert corpus.labels["style"].tolist() == ["1.0", "", "2.0"]
+    assert learn_columns(corpus)[0].bounds == (2.0,)
+
+
 @pytest.mark.parametrize(("values", "bounds"), [([0, 1, 0, 1], (1,)), ([5, 5, 5], ()), ([*[1] * 8, 9], ())])
 def test_equal_quantiles_are_one_bound(read, values, bounds):
     (column,) = learn_columns(read([{"text": "t", "style": value} for value in values]))
