@@ -190,7 +190,8 @@ def open_database(url: str) -> Engine:
         sqlalchemy.exc.SQLAlchemyError: the database cannot be opened.
         ValueError: a newer version of this program has migrated it.
     """
-    engine = create_engine(url)
+    # PostgreSQL closes connections when it restarts.
+    engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
         if engine.url.database and engine.url.database != ":memory:":
             _create_sqlite(Path(engine.url.database))

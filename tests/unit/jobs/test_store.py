@@ -100,6 +100,17 @@ def test_a_trainer_that_is_being_replaced_waits_and_is_refused(store):
     assert store.job("acme", job.id).status == "running"
 
 
+@pytest.mark.parametrize("url", DATABASES[1:], indirect=True)
+def test_a_connection_that_the_server_has_closed_is_opened_again(store, url):
+    """As after a restart: no request of a client fails for it."""
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(others + "pg_backend_pid()")
+    engine.dispose()
+    assert store.file_ids() == []
+
+
 @pytest.mark.parametrize(("action", "status"), [("cancel", "cancelled"), ("pause", "paused")])
 def test_a_running_job_stops_when_its_trainer_knows(store, action, status):
     job = create(store)
