@@ -298,8 +298,9 @@ class ModelRegistry:
     def _merge(self) -> None:
         """Build a new snapshot from all backends and the configuration."""
         with self._merging:
-            # In this order: once the models have been read, `listed` has them.
-            before, is_read, listed = self._snapshot, self._config.is_read, self._config.models
+            # In this order: `listed` has what these two say that it has.
+            is_read, has_labels = self._config.is_read, self._config.has_labels
+            before, listed = self._snapshot, self._config.models
             probes_by_version: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
             for replica in self._replicas.all():
                 for ref, probe in replica.probes.items():
@@ -319,7 +320,7 @@ class ModelRegistry:
                 log.info("model %s version %d is no longer served", ref.name, ref.number)
             routes = self._make_routes(served, available, listed, before)
             names = tuple(listed) if is_read else None
-            self._snapshot = _Snapshot(served, routes, names, self._config.has_labels)
+            self._snapshot = _Snapshot(served, routes, names, has_labels)
             self._replicas.expect({ref: model.expected_probe_hash for ref, model in served.items()})
             # Versions being probed are needed soon.
             self._files.keep(served.keys() | {ref for replica in self._replicas.all() for ref in replica.reported})

@@ -56,8 +56,8 @@ class RepositoryConfig:
         self.models: Mapping[str, ListedModel] = {}
         self.shares: Mapping[str, Shares] = {}
         self.is_read = False  # `models.config`
-        self.has_labels = False  # `labels.json` has been read, or its absence established
-        self._labels: Labels = {}
+        self.has_labels = False  # whether `models` has the labels of `labels.json`, or that file is known to be absent
+        self._labels: Labels | None = None
 
     def read(self) -> None:
         """Read all three files; one that cannot be read changes nothing and is logged once."""
@@ -86,10 +86,10 @@ class RepositoryConfig:
             # An empty file parses as a valid message, but a repository without models has an empty list.
             raise text_format.ParseError("it has no model_config_list")
         self.models = {entry.name: self._listed(entry) for entry in config.model_config_list.config}
-        self.is_read = True
+        self.is_read, self.has_labels = True, self._labels is not None
 
     def _listed(self, entry: Any) -> ListedModel:
-        labels = {**entry.version_labels, **self._labels.get(entry.name, {})}
+        labels = {**entry.version_labels, **(self._labels or {}).get(entry.name, {})}
         folder = folder_of(entry, self._models_dir)
         if folder is None:
             return ListedModel(labels, (), None)
@@ -104,7 +104,7 @@ class RepositoryConfig:
         if self._labels and not (self._models_dir / LABELS_FILE).exists():
             # Exporters never delete the file.
             raise ContractError("it is missing; the last content stays in effect. Write {} to it to remove all labels")
-        self._labels, self.has_labels = labels, True
+        self._labels = labels
 
     def _read_shares(self) -> None:
         self.shares = read_shares(self._models_dir / signatures.ROUTING_FILE)
