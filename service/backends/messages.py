@@ -40,7 +40,12 @@ def _placeholder_for_tensorflow() -> Iterator[None]:
 
 with _placeholder_for_tensorflow():
     from tensorflow.core.framework import tensor_pb2, types_pb2
-    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2
+    from tensorflow_serving.apis import (
+        get_model_status_pb2,
+        model_service_pb2_grpc,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
     from tensorflow_serving.config import model_server_config_pb2
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "model_server_config_pb2",
     "model_service_pb2_grpc",
     "predict_pb2",
+    "prediction_service_pb2_grpc",
     "tensor_pb2",
     "types_pb2",
 ]
