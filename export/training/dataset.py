@@ -91,11 +91,6 @@ class Sequences(_Split):
         return cls(kept, batch_size, start_id, sequence_length, burn_in, ignored_id)
 
     @property
-    def targets(self) -> np.ndarray:
-        """Targets of each sequence, burn-in included: integers (batch_size, length), a view of the ids."""
-        return np.lib.stride_tricks.sliding_window_view(self.ids, self.length)[:: self._own]
-
-    @property
     def length(self) -> int:
         """Tokens of each sequence, burn-in included."""
         return self.burn_in + self._own
@@ -115,22 +110,20 @@ class Sequences(_Split):
         return self.batch_size * min(self.sequence_length, self.length)
 
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (inputs, targets), int32 (sequence_length, batch_size) each: time first.
+        """Yield (inputs, targets), int32 (sequence_length, batch_size) each: time first; the last one may be shorter.
 
-        The generator randomizes the offset of the first update: with a fixed one, every epoch would truncate gradients
-        at the same tokens.
+        The generator randomizes the token of the text that the first sequence begins with; the text is circular, so
+        every token is predicted once. With a fixed one, every epoch would truncate gradients at the same tokens.
         """
-        # The first input of a sequence is the token that precedes it in the text.
-        before = [self.start_id, *self.ids[self._own - 1 :: self._own][: self.batch_size - 1]]
-        targets, step = self.targets, self.sequence_length
-        offset = 0 if rng is None else int(rng.integers(0, max(1, min(step, self.length // 2))))
-        for start in range(offset, self.length, step):
-            predicted = targets[:, start : start + step].astype(np.int32)
-            inputs = np.empty_like(predicted)
-            inputs[:, 0] = targets[:, start - 1] if start else before
-            inputs[:, 1:] = predicted[:, :-1]
-            predicted[1:, : max(0, self.burn_in - start)] = self.ignored_id
-            yield inputs.T, predicted.T
+        offset = 0 if rng is None else int(rng.integers(len(self.ids)))
+        firsts = offset + self._own * np.arange(self.batch_size)
+        for start in range(0, self.length, self.sequence_length):
+            steps = np.arange(start, min(start + self.sequence_length, self.length))
+            positions = (firsts + steps[:, None]) % len(self.ids)
+            targets = self.ids[positions].astype(np.int32)
+            inputs = np.where(positions, self.ids[positions - 1], self.start_id).astype(np.int32)
+            targets[: max(0, self.burn_in - start), 1:] = self.ignored_id
+            yield inputs, targets
 
 
 @dataclass(frozen=True)

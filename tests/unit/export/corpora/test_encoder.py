@@ -102,4 +102,3 @@ def test_sequences_and_windows_are_views_of_the_mapped_ids(direction):
     assert isinstance(ids.base, np.memmap)
     for laid_out in (Sequences.for_training(ids, 2, 4, 10), SlidingWindows(ids, 4, 2, None, 10)):
         assert np.shares_memory(laid_out.ids, ids)
-    assert np.shares_memory(Sequences.for_training(ids, 2, 4, 10).targets, ids)

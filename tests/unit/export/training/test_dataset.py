@@ -55,13 +55,16 @@ def test_the_last_batch_has_the_remaining_tokens():
     assert (laid_out.num_batches, laid_out.num_tokens) == (3, 25)
 
 
-def test_each_epoch_divides_the_text_at_another_offset():
+def test_each_epoch_predicts_every_token_once_and_begins_elsewhere():
     firsts = set()
     for epoch in range(200):
-        places = [int(targets[0, 0]) for _, targets in lay_out(25, 1, 10).batches(np.random.default_rng(epoch))]
-        assert np.diff(places).tolist() == [10] * (len(places) - 1)
-        firsts.add(places[0])
-    assert firsts == set(range(10))
+        batches = lay_out(25, 2, 5).batches(np.random.default_rng(epoch))
+        inputs, targets = (np.concatenate(parts).T for parts in zip(*batches, strict=True))
+        order = targets.ravel()
+        assert np.array_equal(order, (order[0] + np.arange(24)) % 24)
+        assert np.array_equal(inputs, np.where(targets, targets - 1, FIRST))
+        firsts.add(int(order[0]))
+    assert firsts == set(range(24))
 
 
 START, END = 98, 97
@@ -216,8 +219,7 @@ def test_a_row_of_a_mixed_text_is_one_excerpt_of_it():
 
 def test_the_rows_of_the_text_itself_stay_as_they_are():
     inputs, targets = mixed_batches(Mixed.of(lay_out(800, 4, 10), np.arange(1000, 1100), 0.5))
-    offset = 200 - targets.shape[1]
-    assert np.array_equal(targets[:4], np.arange(800).reshape(4, 200)[:, offset:])
+    assert np.array_equal(targets[:4], (targets[0, 0] + np.arange(800)).reshape(4, 200) % 800)
     assert inputs[4:].min() >= 1000 > inputs[:4].max()
 
 

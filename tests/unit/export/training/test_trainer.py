@@ -273,13 +273,13 @@ def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
     loss = trainer.run(folder).last.validation_loss
     streams, unknown = trainer.dataset.validation, trainer.dataset.tokenizer.special.unknown
-    inputs = np.concatenate([window for window, _ in streams.batches()]).T
+    inputs, targets = (np.concatenate(parts).T for parts in zip(*streams.batches(), strict=True))
     logits = np.asarray(trainer.averaged_model(inputs, training=False), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    each = -np.take_along_axis(log_probabilities, streams.targets[..., None].astype(np.int64), -1)[..., 0]
-    assert (streams.targets == unknown).sum() > 5
+    each = -np.take_along_axis(log_probabilities, targets[..., None].astype(np.int64), -1)[..., 0]
+    assert (targets == unknown).sum() > 5
     assert streams.num_batches > 2
-    assert loss == pytest.approx(each[streams.targets != unknown].mean(), abs=1e-4)
+    assert loss == pytest.approx(each[targets != unknown].mean(), abs=1e-4)
 
 
 def test_training_learns_a_repetitive_text(tmp_path):
@@ -458,7 +458,7 @@ def test_max_minutes_includes_the_time_before_an_interruption(tmp_path, clock):
     watcher = Watcher()
     progress = fake_computation(prepare(**settings)[0]).run(folder, [watcher])
     assert 60 <= progress.last.seconds <= 65
-    assert watcher.fractions[0] == pytest.approx(spent / 60, abs=0.05)
+    assert watcher.fractions[0] == pytest.approx(spent / 60, abs=0.1)
     again = Watcher()
     assert fake_computation(prepare(**settings)[0]).run(folder, [again]) == progress
     assert again.fractions == []
@@ -520,7 +520,7 @@ def test_accuracy_is_the_share_of_known_tokens_predicted(tmp_path):
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
     last = trainer.run(folder).last
     streams, unknown = trainer.dataset.validation, trainer.dataset.tokenizer.special.unknown
-    inputs = np.concatenate([[2], streams.ids[:-1]]).reshape(streams.targets.shape)
-    expected = np.argmax(trainer.averaged_model(inputs, training=False), axis=-1) == streams.targets
-    assert last.accuracy == pytest.approx(expected[streams.targets != unknown].mean())
+    inputs, targets = (np.concatenate(parts).T for parts in zip(*streams.batches(), strict=True))
+    expected = np.argmax(trainer.averaged_model(inputs, training=False), axis=-1) == targets
+    assert last.accuracy == pytest.approx(expected[targets != unknown].mean())
     assert 0 < last.accuracy < 1
