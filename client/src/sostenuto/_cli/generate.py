@@ -75,7 +75,7 @@ def resume_token(argument: str) -> str:
 @click.option(
     "--resume/--no-resume",
     default=None,
-    help="Resume a stream after a lost connection; the text is byte-identical.  [default: on for one completion]",
+    help="Resume after a lost connection; the text is byte-identical.  [default: on for a stream of one completion]",
 )
 @click.option(
     "--stream/--no-stream",
@@ -106,7 +106,7 @@ def generate(
     searches = options["top_texts"] is not None or options["use_beam_search"]
     several = (options["n"] or 1) > 1 or searches
     stream = stream if stream is not None else not (as_json or several)
-    _check(several, stream, as_json, options["logprobs"], save_state)
+    _check(several, stream, resume, as_json, options["logprobs"], save_state)
     fields = {**given_fields(options), **_beginning(prompt, suffix, options["state"])}
     if save_state is not None:
         check_place(save_state)
@@ -117,12 +117,12 @@ def generate(
     began_at_s = monotonic()
     with connect() as client:
         try:
-            if not stream:
-                generation = client.generate(**fields)
-            else:
+            if stream or resume:
                 fields["resume"] = not several if resume is None else resume
-                response = _stream(client, fields, as_json, save_state)
+                response = _stream(client, fields, stream, as_json, save_state)
                 generation = response.generation
+            else:
+                generation = client.generate(**fields)
         except SostenutoError as error:
             _save_state(error.state, save_state)
             raise
@@ -135,9 +135,13 @@ def generate(
         say(_summary(response, monotonic() - began_at_s), dim=True)
 
 
-def _check(several: bool, stream: bool, as_json: bool, logprobs: int | None, save_state: Path | None) -> None:
+def _check(
+    several: bool, stream: bool, resume: bool | None, as_json: bool, logprobs: int | None, save_state: Path | None
+) -> None:
     if several and stream and not as_json:
         raise click.UsageError("--stream prints one completion: omit it, or -n, or add --json")
+    if several and resume:
+        raise click.UsageError("--resume is for a single completion: omit it, or -n, --top-texts and --beam-search")
     if several and save_state is not None:
         raise click.UsageError("--save-state is for a single completion: omit -n")
     if logprobs is not None and not as_json:
@@ -154,11 +158,13 @@ def _beginning(prompt: str | None, suffix: str | None, state: str | None) -> dic
     return {"suffix": text_or_stdin(suffix, "suffix")}
 
 
-def _stream(client: Client, fields: dict[str, Any], as_json: bool, save_state: Path | None) -> Stream:
-    """Write the text deltas of a stream as they arrive, and return the stream at its end."""
+def _stream(client: Client, fields: dict[str, Any], is_shown: bool, as_json: bool, save_state: Path | None) -> Stream:
+    """Read a stream, and return it at its end; if it is shown, write its text deltas as they arrive."""
     stream = client.stream(**fields)
 
     def show(delta: TextDelta) -> None:
+        if not is_shown:
+            return
         if as_json:
             write_json({"index": delta.index, "text": delta.text, "finish_reason": delta.finish_reason})
         else:
@@ -168,10 +174,10 @@ def _stream(client: Client, fields: dict[str, Any], as_json: bool, save_state: P
         try:
             read_until_ctrl_c(stream.events(), show, stream.close)
         finally:
-            if not as_json and sys.stdout.isatty():
+            if is_shown and not as_json and sys.stdout.isatty():
                 write_text("\n")
     except KeyboardInterrupt:
-        state = stream.generation.state
+        state = stream.generation.state if is_shown else None  # that of what was printed
         _save_state(state, save_state)
         if state is None and save_state is not None:
             say(f"{save_state} is not written: there was no resume token yet", dim=True)

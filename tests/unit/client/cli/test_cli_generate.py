@@ -208,6 +208,21 @@ def test_an_interrupted_stream_is_resumed_unless_no_resume_is_passed(sostenuto, 
     assert (shown.exit_code, shown.stdout) == (3, " upon")
 
 
+@pytest.mark.parametrize("option", ["--no-stream", "--json"])
+def test_what_is_printed_at_its_end_is_resumed_if_resume_is_passed(sostenuto, server, option):
+    server.script = [cut(chunk(" upon")), stream(WHOLE)]
+    shown = sostenuto(*GENERATE, option, "--resume").stdout
+    assert (json.loads(shown)["choices"][0]["text"] if option == "--json" else shown) == " upon a time"
+    assert server.bodies[1]["seed"] == 7
+
+
+@pytest.mark.parametrize("option", ["-n2", "--top-texts=2", "--beam-search"])
+def test_several_completions_cannot_be_resumed(sostenuto, server, option):
+    shown = sostenuto(*GENERATE, option, "--resume")
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert "--resume" in shown.stderr
+
+
 def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
     def go_on(handler):
         with contextlib.suppress(OSError):
