@@ -28,6 +28,7 @@ from service.api.training import (
 )
 from service.context import owned_name
 from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound
+from service.models.registry import ServedModel
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from service.training import Training, require_training
@@ -53,7 +54,12 @@ def create_job(services: Services) -> FineTuningJob:
     file = find_file(training, body.training_file, "training_file")
     if body.validation_file is not None:
         find_file(training, body.validation_file, "validation_file")
-    model = body.model if body.model in RECIPES else _base_model(services, body.model)
+    base = None if body.model in RECIPES else _base_model(services, body.model)
+    model = body.model if base is None else f"{base.ref.name}:{base.ref.number}"
+    settings = _settings(body, model, training.settings)
+    if base is not None and base.backward:
+        # Clients show the job's samples in reading order.
+        settings.setdefault("direction", base.card.direction)
     new = Job(
         tenant=g.context.tenant,
         model=model,
@@ -61,7 +67,7 @@ def create_job(services: Services) -> FineTuningJob:
         training_file=body.training_file,
         validation_file=body.validation_file,
         suffix=body.suffix,
-        settings=_settings(body, model, training.settings),
+        settings=settings,
         hyperparameters=body.hyperparameters.model_dump(),
         job_metadata=body.metadata,
     )
@@ -70,12 +76,11 @@ def create_job(services: Services) -> FineTuningJob:
     return _job_object(services, job)
 
 
-def _base_model(services: Services, name: str) -> str:
+def _base_model(services: Services, name: str) -> ServedModel:
     try:
-        model = services.model_registry.find(name, may_use=g.context.may_use)
+        return services.model_registry.find(name, may_use=g.context.may_use)
     except ModelNotFound as error:
         raise ModelNotFound(f"{error}; recipes are {', '.join(RECIPES)}", param="model") from error
-    return f"{model.ref.name}:{model.ref.number}"
 
 
 def _stem(filename: str) -> str:

@@ -11,6 +11,7 @@ from service.context import owned_name
 from service.errors import Overloaded
 from service.settings import Settings
 from tests.databases import DATABASES, new_database
+from tests.unit.service.engines import Models
 from tests.uploads import multipart
 
 
@@ -59,6 +60,14 @@ def test_a_time_limit_also_holds_with_a_number_of_epochs(ask, job):
     epochs = {"hyperparameters": {"n_epochs": 2}, "settings": {"max_minutes": 1}}
     created = ask("POST", "/v1/fine_tuning/jobs", {**job, **epochs})[1]
     assert (created["settings"]["epochs"], created["settings"]["max_minutes"]) == (2, 1)
+
+
+def test_a_job_with_a_backward_base_has_its_direction(gateway, ask, job, monkeypatch):
+    """Clients show its samples in reading order."""
+    monkeypatch.setattr(gateway.services, "model_registry", Models())
+    bodies = [{**job, "model": name, "settings": {"max_minutes": 1}} for name in ("matches", "matches backward")]
+    created = [ask("POST", "/v1/fine_tuning/jobs", body)[1] for body in bodies]
+    assert [each["settings"].get("direction") for each in created] == [None, "backward"]
 
 
 def test_a_deleted_job_does_not_exist(gateway, ask, job):
