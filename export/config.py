@@ -318,7 +318,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     The name is by default that of the corpus, without its directory and suffix.
 
     Raises:
-        ConfigError: the file cannot be read, or a field is missing, unknown or out of range.
+        ConfigError: the file cannot be read, a field is missing, unknown or out of range, or two overrides exclude
+            each other.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -338,6 +339,10 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         largest = _MAX_DROPOUT_FACTOR if path == RECIPES[DEFAULT_RECIPE] else 1.0
         values |= _dropout_for(values, overrides.get("corpus", "-"), largest)
     values |= overrides
+    if {"validation", "validation_corpus"} <= overrides.keys() and values.get("mix") is None:
+        raise ConfigError(
+            "validation and validation_corpus exclude each other: a fraction of the corpus is held out, or another text"
+        )
     corpus = values.get("corpus")
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:
         values.setdefault("name", Path(corpus).stem)

@@ -311,6 +311,7 @@ class _Attempt:
         if text.lower().endswith(RECORDS):
             settings.setdefault("documents", "records")
         if job.validation_file is not None:
+            settings.pop("validation", None)
             settings["validation_corpus"] = self._lay_out(job.validation_file, "validation")
         options = ["--name", job.name, "--job", job.id, "--runs-dir", str(runs), model_option(job.model)]
         return [*EXPORT, "train", text, *to, *options, *train_options(settings)]

@@ -10,7 +10,7 @@ from export.command import Command, option
 from export.config import DEFAULT_RECIPE, Group, load_config, recipe_path
 from jobs.settings import ALLOWED, RECIPES
 from sostenuto._cli.options import given_options, server_options
-from sostenuto._cli.train import DETACH_HELP, SERVER_HELP, train_on_server
+from sostenuto._cli.train import DETACH_HELP, SERVER_HELP, require_one_validation, train_on_server
 
 EPILOG = f"{train_here.epilog}\n  sostenuto train book.txt --server http://127.0.0.1:8000"
 # Those that a server is given otherwise than as settings.
@@ -35,6 +35,7 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
     given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     for name in sorted(given - _ARGUMENTS - set(ALLOWED)):
         raise click.UsageError(f"--{name.replace('_', '-')} is for training in this process: omit it, or --server")
+    require_one_validation("validation" in given, options["validation_corpus"])
     settings, recipe = {name: options[name] for name in given & set(ALLOWED)}, options["config"]
     if "config" in given:
         if options["from"] is not None:

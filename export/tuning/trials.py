@@ -75,7 +75,10 @@ class Trial:
 def run_command(trial: Trial, config: TrainConfig, models_dir: Path, evaluations: int) -> list[str]:
     """Return the command of a trial's run, which publishes nothing; a base is in `models_dir`."""
     # Those that are not set have their defaults there, too; with a base, they come from it.
-    own = config.model_dump(by_alias=True, exclude={"corpus", "max_minutes"}, exclude_unset=True, exclude_none=True)
+    unused = {"corpus", "max_minutes"}
+    if config.validation_corpus is not None and config.mix is None:
+        unused.add("validation")
+    own = config.model_dump(by_alias=True, exclude=unused, exclude_unset=True, exclude_none=True)
     options = train_options(own | dict(trial.settings))
     return [
         # No recipe: its settings are among the options.

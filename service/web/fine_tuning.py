@@ -92,6 +92,8 @@ def _stem(filename: str) -> str:
 def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str, Any]:
     """Return the settings of the exporter: those of the request, and the limits of the server."""
     settings, hyperparameters = dict(body.settings), body.hyperparameters
+    if body.validation_file is not None and "validation" in settings:
+        raise InvalidRequest("settings.validation and validation_file exclude each other: omit one", param="settings")
     settings.setdefault("seed", body.seed)
     if hyperparameters.n_epochs != "auto":
         # Not the few minutes of the recipe.

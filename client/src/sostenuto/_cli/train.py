@@ -107,6 +107,8 @@ def train(
         raise Failure(LOCAL)
     if config is not None and base is not None:
         raise click.UsageError("--config and --from exclude each other: a model begins with a recipe or a model")
+    parsed = _parsed(settings)
+    require_one_validation("validation" in parsed, validation_corpus)
     train_on_server(
         server,
         corpus,
@@ -114,9 +116,17 @@ def train(
         base=base,
         name=name,
         validation=validation_corpus,
-        settings=_parsed(settings),
+        settings=parsed,
         detach=detach,
     )
+
+
+def require_one_validation(has_fraction: bool, corpus: str | None) -> None:
+    """Raise UsageError if both the fraction to hold out and a text to validate with are given."""
+    if has_fraction and corpus is not None:
+        raise click.UsageError(
+            "--validation and --validation-corpus exclude each other: a fraction of CORPUS is held out, or another text"
+        )
 
 
 def _parsed(words: tuple[str, ...]) -> dict[str, Any]:

@@ -66,6 +66,13 @@ def test_train_continues_from_a_model_of_the_server(train, server, book):
 
 
 @BOTH
+def test_a_fraction_to_validate_with_excludes_a_text(train, server, book):
+    shown = train(book, "--validation", "0.2", "--validation-corpus", book)
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert "--validation and --validation-corpus exclude each other" in shown.stderr
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("options", "limits"),
     [

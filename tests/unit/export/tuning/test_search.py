@@ -118,6 +118,16 @@ def test_a_search_from_a_base_leaves_its_architecture():
     assert not [option for option in command if option.startswith(("--cell", "--layers", "--units", "--embedding="))]
 
 
+def test_a_text_to_validate_with_replaces_the_fraction_of_a_file_of_settings():
+    """The run's process would take that for one that was given."""
+    Path("c.toml").write_text("validation = 0.2")
+    given = {"corpus": "book.txt", "validation_corpus": "held.txt"}
+    config = search._base_config(given, "c.toml", REAL_BUDGET(20.0))
+    command = search.run_command(search.Trial(1, {}, Path("t"), 1.0), config, Path("m"), 3)
+    assert "--validation-corpus=held.txt" in command
+    assert "--validation=0.2" not in command
+
+
 def test_trials_look_for_a_base_where_the_best_is_published():
     assert tune("--models-dir", "other") == 0
     assert {"--models-dir", "other"} <= set(Path("runs/book-tune/1/log.txt").read_text().split())

@@ -70,6 +70,12 @@ def test_a_job_with_a_backward_base_has_its_direction(gateway, ask, job, monkeyp
     assert [each["settings"].get("direction") for each in created] == [None, "backward"]
 
 
+def test_a_fraction_to_validate_with_excludes_a_file(ask, job):
+    both = {"settings": {"validation": 0.2}, "validation_file": job["training_file"]}
+    status, refusal = ask("POST", "/v1/fine_tuning/jobs", {**job, **both})
+    assert (status, "exclude each other" in refusal["error"]["message"]) == (400, True)
+
+
 def test_a_deleted_job_does_not_exist(gateway, ask, job):
     job_id = ask("POST", "/v1/fine_tuning/jobs", job)[1]["id"]
     ask("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
