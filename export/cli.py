@@ -300,7 +300,7 @@ _TOKENIZER_SETTINGS = ("documents", "token_unit", "token_regex", "num_words", "v
 @option(
     "--text",
     "source",
-    shown_default="the validation split",
+    shown_default="the validation split, or the validation corpus of a file of settings",
     metavar="PATH",
     help="Text to encode: file, directory, or - for standard input.",
 )

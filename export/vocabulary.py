@@ -42,18 +42,21 @@ _PLURALS = {
 def run(config_file: Path | None, source: str | None, save: Path | None, show: int, **settings: Any) -> int:
     """Train a tokenizer as a training run does, and print how it encodes a text. Returns the exit code.
 
-    The source is the validation split if it is None; the settings override the file.
+    The source is the validation split or the validation corpus if it is None; the settings override the file.
     """
     # `TrainConfig` requires a name; nothing here depends on it.
     config = load_config(config_file, {"name": "tokenizer", **settings})
     if source == config.corpus == "-":
         raise ConfigError("corpus and text are both -: standard input can be read only once")
     corpus = read_corpus(config.corpus, config.documents)
-    head, tail = corpus.split(config.validation, config.seed)
-    if source is None:
-        text, name = (tail, "the validation split") if tail else (head, "the corpus, as nothing is held out")
-    else:
+    other = config.validation_corpus
+    head, tail = corpus.split(config.validation if other is None else 0.0, config.seed)
+    if source is not None:
         text, name = read_corpus(source, config.documents, role="text"), source
+    elif other is not None:
+        text, name = read_corpus(other, config.documents, role="validation corpus"), f"the validation corpus {other}"
+    else:
+        text, name = (tail, "the validation split") if tail else (head, "the corpus, as nothing is held out")
     tokenizer = train_tokenizer(config, head)
     sizes = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
     print(f"{config.token_unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {sizes} of {corpus.name}")

@@ -134,6 +134,17 @@ def test_without_a_validation_split_the_corpus_is_shown(capsys):
     assert lines[-1] == "unknown: 0 tokens, 0.00%"
 
 
+def test_with_a_validation_corpus_nothing_is_held_out(capsys):
+    """The vocabulary is that of the whole corpus, as in a training run."""
+    Path("held.txt").write_text("the dog\n")
+    Path("r.toml").write_text('name = "m"\ncorpus = "book.txt"\nvalidation_corpus = "held.txt"\ntoken_unit = "word"\n')
+    assert main(["vocabulary", "--config", "r.toml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("from 410 of 410 characters of book.txt")
+    assert "text: the validation corpus held.txt" in lines
+    assert "  'the' 'dog'" in lines
+
+
 @pytest.mark.parametrize("documents", ["none", "lines"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, documents):
