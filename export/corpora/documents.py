@@ -120,12 +120,17 @@ def _json_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, o
 
 def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, object], str]]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    reader = csv.DictReader(lines, restkey="", restval="")
+    # Strict: else a quotation mark that is not closed takes the rest of the file into its field.
+    reader, last_line = csv.DictReader(lines, restkey="", restval="", strict=True), 0
     try:
+        _ = reader.fieldnames
+        last_line = reader.line_num
         for record in reader:
-            yield dict(record), f"{name}, line {reader.line_num}"
+            last_line = reader.line_num
+            yield dict(record), f"{name}, line {last_line}"
     except csv.Error as error:
-        raise CorpusError(f"{name}, line {reader.line_num}: {error}") from None
+        rule = "a field in quotation marks ends with one, before a comma or the end of a line"
+        raise CorpusError(f"{name}, the record at line {last_line + 1}: {error}; {rule}") from None
 
 
 def _text(record: dict[str, object], where: str) -> str:

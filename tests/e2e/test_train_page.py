@@ -148,6 +148,11 @@ DESCRIBED = {
         {"Documents": "40 records", "Lines": "80"},
         ["The records are sorted", "Column id is not read."],
     ),
+    "CSV that is misquoted": (
+        'id,text\n1,"first"\n2,"second"\n3,"third\n4,"fourth"\n',
+        {"Documents": "2 records"},
+        ["A field in quotation marks ends with one, before a comma or the end of a line; that of line 4 does not."],
+    ),
     "broken records": (
         '{"text": "first"}\n' * 2 + '{"txt": "third"}\n',
         {"Documents": "2 records"},

@@ -10,7 +10,7 @@ export function readRecords(text, format) {
 // The records of a file by its name, for a report, as `sostenuto report` reads it: texts, or rows of a table. `columns` are
 // those of a training table in CSV, or null: rows of CSV are then lines in their order, which `columns` of the request parses.
 export function recordsOf(text, name, columns = null, isTraining = false) {
-  if (/\.csv$/i.test(name)) return csvTable(plain(text), columns);
+  if (/\.csv$/i.test(name)) return csvTable(plain(text), name, columns);
   const lines = plain(text).split("\n");
   return /\.(jsonl|ndjson)$/i.test(name) ? jsonTable(lines, name, isTraining) : lines.filter((line) => line.trim());
 }
@@ -18,16 +18,17 @@ export function recordsOf(text, name, columns = null, isTraining = false) {
 // The columns of a table in CSV; null for any other file.
 export function columnsOf(text, name) {
   if (!/\.csv$/i.test(name) || !csvRecords(plain(text)).problem) return null;
-  return csvRows(plain(text))[0] ?? null;
+  return csvRows(plain(text)).rows[0] ?? null;
 }
 
 const plain = (text) => text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n");
 
 // A row with too many or too few cells stays one, and so is invalid.
-function csvTable(text, columns) {
+function csvTable(text, name, columns) {
+  const { rows: [header = [], ...rows], misquoted } = csvRows(text);
+  if (misquoted) throw new Failure(`${name}: ${misquotedProblem(misquoted)}`);
   const { texts, problem } = csvRecords(text);
   if (!problem) return texts;
-  const [header = [], ...rows] = csvRows(text);
   const isWhole = (row) => row.length === header.length;
   if (!columns) {
     const fields = (row) => Object.fromEntries(header.map((column, place) => [column, row[place]]));
@@ -113,27 +114,34 @@ function textOf(record) {
 }
 
 function csvRecords(text) {
-  const [header = [], ...rows] = csvRows(text);
+  const { rows: [header = [], ...rows], misquoted } = csvRows(text);
   const names = header.includes("text") ? ["text"] : ["prompt", "completion"];
   const places = names.map((name) => header.indexOf(name));
   if (places.includes(-1)) return { texts: [], problem: problem(1, `names ${header.slice(0, 5).join(", ") || "nothing"}`) };
-  return { texts: rows.map((row) => places.map((place) => row[place] ?? "").join("")), unread: header.filter((name) => !names.includes(name)) };
+  const texts = rows.map((row) => places.map((place) => row[place] ?? "").join(""));
+  return { texts, unread: header.filter((name) => !names.includes(name)), ...(misquoted && { problem: misquotedProblem(misquoted) }) };
 }
 
 function problem(line, found) {
   return `Records need a field text, or prompt and completion; line ${line} ${found}.`;
 }
 
-// Rows of fields, RFC 4180: a quoted field may have commas, line breaks and doubled quotation marks.
+function misquotedProblem(line) {
+  return `A field in quotation marks ends with one, before a comma or the end of a line; that of line ${line} does not.`;
+}
+
+// Rows of fields, RFC 4180: a quoted field may have commas, line breaks and doubled quotation marks. They end before a
+// field whose first quotation mark is not closed as it should be, whose line is `misquoted`.
 function csvRows(text) {
   const rows = [];
   let row = [];
   // Characters between two quotation marks at once: one by one, a field of some millions overflows the stack.
-  for (const [, quoted, plain, end] of text.matchAll(/(?:"([^"]*(?:""[^"]*)*)"|([^,\n]*))(,|\n|$)/g)) {
+  for (const { index, 1: quoted, 2: plain, 3: end } of text.matchAll(/(?:"([^"]*(?:""[^"]*)*)"|([^,\n]*))(,|\n|$)/g)) {
+    if (plain?.startsWith('"')) return { rows, misquoted: text.slice(0, index).split("\n").length };
     row.push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
     if (end === ",") continue;
     if (row.length > 1 || row[0]) rows.push(row);
     row = [];
   }
-  return rows;
+  return { rows };
 }

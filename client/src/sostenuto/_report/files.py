@@ -66,12 +66,7 @@ def _lines(where: str, content: str, field: str | None) -> Records:
 
 
 def _csv(where: str, content: str, field: str | None, columns: tuple[str, ...]) -> Records:
-    csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    reader = csv.reader(io.StringIO(content, newline=""))
-    try:
-        header, *rows = [row for row in reader if row] or [[]]
-    except csv.Error as error:
-        raise InvalidArgument(f"{where}, line {reader.line_num}: {error}") from error
+    header, *rows = _csv_rows(where, content) or [[]]
     if columns and not {*columns} <= {*header} and field not in header and not _text_fields(header):
         header, rows = list(columns), [header, *rows]
     names = _text_fields(header, field, where)
@@ -82,6 +77,20 @@ def _csv(where: str, content: str, field: str | None, columns: tuple[str, ...]) 
         raise InvalidArgument(f"{where} must have different names of columns, got {', '.join(header)[:200]}")
     parsed: list[Row | None] = [[value or None for value in row] if len(row) == len(header) else None for row in rows]
     return Records(where, [csv_line(row) for row in rows], tuple(header), parsed)
+
+
+def _csv_rows(where: str, content: str) -> list[list[str]]:
+    """Return the rows that are not blank; refuse a quotation mark that is not closed, which would take the rest."""
+    csv.field_size_limit(MAX_RECORD_CHARACTERS)
+    reader, rows, last_line = csv.reader(io.StringIO(content, newline=""), strict=True), list[list[str]](), 0
+    try:
+        for row in reader:
+            last_line = reader.line_num
+            rows.append(row)
+    except csv.Error as error:
+        rule = "a field in quotation marks ends with one, before a comma or the end of a line"
+        raise InvalidArgument(f"{where}, the record at line {last_line + 1}: {error}; {rule}") from error
+    return [row for row in rows if row]
 
 
 def _jsonl(where: str, content: str, field: str | None) -> Records:

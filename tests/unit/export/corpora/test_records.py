@@ -37,9 +37,12 @@ def test_each_record_is_a_document(tmp_path, name, content):
         ("a.jsonl", '["a"]', "line 1: a JSON object .* got '\\[\"a\"\\]'"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("a.csv", "name,age\na,1\n", "line 2: .* got 'name', 'age'"),
+        ("a.csv", 'text,x\n"a\nb",1\n"c,2\nd,3\n', "a.csv, the record at line 4: .* quotation marks"),
+        ("a.csv", 'text,x\n"a,1\n"b",2\n', "a.csv, the record at line 2: .* quotation marks"),
+        ("a.csv", 'text,"x\na,1\n', "a.csv, the record at line 1: .* quotation marks"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b\\ud800"}\n', r"line 2: \\ud800 is half of a surrogate pair"),
     ],
-    ids=["truncated", "number", "half", "list", "deep", "columns", "surrogate"],
+    ids=["truncated", "number", "half", "list", "deep", "columns", "unclosed", "closed later", "header", "surrogate"],
 )
 def test_a_malformed_record_is_an_error_with_its_line(tmp_path, name, content, message):
     with pytest.raises(CorpusError, match=message):
