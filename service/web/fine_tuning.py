@@ -1,10 +1,11 @@
 """The endpoints of fine-tuning jobs."""
 
+import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 from flask import Response, g, request
@@ -27,7 +28,15 @@ from service.api.training import (
     TrainingMinutesObject,
 )
 from service.context import owned_name
-from service.errors import Conflict, InvalidRequest, ModelLoading, ModelNotFound, NotFound
+from service.errors import (
+    Conflict,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    ModelLoading,
+    ModelNotFound,
+    NotFound,
+)
 from service.models.registry import ServedModel
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
@@ -35,6 +44,8 @@ from service.training import Training, require_training
 from service.web.completions import DONE, event_stream, sse
 from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer, parse_body
 from service.web.files import AFTER, find_file
+
+log = logging.getLogger(__name__)
 
 _LIMIT = integer("limit", "maximum number of objects", 1, 1000, 20)
 # Between two looks for new events of a stream.
@@ -222,6 +233,7 @@ def list_events(
     if stream:
         sock = request.environ.get("gunicorn.socket")
         events = _events(services, training, job, _number(after) if after else 0, sock)
+        events = _with_error_event(events, g.record.record_error)
         return event_stream(events, training.streams.add(job.tenant))
     before = _number(after) if after else 2**31 - 1
     found = training.store.list_events(job_id, before, limit + 1, newest_first=True)
@@ -236,7 +248,11 @@ def _number(event_id: str) -> int:
 
 
 def _events(services: Services, training: Training, job: Job, after: int, sock: Any) -> Iterator[bytes]:
-    """Yield events until the job has ended, the client has closed its socket, or this server drains."""
+    """Yield events until the job has ended, or the client has closed its socket.
+
+    Raises:
+        ShuttingDown: this server drains.
+    """
     is_closed, written_at = threading.Event(), time.monotonic()
     with services.watch_socket(sock, is_closed.set):
         while not is_closed.is_set():
@@ -246,16 +262,31 @@ def _events(services: Services, training: Training, job: Job, after: int, sock: 
             if found:
                 after, written_at = found[-1].number, time.monotonic()
                 yield b"".join(sse(_event_object(event)) for event in found)
-            elif current is None or (current.status in ENDED and not _is_loading(services, current)):
+                continue
+            if current is None or (current.status in ENDED and not _is_loading(services, current)):
                 yield DONE
                 return
-            elif services.is_draining:
-                return
-            elif time.monotonic() > written_at + _KEEP_ALIVE_S:
+            services.refuse_if_draining()
+            if time.monotonic() > written_at + _KEEP_ALIVE_S:
                 written_at = time.monotonic()
                 yield b": waiting\n\n"
             else:
                 is_closed.wait(_POLL_S)
+
+
+def _with_error_event(events: Iterator[bytes], failed: Callable[[GatewayError], None]) -> Iterator[bytes]:
+    """Yield the events of a stream; an error becomes the last one, as the status has been sent already."""
+    try:
+        yield from events
+    except Exception as raised:
+        if isinstance(raised, GatewayError):
+            error = raised
+        else:
+            log.exception("a stream of events failed")
+            error = InternalError("internal error; see the gateway's log")
+        failed(error)
+        yield sse(error.body())
+        error.release()
 
 
 @Endpoint(

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+from unittest.mock import Mock
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from jobs.store import JobStore
 from service.access.keys import KeyLimits, add_key
 from service.app import create_app
 from service.context import owned_name
@@ -112,6 +115,24 @@ def test_streams_of_events_are_limited(gateway, ask, job):
         while True:
             gateway.services.training.streams.add("")
     assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")[0] == 429
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, "shutting_down"), (OperationalError("SELECT", {}, OSError("lost")), None)]
+)
+def test_a_stream_of_events_that_fails_ends_with_an_error(gateway, job, ask, monkeypatch, error, code):
+    """Its end alone would be that of the job to a client that does not wait for [DONE]."""
+    job_id = ask("POST", "/v1/fine_tuning/jobs", job)[1]["id"]
+    response = gateway.test_client().get(f"/v1/fine_tuning/jobs/{job_id}/events?stream=true")
+    chunks = response.iter_encoded()
+    assert b"the job is queued" in next(chunks)
+    if error is None:
+        monkeypatch.setattr(gateway.services, "is_draining", True)
+    else:
+        monkeypatch.setattr(JobStore, "job", Mock(side_effect=error))
+    last = b"".join(chunks).removeprefix(b"data: ")
+    assert json.loads(last)["error"]["code"] == code
+    response.close()
 
 
 @pytest.mark.parametrize(
