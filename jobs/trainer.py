@@ -103,8 +103,11 @@ class Trainer:
             ended = self.fail(job, "invalid_training_file", str(error))
         except LauncherUnavailable as error:
             log.warning("%s: %s; trying again in %.0f s", job.id, error, UNAVAILABLE_S)
-            self.store.add_events(job, [("the cluster does not respond; trying again", None)], "warn")
-            self.store.renew(job, UNAVAILABLE_S)
+            if self.store.renew(job, UNAVAILABLE_S) == "cancel":
+                # What may still run of it is stopped by `_clean`, which finds it by its directory.
+                self.store.end(job, "cancelled", "the job was cancelled")
+            else:
+                self.store.add_events(job, [("the cluster does not respond; trying again", None)], "warn")
             ended = False
         except LauncherError as error:
             log.error("%s: %s", job.id, error)
@@ -131,8 +134,19 @@ class Trainer:
         if number := self.store.delete_jobs_before(now - self._max_job_age_s):
             log.info("%d jobs: deleted %.0f days after their end", number, self._max_job_age_s / 86_400)
         self.uploads.remove_unrecorded(self.store.file_ids(), now - _UNRECORDED_S)
-        for job_id in self.store.not_active_among(path.name for path in self.jobs_dir.glob("*")):
+        try:
+            for job_id in self.store.not_active_among(path.name for path in self.jobs_dir.glob("*")):
+                self._remove(job_id)
+        except (LauncherUnavailable, LauncherError) as error:
+            log.warning("%s; trying again in %.0f s", error, CLEAN_S)
+
+    def _remove(self, job_id: str) -> None:
+        """Delete the directory of a job that has ended; first stop what runs of one that was cancelled meanwhile."""
+        run = self.launcher.find(job_id)
+        if run is None:
             shutil.rmtree(self.jobs_dir / job_id, ignore_errors=True)
+        else:
+            run.kill()
 
 
 class _Attempt:

@@ -153,6 +153,28 @@ def test_a_cluster_that_is_away_for_a_while_fails_no_job(place, cluster, monkeyp
     assert list(place.versions) == ["1"]
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_job_is_cancelled_while_the_cluster_is_away(place, cluster, monkeypatch, has_begun):
+    """What runs of it is stopped once the cluster responds, and only then its directory is deleted."""
+    monkeypatch.setattr(module, "UNAVAILABLE_S", 0.2)
+    monkeypatch.setattr(module, "CLEAN_S", 0.2)
+    cluster.is_available = has_begun
+    job_id = place.submit("text")
+    place.start()
+    if has_begun:
+        place.wait_for_run(job_id)
+        cluster.is_available = False
+    else:
+        until(lambda: "the cluster does not respond; trying again" in messages(place, job_id), timeout=60)
+    place.store.request("", job_id, "cancel")
+    assert place.wait(job_id, "cancelled", "failed").status == "cancelled"
+    assert [process.poll() for process in cluster.processes.values()] == [None] * has_begun
+    cluster.is_available = True
+    until(lambda: not (place.training / f"jobs/{job_id}").exists(), timeout=60)
+    assert None not in [process.poll() for process in cluster.processes.values()]
+    assert list(place.versions) == []
+
+
 def test_a_cluster_that_refuses_a_training_fails_the_job(place, cluster, monkeypatch):
     """What it says is in the trainer's log alone."""
     answer = type(cluster).answer
