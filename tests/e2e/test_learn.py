@@ -185,6 +185,14 @@ def test_what_remains_of_a_changed_token_is_measured(page, gateway):
         assert math.isclose(float(shown), share, abs_tol=0.7 if share >= 10 else 0.15), title
 
 
+@pytest.mark.parametrize("text", ["aaaa", "a"])
+def test_a_text_of_equal_tokens_has_none_to_change(open_lesson, text):
+    page = open_lesson(text)
+    page.page.locator("#memory-text", has_text="All tokens of the text are the same").wait_for()
+    assert page.page.is_hidden("#notice")
+    assert page.page.locator("#next-tokens tr").count() > 1
+
+
 def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(page, gateway):
     models = gateway.get("/v1/models")[1]
     models["data"] = [{**model, "corpus": "shakespeare"} for model in models["data"] if model["id"] == "lstm"]

@@ -254,6 +254,10 @@ async function compareMemory() {
   if (!compared.length) return;
   const measured = (await Promise.all(compared.map((each) => differences(each, input, inspect)))).flat();
   if (shown !== found) return;
+  if (!measured.length) {
+    page["memory-text"].textContent = "All tokens of the text are the same, so none can be changed for another: write one with different tokens.";
+    return;
+  }
   const { curves: lines, length, text: explanation, note } = retention(model, measured);
   [page["memory-text"].textContent, page["memory-help"].textContent] = [explanation, note];
   memory.show({ curves: lines, length, axis: "tokens since then", label: explanation });

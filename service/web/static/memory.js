@@ -18,13 +18,14 @@ const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was m
 
 // Returns, for each kind of state of a model's top layer, how much it differs at each distance from the changed token: the
 // norm of the difference by that of the state. A model of plays reads PROBE with and without its bracket, another one the
-// beginning of `text`, with another token for its first.
+// beginning of `text`, with another of its tokens for the first. Nothing if it has no other.
 export async function differences(model, text, inspect) {
   const isBackward = model.direction === "backward";
   const body = { model: model.id, include: ["hidden", "cell"], logprobs: 0 };
   const one = await inspect({ ...body, input: readsPlays(model) ? PROBE : [...text].slice(0, PROBE.length).join("") });
   const changed = isBackward ? one.tokens.length - 1 : 0;
   const other = replacement(one.tokens, one.tokens[changed]);
+  if (other === undefined) return [];
   const changedIds = one.tokenIds.map((id, place) => (place === changed ? one.tokenIds[one.tokens.indexOf(other)] : id));
   const second = await inspect({ ...body, input: changedIds });
   const layer = Math.max(...one.layers.keys());
@@ -56,7 +57,7 @@ function readsPlays({ corpus, unit, direction }) {
   return corpus === "shakespeare" && unit === "character" && direction !== "backward";
 }
 
-// The most frequent token but one.
+// The most frequent token but one; undefined if there is no other.
 function replacement(tokens, one) {
   const others = tokens.filter((token) => token !== one);
   const times = (token) => others.filter((each) => each === token).length;
