@@ -138,7 +138,7 @@ class KeyRing:
     def watch(self, key: Key, on_revoked: Callable[[], object]) -> Iterator[None]:
         """Call `on_revoked` from another thread, at once or later, if the key is revoked before the block ends.
 
-        A key that expires is not revoked.
+        A key that expires is not revoked. Exceptions of `on_revoked` are logged.
         """
         watch = object()
         self._watches[watch] = key, on_revoked
@@ -158,7 +158,10 @@ class KeyRing:
             for watch, (key, on_revoked) in list(self._watches.items()):
                 if key.id not in keys or keys[key.id].sha256 != key.sha256:
                     self._watches.pop(watch, None)
-                    on_revoked()
+                    try:
+                        on_revoked()
+                    except Exception:
+                        log.exception("a callback of the revoked key %s failed", key.id)
 
 
 def warn_if_exposed(path: Path) -> None:

@@ -14,6 +14,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given
@@ -155,6 +156,18 @@ def test_a_key_that_was_revoked_before_it_is_watched_ends_what_runs(path, monkey
     revoke_keys(path, [key.id])
     with ring.watch(key, partial(ended.append, True)):
         until(lambda: ended)
+
+
+def test_a_callback_that_fails_keeps_none_from_being_called(path, monkeypatch, caplog):
+    monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.01)
+    key, _ = add(path)
+    ring, ended = KeyRing(path), []
+    revoke_keys(path, [key.id])
+    for _ in range(2):
+        with ring.watch(key, Mock(side_effect=ValueError)), ring.watch(key, partial(ended.append, True)):
+            until(lambda: ended)
+        ended.clear()
+    assert caplog.text.count(f"a callback of the revoked key {key.id} failed") == 2
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o644, 0o666], ids=oct)
