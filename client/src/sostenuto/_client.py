@@ -722,7 +722,7 @@ class Client(AbstractContextManager["Client"]):
             NotFound: there is no such file.
             Conflict: a job that has not ended needs it.
         """
-        self._transport.send("DELETE", f"{FILES}/{quote(id, safe='')}")
+        self._transport.delete(f"{FILES}/{quote(id, safe='')}")
 
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a request body unchanged, and return the response unparsed.
@@ -806,7 +806,7 @@ class Client(AbstractContextManager["Client"]):
             Conflict: the version has a label or a share of the traffic, or a training job needs it.
             MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
         """
-        self._transport.send("DELETE", _model_path(id))
+        self._transport.delete(_model_path(id))
         self._default_model = None
 
     def close(self) -> None:

@@ -128,11 +128,14 @@ class Attempts:
 
     The waits of `wait_for_ready` do not count as retries; if `patient`, those after 429 do not, either. If `once`, the
     request must not be processed twice.
+
+    Attributes:
+        may_be_processed: bool. Whether the server may have processed one of the attempts so far that may be repeated.
     """
 
     def __init__(self, max_retries: int, wait_for_ready: WaitForReady | None, *, patient: bool, once: bool) -> None:
         self._max_retries, self._wait_for_ready, self._patient = max_retries, wait_for_ready, patient
-        self._once = once
+        self._once, self.may_be_processed = once, False
         self._num_attempts = self._num_failures = 0
         self._num_responses: int | None = None  # to all requests, when this one lost its connection
 
@@ -149,6 +152,7 @@ class Attempts:
         """
         if self._once and may_be_processed(error):
             return None
+        self.may_be_processed |= error.retryable and may_be_processed(error)
         asked_s = error.retry_after_s if isinstance(error, APIError) else None
         pause_s = wait_s(self._num_attempts, asked_s, random.random())
         self._num_attempts += 1

@@ -305,7 +305,7 @@ def create_job(
     except APIError:
         for file in uploaded:
             with suppress(SostenutoError):  # such as a Conflict: the job exists after all
-                transport.send("DELETE", f"{FILES}/{file.id}")
+                transport.delete(f"{FILES}/{file.id}")
         raise
 
 

@@ -20,7 +20,15 @@ from urllib3 import encode_multipart_formdata
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
-from sostenuto._errors import APIError, ClientClosed, ConnectionFailed, InvalidArgument, UnexpectedResponse
+from sostenuto._errors import (
+    APIError,
+    ClientClosed,
+    ConnectionFailed,
+    InvalidArgument,
+    NotFound,
+    TrainingDisabled,
+    UnexpectedResponse,
+)
 from sostenuto._responses import failure, json_object, raw_json, refusal, unexpected
 from sostenuto._results import RawResponse
 from sostenuto._retries import Attempts, LinkedEvent, WaitForReady
@@ -73,7 +81,17 @@ class Transport:
         Setting `stopped` ends retries; if `patient`, those after 429 do not count; if `once`, a request that the server
         may have processed is not sent again.
         """
-        return self._retry(json_object, method, path, body, _JSON, stopped=stopped, patient=patient, once=once)
+        attempts = self._attempts(patient=patient, once=once)
+        return self._retry(json_object, method, path, body, _JSON, stopped=stopped, attempts=attempts)
+
+    def delete(self, path: str) -> None:
+        """Delete a resource. Once the response to a request is lost, a 404 says that this one has deleted it."""
+        attempts = self._attempts()
+        try:
+            self._retry(json_object, "DELETE", path, None, _JSON, attempts=attempts)
+        except NotFound as error:
+            if isinstance(error, TrainingDisabled) or not attempts.may_be_processed:
+                raise
 
     def send_form(self, path: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Send fields as multipart/form-data and return the JSON object in the response.
@@ -111,15 +129,14 @@ class Transport:
         *,
         stream: bool = False,
         stopped: LinkedEvent | None = None,
-        patient: bool = False,
-        once: bool = False,
+        attempts: Attempts | None = None,
     ) -> T:
         """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
         if body is not None:
             headers = {"Content-Type": "application/json", **headers}
         data = _encoded(body) if isinstance(body, dict) else body
         attempt = partial(self._attempt, method, path, headers, data=data, stream=stream)
-        attempts = Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient, once=once)
+        attempts = attempts or self._attempts()
         while True:
             try:
                 response = read(attempt())
@@ -133,6 +150,9 @@ class Transport:
                 if (stopped or self.closed).wait(pause_s):
                     self._require_open()
                     raise
+
+    def _attempts(self, *, patient: bool = False, once: bool = False) -> Attempts:
+        return Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient, once=once)
 
     def _attempt(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> requests.Response:
         timeout, url = self._settings.timeout, self._settings.base_url + path

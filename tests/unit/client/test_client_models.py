@@ -3,7 +3,7 @@
 import pytest
 
 import sostenuto
-from tests.unit.client.scripted_responses import answer_json, hang_up, models
+from tests.unit.client.scripted_responses import answer_json, hang_up, models, refusal
 
 ROUTING = {"id": "book", "object": "model.routing", "version": 1, "labels": {"stable": 1, "canary": 2}, "unloaded": [3]}
 VERSIONS = ((1, "stable", 0.9), (2, "canary", 0.1))
@@ -32,6 +32,32 @@ def test_a_rollback_is_not_repeated_if_its_response_is_lost(client, server):
     assert [each.path for each in server.requests] == ["/v1/models/book/rollback"]
     server.script = [hang_up, answer_json(ROUTING)]
     assert client.promote("book", 1).version == 1
+
+
+@pytest.mark.parametrize("lost", [hang_up, refusal(502, "bad gateway")], ids=["cut", "502"])
+def test_a_deletion_whose_response_was_lost_succeeds_at_the_retry(client, server, lost):
+    """The server has nothing more to delete then."""
+    missing = refusal(404, "there is no model book", code="model_not_found")
+    server.script = [lost, missing, lost, lost, missing]
+    client.delete_model("book")
+    client.delete_file("file-1")
+    assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "first", [refusal(429, "too many requests"), refusal(503, "shutting down", code="shutting_down")]
+)
+def test_what_was_not_there_is_not_deleted_at_the_retry(client, server, first):
+    """The server has refused the first request before it did anything."""
+    server.script = [first, refusal(404, "there is no model book", code="model_not_found")]
+    with pytest.raises(sostenuto.ModelNotFound):
+        client.delete_model("book")
+
+
+def test_a_server_that_does_not_train_has_deleted_nothing(client, server):
+    server.script = [hang_up, refusal(404, "this server has no trainer", code="training_disabled")]
+    with pytest.raises(sostenuto.TrainingDisabled):
+        client.delete_file("file-1")
 
 
 def test_a_deleted_model_is_no_default_any_more(client, server):
