@@ -332,6 +332,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if overrides.get("token_regex") is not None:
         # That of the file, such as a recipe's, is not meant.
         values.pop("token_unit", None)
+    if overrides.get("validation") is not None:
+        # It takes the place of another text that the file names.
+        values.pop("validation_corpus", None)
     if overrides.get("documents", "none") != "none" or overrides.get("label_column") is not None:
         # Recipes aim at the loss of one running text; but every document is generated from the zero state.
         values.pop("state_reset_probability", None)

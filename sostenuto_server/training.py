@@ -7,7 +7,7 @@ from click.core import ParameterSource
 
 from export.cli import train as train_here
 from export.command import Command, option
-from export.config import DEFAULT_RECIPE, Group, load_config, recipe_path
+from export.config import DEFAULT_RECIPE, Group, TrainConfig, load_config, recipe_path
 from jobs.settings import ALLOWED, RECIPES
 from sostenuto._cli.options import given_options, server_options
 from sostenuto._cli.train import DETACH_HELP, SERVER_HELP, require_one_validation, train_on_server
@@ -37,27 +37,34 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
         raise click.UsageError(f"--{name.replace('_', '-')} is for training in this process: omit it, or --server")
     require_one_validation("validation" in given, options["validation_corpus"])
     settings, recipe = {name: options[name] for name in given & set(ALLOWED)}, options["config"]
+    validation = options["validation_corpus"]
     if "config" in given:
         if options["from"] is not None:
             raise click.UsageError(
                 "--config and --from exclude each other with --server: the server has a recipe for it"
             )
         if recipe not in RECIPES:
-            recipe, settings = DEFAULT_RECIPE, _settings_of(recipe, settings)
+            config, recipe = _read(recipe, settings), DEFAULT_RECIPE
+            # All of them, so that none of the recipe applies.
+            settings = {name: getattr(config, name) for name in ALLOWED} | {"epochs": config.max_epochs}
+            validation = validation or config.validation_corpus
     train_on_server(
         server,
         options["corpus"],
         recipe=recipe,
         base=options["from"],
         name=options["name"],
-        validation=options["validation_corpus"],
+        validation=validation,
         settings=settings,
         detach=detach,
     )
     return 0
 
 
-def _settings_of(file: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings of a run with a file of settings, so that none of the recipe applies."""
+def _read(file: str, given: dict[str, Any]) -> TrainConfig:
+    """Return the settings of a file and those given; raise UsageError if the file has one that a job cannot have."""
     config = load_config(recipe_path(file), {"corpus": "-", "name": "model", **given})
-    return {name: getattr(config, name) for name in ALLOWED} | {"epochs": config.max_epochs}
+    for name in sorted(config.model_fields_set - _ARGUMENTS - set(ALLOWED)):
+        setting = TrainConfig.model_fields[name].alias or name
+        raise click.UsageError(f"{file}: {setting} is for training in this process: omit it, or --server")
+    return config

@@ -211,12 +211,14 @@ def test_standard_input_is_read_for_one_text(names):
 
 
 def test_a_validation_split_is_a_fraction_or_another_text(tmp_path):
-    """Of what is given; a fraction in a file of settings is not. That of a mixed text is held out in any case."""
+    """Of what is given, which takes the place of either in a file of settings. With a mixed text both have a use."""
     both = {"validation": 0.2, "validation_corpus": "held.txt"}
     with pytest.raises(ConfigError, match=r"^validation and validation_corpus exclude each other"):
         load_config(None, {**NEEDED, **both})
     (tmp_path / "c.toml").write_text("validation = 0.2")
     assert load_config(tmp_path / "c.toml", {**NEEDED, "validation_corpus": "held.txt"}).validation == 0.2
+    (tmp_path / "c.toml").write_text('validation_corpus = "held.txt"')
+    assert load_config(tmp_path / "c.toml", {**NEEDED, "validation": 0.2}).validation_corpus is None
     assert load_config(None, {**NEEDED, **both, "mix": "old.txt"}).validation == 0.2
 
 

@@ -128,6 +128,29 @@ def test_a_file_of_settings_is_sent_whole(train, server, book):
 
 
 @pytest.mark.parametrize("with_server", [True])
+def test_the_validation_corpus_of_a_file_of_settings_is_sent(train, server, book):
+    """Unless an option takes its place."""
+    Path("held.txt").write_text("It was held out.\n")
+    Path("mine.toml").write_text('validation_corpus = "held.txt"\n')
+    server.script = [uploaded(1), uploaded(2), answer_json(JOB)]
+    train(book, "--config", "mine.toml", "--detach")
+    assert b"It was held out." in server.bodies[1]
+    assert (server.bodies[2]["validation_file"], server.bodies[2]["settings"].get("validation")) == ("file-2", None)
+    server.script = [uploaded(1), answer_json(JOB)]
+    train(book, "--config", "mine.toml", "--validation", "0.2", "--detach")
+    assert ("validation_file" in server.bodies[4], server.bodies[4]["settings"]["validation"]) == (False, 0.2)
+
+
+@pytest.mark.parametrize("with_server", [True])
+@pytest.mark.parametrize("setting", ["mix", "from", "embedding_init"])
+def test_a_file_of_settings_with_one_for_this_process_is_refused(train, server, book, setting):
+    Path("mine.toml").write_text(f'{setting} = "old"\n')
+    shown = train(book, "--config", "mine.toml")
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert f"mine.toml: {setting} is for training in this process" in shown.stderr
+
+
+@pytest.mark.parametrize("with_server", [True])
 @pytest.mark.parametrize("option", ["--detach", "--base-url=http://127.0.0.1:1"])
 @pytest.mark.usefixtures("train")
 def test_options_for_a_server_are_refused_without_one(sostenuto, book, option):
