@@ -23,6 +23,7 @@ from contract.tokenizers.huggingface import count_words
 from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
 from export.config import TrainConfig, load_config
 from export.corpora.corpus import Corpus, read_corpus
+from export.corpora.labels import learn_columns
 from export.errors import ConfigError, CorpusError
 
 # Fewer tokens leave nothing to sample from.
@@ -48,7 +49,9 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     config = load_config(config_file, {"name": "tokenizer", **settings})
     if source == config.corpus == "-":
         raise ConfigError("corpus and text are both -: standard input can be read only once")
-    corpus = read_corpus(config.corpus, config.documents)
+    if config.base is not None:
+        raise ConfigError(f"from = {config.base}: a fine-tuned model has the vocabulary of its base; leave from out")
+    corpus = read_corpus(config.corpus, config.documents, label_columns=config.label_column or ())
     other = config.validation_corpus
     head, tail = corpus.split(config.validation if other is None else 0.0, config.seed)
     if source is not None:
@@ -57,7 +60,7 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
         text, name = read_corpus(other, config.documents, role="validation corpus"), f"the validation corpus {other}"
     else:
         text, name = (tail, "the validation split") if tail else (head, "the corpus, as nothing is held out")
-    tokenizer = train_tokenizer(config, head)
+    tokenizer = train_tokenizer(config, head, learn_columns(head))
     sizes = f"{head.num_characters:,} of {corpus.num_characters:,} characters"
     print(f"{config.token_unit}: a vocabulary of {len(tokenizer.tokens):,} tokens from {sizes} of {corpus.name}")
     first = range(min(show, len(tokenizer.tokens)))

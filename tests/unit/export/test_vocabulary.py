@@ -12,6 +12,7 @@ import pytest
 from contract.tokenizers import load_tokenizer
 from export.config import load_config
 from export.corpora.corpus import read_corpus
+from export.corpora.labels import learn_columns
 from export.vocabulary import train_tokenizer
 from tests.commands import main
 from tests.paths import ROOT
@@ -143,6 +144,21 @@ def test_with_a_validation_corpus_nothing_is_held_out(capsys):
     assert lines[0].endswith("from 410 of 410 characters of book.txt")
     assert "text: the validation corpus held.txt" in lines
     assert "  'the' 'dog'" in lines
+
+
+def test_labels_of_a_file_of_settings_are_tokens():
+    Path("list.csv").write_text("text,style\n" + "one,early\ntwo,late\n" * 10)
+    Path("r.toml").write_text('name = "m"\ncorpus = "list.csv"\nlabel_column = ["style"]\ndocuments = "records"\n')
+    assert main(["vocabulary", "--config", "r.toml", "--save", "t.json"]) == 0
+    config = load_config(Path("r.toml"), {})
+    head, _ = read_corpus("list.csv", "records", label_columns=["style"]).split(config.validation, config.seed)
+    assert load_tokenizer(Path("t.json")) == train_tokenizer(config, head, learn_columns(head))
+    assert "<style=early>" in load_tokenizer(Path("t.json")).tokens
+
+
+def test_a_base_has_the_vocabulary(capsys):
+    Path("r.toml").write_text('name = "m"\nfrom = "book"\n')
+    assert "a fine-tuned model has the vocabulary of its base" in one_line(capsys, "book.txt", "--config", "r.toml")
 
 
 @pytest.mark.parametrize("documents", ["none", "lines"])
