@@ -134,19 +134,22 @@ class Trainer:
         if number := self.store.delete_jobs_before(now - self._max_job_age_s):
             log.info("%d jobs: deleted %.0f days after their end", number, self._max_job_age_s / 86_400)
         self.uploads.remove_unrecorded(self.store.file_ids(), now - _UNRECORDED_S)
-        try:
-            for job_id in self.store.not_active_among(path.name for path in self.jobs_dir.glob("*")):
-                self._remove(job_id)
-        except (LauncherUnavailable, LauncherError) as error:
-            log.warning("%s; trying again in %.0f s", error, CLEAN_S)
+        for job_id in self.store.not_active_among(path.name for path in self.jobs_dir.glob("*")):
+            self._remove(job_id)
 
     def _remove(self, job_id: str) -> None:
         """Delete the directory of a job that has ended; first stop what runs of one that was cancelled meanwhile."""
-        run = self.launcher.find(job_id)
-        if run is None:
-            shutil.rmtree(self.jobs_dir / job_id, ignore_errors=True)
+        try:
+            run = self.launcher.find(job_id)
+            if run is not None:
+                run.kill()
+        except (LauncherUnavailable, LauncherError) as error:
+            log.warning("%s: it may still run: %s; trying again in %.0f s", job_id, error, CLEAN_S)
+        except Exception:
+            log.exception("%s: it may still run; trying again in %.0f s", job_id, CLEAN_S)
         else:
-            run.kill()
+            if run is None:
+                shutil.rmtree(self.jobs_dir / job_id, ignore_errors=True)
 
 
 class _Attempt:
