@@ -65,7 +65,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
             hidden, state = layer(embedding(inputs), states[0])
             logits = output(hidden).float()
         loss = torch.nn.functional.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call,unused-ignore]  # without PyTorch it is not an error
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         states[0] = tuple(part.detach() for part in state) if isinstance(state, tuple) else state.detach()

@@ -148,7 +148,8 @@ def test_commands_that_are_not_run_parse(text):
     words = shlex.split(text, comments=True)
     name, *arguments = words[words.index("sostenuto") + 1 :]
     commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo, "train": train}
-    options = commands[name].make_context(name, arguments).params
+    # Click keeps a command's help options of its first context, and other tests use `-h`.
+    options = commands[name].make_context(name, arguments, help_option_names=["-h", "--help"]).params
     if name == "train":
         names = [field.alias or name for name, field in TrainConfig.model_fields.items()]
         settings = {name: options[name] for name in names if options[name] is not None}
