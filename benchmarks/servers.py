@@ -200,9 +200,11 @@ def wait_for(port: int, path: str, process: subprocess.Popen[str], timeout_s: fl
     raise SystemExit(f"error: port {port} does not respond")
 
 
-def start_measurement(stack: contextlib.ExitStack, *arguments: str, python: Path | None = None) -> Callable[..., Any]:
+def start_measurement(
+    stack: contextlib.ExitStack, *arguments: str, checkout: Path | None = None, python: Path | None = None
+) -> Callable[..., Any]:
     """Start a module that runs `serve_measurements`; return a function that requests a measurement."""
-    process = stack.enter_context(child(*arguments, python=python))
+    process = stack.enter_context(child(*arguments, checkout=checkout, python=python))
 
     def request(**arguments: Any) -> Any:
         assert process.stdin is not None

@@ -8,11 +8,11 @@ Optimizations (measured: `benchmarks/HISTORY.md`):
   step, to concatenate the state or its gradient.
 - Within the loop the layout is units first, batch last: (H, B). Gates are split without copying, and a step multiplies
   a large matrix by a narrow one, which is faster than a narrow one by a large one.
-- The products of input and state are fused: [R | K]ᵀ · [h; x].
+- A step's products of state and input and its biases are one product, [R | K | b]ᵀ · [h; x; 1], and so are their
+  gradients over all steps.
 - The forward pass computes the factors of the backward pass while their inputs are in the cache. A step of the backward
-  pass is one product and a few sums, written in place over their factors. Gradients of weights are products over all
-  steps.
-- Products may use bfloat16 factors; sums and everything else are float32.
+  pass is one product and a few sums, written in place over their factors.
+- Products may use bfloat16 factors, biases among them; sums and everything else are float32.
 
 Shapes: T steps, batch size B, D inputs, H units, G gates, n of the H units on one core.
 """
@@ -27,6 +27,8 @@ import tensorflow as tf
 from export.training.time_loop import item, loop, pop, stacked, to_list, transposed_steps
 
 Arrays = list[tf.Tensor]
+# A product is up to twice as slow if its inner dimension is no multiple of this (measured: `benchmarks/HISTORY.md`).
+_MULTIPLE = 32
 
 
 def run_layer(
@@ -84,10 +86,6 @@ def _slices(units: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
-def _flat(x: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(x, [-1, x.shape[-1]])
-
-
 def _sigmoid_derivative(y: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Return factor⊙y⊙(1 - y), the derivative by x of factor⊙y with y = σ(x)."""
     return tf.raw_ops.SigmoidGrad(y=y, dy=factor)
@@ -99,53 +97,46 @@ def _tanh_derivative(y: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 class _Cell:
-    """A kind of cell: forward and backward step for a partition of its units. All arrays are (n, B)."""
+    """A kind of cell: forward and backward step for a partition of its units. All arrays of a step are (n, B).
+
+    One or two products compute its gates. The left factor of each has weights and biases, the right one state and
+    inputs, and ones for the biases.
+    """
 
     num_states = 1
     num_gates = 1
     # Arrays that a forward step saves for the backward step.
     num_factors = 1
-    # Number of gradients that `backward` returns, and the indices of those of x·K and of h·R.
-    num_gradients = 1
-    of_kernel: tuple[int, ...] = (0,)
-    of_recurrent_kernel: tuple[int, ...] = (0,)
+    # Which of the gradients that `backward` returns are those of each product; the first product has h·R.
+    gradients_of: tuple[tuple[int, ...], ...] = ((0,),)
 
     def __init__(self, precision: tf.DType) -> None:
         self.precision = precision
 
-    def transposed_columns(self, matrices: Sequence[tf.Tensor], unit_slices: Sequence[slice]) -> Arrays:
-        """Return for each part of the units its columns of [(K, G·H) …], transposed: (G·n, all K) in the precision."""
+    def matrices(self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, padding: int) -> Arrays:
+        """Return the transposed left factor of each product, (K, G·H), with biases in the first of `padding` rows."""
+        return [tf.concat([recurrent_kernel, kernel, _padded(bias, padding)], axis=0)]
 
-        def of(matrix: tf.Tensor, part: slice) -> tf.Tensor:
-            by_gate = tf.reshape(matrix, [matrix.shape[0], self.num_gates, -1])[:, :, part]
-            return tf.transpose(tf.cast(tf.reshape(by_gate, [matrix.shape[0], -1]), self.precision))
+    def operands(self, h: Arrays, x: tf.Tensor, padding: int, axis: int) -> Arrays:  # noqa: ARG002 - of other cells
+        """Return the right factor of each product, joined along an axis, which has length K.
 
-        return [tf.concat([of(matrix, part) for matrix in matrices], 1) for part in unit_slices]
+        `h` is that of all parts. The last `padding` entries of `x` along the axis are a one and zeros.
+        """
+        return [tf.concat([*h, x], axis)]
 
-    def columns(self, bias: tf.Tensor, unit_slices: Sequence[slice]) -> list[Arrays]:
-        """Return for each part of the units its values of (G·H,), as (n, 1) for each gate."""
-        by_gate = tf.reshape(bias, [self.num_gates, -1, 1])
-        return [tf.unstack(by_gate[:, part]) for part in unit_slices]
+    def split(self, d_matrices: Arrays, num_inputs: int) -> Arrays:
+        """Return the gradients of kernel, recurrent kernel and bias, from those of `matrices`."""
+        (gradient,), num_units = d_matrices, d_matrices[0].shape[1] // self.num_gates
+        end = num_units + num_inputs
+        return [gradient[num_units:end], gradient[:num_units], gradient[end]]
 
-    def gates(self, matrix: tf.Tensor, columns: tf.Tensor, biases: Arrays) -> Arrays:
-        """Return the product (G·n, K) · (K, B) plus biases, split by gate: (n, B) each."""
-        parts = tf.split(tf.matmul(matrix, columns), self.num_gates)
-        return [tf.cast(part, tf.float32) + bias for part, bias in zip(parts, biases, strict=True)]
-
-    def prepare(
-        self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, unit_slices: Sequence[slice]
-    ) -> list[Arrays]:
-        """Return the weights of each part in the layout of `forward`."""
-        fused = self.transposed_columns([recurrent_kernel, kernel], unit_slices)
-        return [list(pair) for pair in zip(fused, self.columns(bias, unit_slices), strict=True)]
-
-    def gather(self, h: Arrays, x: tf.Tensor) -> Any:
-        """Return the input of every part's `forward`, from the h of all parts and x (D, B)."""
-        return tf.concat([*h, x], axis=0)
+    def gates(self, matrix: tf.Tensor, operand: tf.Tensor) -> Arrays:
+        """Return the product (G·n, K) · (K, B), split by gate: float32 (n, B) each."""
+        return [tf.cast(part, tf.float32) for part in tf.split(tf.matmul(matrix, operand), self.num_gates)]
 
     @abstractmethod
-    def forward(self, gathered: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
-        """Return the new state and the factors for `backward`; `gathered` is as `gather` returned it."""
+    def forward(self, products: list[Arrays], state: Arrays) -> tuple[Arrays, Arrays]:
+        """Return the new state and the factors for `backward`, from the gates of each product."""
 
     @abstractmethod
     def backward(self, d_state: Arrays, factors: Arrays) -> tuple[Arrays, list[tf.Tensor | None]]:
@@ -155,9 +146,9 @@ class _Cell:
 class _SimpleRNN(_Cell):
     """h' = tanh(z), z = x·K + h·R + b."""
 
-    def forward(self, gathered: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:  # noqa: ARG002 - see `_Cell`
-        fused, biases = weights
-        h = tf.tanh(self.gates(fused, gathered, biases)[0])
+    def forward(self, products: list[Arrays], state: Arrays) -> tuple[Arrays, Arrays]:  # noqa: ARG002 - see `_Cell`
+        ((z,),) = products
+        h = tf.tanh(z)
         return [h], [1.0 - tf.square(h)]
 
     def backward(self, d_state: Arrays, factors: Arrays) -> tuple[Arrays, list[tf.Tensor | None]]:
@@ -170,12 +161,10 @@ class _LSTM(_Cell):
     num_states = 2
     num_gates = 4
     num_factors = 6
-    num_gradients = 4
-    of_kernel = of_recurrent_kernel = (0, 1, 2, 3)
+    gradients_of = ((0, 1, 2, 3),)
 
-    def forward(self, gathered: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
-        fused, biases = weights
-        i, f, g, o = self.gates(fused, gathered, biases)
+    def forward(self, products: list[Arrays], state: Arrays) -> tuple[Arrays, Arrays]:
+        ((i, f, g, o),) = products
         i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
         c = f * state[1] + i * g
         squashed = tf.tanh(c)
@@ -194,27 +183,23 @@ class _GRU(_Cell):
     num_gates = 3
     num_factors = 5
     # The reset gate separates the candidate's gradient by x·K from that by h·R.
-    num_gradients = 4
-    of_kernel = (0, 1, 2)
-    of_recurrent_kernel = (0, 1, 3)
+    gradients_of = (0, 1, 3), (0, 1, 2)
 
-    def prepare(
-        self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, unit_slices: Sequence[slice]
-    ) -> list[Arrays]:
-        weights = [
-            self.transposed_columns([kernel], unit_slices),
-            self.transposed_columns([recurrent_kernel], unit_slices),
-        ]
-        biases = [self.columns(bias[0], unit_slices), self.columns(bias[1], unit_slices)]
-        return [list(part) for part in zip(*weights, *biases, strict=True)]
+    def matrices(self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, padding: int) -> Arrays:
+        pairs = zip((recurrent_kernel, kernel), (bias[1], bias[0]), strict=True)
+        return [tf.concat([matrix, _padded(own, padding)], axis=0) for matrix, own in pairs]
 
-    def gather(self, h: Arrays, x: tf.Tensor) -> Any:
-        return tf.concat(h, axis=0), x
+    def operands(self, h: Arrays, x: tf.Tensor, padding: int, axis: int) -> Arrays:
+        *_, ones = tf.split(x, [x.shape[axis] - padding, padding], axis)
+        return [tf.concat([*h, ones], axis), x]
 
-    def forward(self, gathered: Any, state: Arrays, weights: Arrays) -> tuple[Arrays, Arrays]:
-        (all_h, x), (h,), (kernel, recurrent_kernel, biases, recurrent_biases) = gathered, state, weights
-        xz, xr, xh = self.gates(kernel, x, biases)
-        hz, hr, hh = self.gates(recurrent_kernel, all_h, recurrent_biases)
+    def split(self, d_matrices: Arrays, num_inputs: int) -> Arrays:
+        (by_state, by_inputs), num_units = d_matrices, d_matrices[0].shape[1] // self.num_gates
+        biases = tf.stack([by_inputs[num_inputs], by_state[num_units]])
+        return [by_inputs[:num_inputs], by_state[:num_units], biases]
+
+    def forward(self, products: list[Arrays], state: Arrays) -> tuple[Arrays, Arrays]:
+        ((hz, hr, hh), (xz, xr, xh)), (h,) = products, state
         z, r = tf.sigmoid(xz + hz), tf.sigmoid(xr + hr)
         candidate = tf.tanh(xh + r * hh)
         difference, of_candidate = h - candidate, _tanh_derivative(candidate, 1.0 - z)
@@ -245,14 +230,23 @@ class _Unrolled:
         state: Sequence[tf.Tensor],
         weights: Sequence[tf.Tensor],
     ) -> None:
-        self._cell, self._mask, self._inputs, self._state, self._weights = cell, mask, inputs, state, weights
+        self._cell, self._mask, self._state, self._weights = cell, mask, state, weights
         self._num_steps, self._unit_slices = tf.shape(inputs)[0], _slices(state[0].shape[1], parts)
-        x = tf.cast(transposed_steps(inputs), cell.precision)
+        self._padding = _MULTIPLE - inputs.shape[2] % _MULTIPLE
+        ones = tf.one_hot(tf.zeros(tf.shape(inputs)[:2], tf.int32), self._padding, dtype=cell.precision)
+        self._inputs = tf.concat([tf.cast(inputs, cell.precision), ones], axis=-1)
+        x = transposed_steps(self._inputs)
         self._xs, self._spec_x = to_list(x), tf.TensorSpec(x.shape[1:], cell.precision)
-        self._prepared = cell.prepare(*weights, self._unit_slices)
+        matrices = [tf.cast(matrix, cell.precision) for matrix in cell.matrices(*weights, self._padding)]
+        self._matrices = [[tf.transpose(part) for part in self._columns(matrix)] for matrix in matrices]
         self._first = [[tf.transpose(vectors[:, units]) for vectors in state] for units in self._unit_slices]
         self._masks = [None if mask is None else tf.transpose(mask[:, units]) for units in self._unit_slices]
         self._specs = [tf.TensorSpec([vectors[0].shape[0], None]) for vectors in self._first]
+
+    def _columns(self, matrix: tf.Tensor) -> Arrays:
+        """Return the columns of each part of the units, (K, G·n), of (K, G·H)."""
+        by_gate = tf.reshape(matrix, [matrix.shape[0], self._cell.num_gates, -1])
+        return [tf.reshape(by_gate[:, :, units], [matrix.shape[0], -1]) for units in self._unit_slices]
 
     def forward(self) -> tuple[tf.Tensor, ...]:
         """Return the outputs (T, B, H) and the last state, (B, H) each."""
@@ -268,22 +262,24 @@ class _Unrolled:
         """Return the new states, and for each part the new h and the factors of its backward step."""
         precision = self._cell.precision
         masked = [tf.cast(_masked(h, keep), precision) for (h, *_), keep in zip(states, self._masks, strict=True)]
-        gathered = self._cell.gather(masked, item(self._xs, t, self._spec_x))
-        steps = [self._cell.forward(gathered, *part) for part in zip(states, self._prepared, strict=True)]
+        operands = self._cell.operands(masked, item(self._xs, t, self._spec_x), self._padding, axis=0)
+        steps = []
+        for matrices, state in zip(zip(*self._matrices, strict=True), states, strict=True):
+            products = [self._cell.gates(*pair) for pair in zip(matrices, operands, strict=True)]
+            steps.append(self._cell.forward(products, state))
         return [new for new, _ in steps], [[new[0], *factors] for new, factors in steps]
 
     def gradient(self, d_outputs: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:
         """Return the gradients of inputs, first state and weights; no gradient flows into the last state."""
-        d_first, gates = self._backward(d_outputs)
-        before = self._states_before()
-        d_state = _joined(d_first)
-        d_inputs, *d_weights = _products(self._cell, self._inputs, before, gates, self._weights)
-        return d_inputs, *d_state, *d_weights
+        d_first, d_gates = self._backward(d_outputs)
+        d_kernel, *d_others = self._cell.split(self._d_matrices(d_gates), self._weights[0].shape[0])
+        return self._d_inputs(d_gates), *_joined(d_first), d_kernel, *d_others
 
     def _backward(self, d_outputs: tf.Tensor) -> tuple[list[Arrays], list[Arrays]]:
-        """Return the gradients of the first states, and those of the gates' inputs in all steps, (T·B, n) each."""
+        """Return the gradients of the first states, and those of the gates' inputs in all steps, (n, T·B) each."""
         cell = self._cell
-        kernels = [tf.cast(self._weights[1][units], cell.precision) for units in self._unit_slices]
+        columns = self._columns(tf.cast(self._weights[1], cell.precision))
+        kernels = [tf.concat([part[units] for part in columns], axis=1) for units in self._unit_slices]
 
         def step(_t: tf.Tensor, states: tuple[list[Arrays], list[Arrays]]) -> Any:
             gates, direct, remaining = self._backward_cells(*states)
@@ -294,11 +290,12 @@ class _Unrolled:
             [to_list(transposed_steps(d_outputs[:, :, units])), *lists[1:]]
             for units, lists in zip(self._unit_slices, self._saved, strict=True)
         ]
-        specs = [[tf.TensorSpec(spec.shape, cell.precision)] * cell.num_gradients for spec in self._specs]
+        num_gradients = 1 + max(itertools.chain(*cell.gradients_of))
+        specs = [[tf.TensorSpec(spec.shape, cell.precision)] * num_gradients for spec in self._specs]
         times = self._num_steps - 1, self._num_steps, -1
         (d_first, _), d_gates = loop(times, step, (zeros, saved), specs)
         gates = [
-            [_flat(transposed_steps(stacked(items, spec))) for items, spec in zip(*part, strict=True)]
+            [_rows(stacked(items, spec)) for items, spec in zip(*part, strict=True)]
             for part in zip(d_gates, specs, strict=True)
         ]
         return d_first, gates
@@ -320,12 +317,30 @@ class _Unrolled:
         self, kernels: Arrays, gates: list[Arrays], direct: list[list[tf.Tensor | None]]
     ) -> list[Arrays]:
         """Return the gradients of the state before a step: the direct ones plus those through h·R."""
-        into_recurrent = tf.concat([part[k] for k in self._cell.of_recurrent_kernel for part in gates], axis=0)
+        into_recurrent = tf.concat([part[k] for part in gates for k in self._cell.gradients_of[0]], axis=0)
         d_states = []
         for kernel, keep, (d_h, *d_others) in zip(kernels, self._masks, direct, strict=True):
             through_gates = _masked(product(kernel, into_recurrent, self._cell.precision), keep)
             d_states.append([through_gates if d_h is None else d_h + through_gates, *d_others])
         return d_states
+
+    def _d_matrices(self, d_gates: list[Arrays]) -> Arrays:
+        """Return the gradient of the matrix of each product, (K, G·H), over all steps at once."""
+        cell, gradients = self._cell, []
+        before = [tf.cast(h, cell.precision) for h in self._states_before()]
+        operands = cell.operands(before, self._inputs, self._padding, axis=-1)
+        for operand, indices in zip(operands, cell.gradients_of, strict=True):
+            rows = tf.reshape(operand, [-1, operand.shape[-1]])
+            blocks = [tf.transpose(tf.matmul(part[k], rows)) for k in indices for part in d_gates]
+            gradients.append(tf.concat([tf.cast(block, tf.float32) for block in blocks], axis=1))
+        return gradients
+
+    def _d_inputs(self, d_gates: list[Arrays]) -> tf.Tensor:
+        """Return the gradient of the inputs, (T, B, D)."""
+        kernel, blocks = self._weights[0], [part[k] for k in self._cell.gradients_of[-1] for part in d_gates]
+        columns = tf.split(tf.cast(kernel, self._cell.precision), [block.shape[0] for block in blocks], axis=1)
+        products = [tf.cast(tf.matmul(*pair), tf.float32) for pair in zip(columns, blocks, strict=True)]
+        return tf.transpose(tf.reshape(tf.add_n(products), [kernel.shape[0], self._num_steps, -1]), [1, 2, 0])
 
     def _states_before(self) -> Arrays:
         """Return the masked h before each step, (T, B, n) for each part."""
@@ -342,50 +357,15 @@ def _joined(states: list[Arrays]) -> Arrays:
     return [tf.transpose(tf.concat(vectors, axis=0)) for vectors in zip(*states, strict=True)]
 
 
-def _products(
-    cell: _Cell, inputs: tf.Tensor, before: Arrays, gates: list[Arrays], weights: Sequence[tf.Tensor]
-) -> Arrays:
-    """Return the gradients of inputs, kernel, recurrent kernel and bias, over all steps at once.
-
-    The inputs are (T, B, D). For each part `before` has the masked h before each step, (T, B, n), and `gates` the
-    gradients that `backward` returned, (T·B, n).
-    """
-    (kernel, _, bias), precision, parts = weights, cell.precision, len(before)
-    of_kernel, of_recurrent_kernel = (
-        [part[k] for k in indices for part in gates] for indices in (cell.of_kernel, cell.of_recurrent_kernel)
-    )
-    flat = _flat(inputs)
-    columns = [flat[:, features] for features in _slices(flat.shape[1], parts)]
-    sums = [_sums(blocks, precision) for blocks in (of_kernel, of_recurrent_kernel)]
-    return [
-        tf.reshape(_by_kernel(of_kernel, kernel, precision, parts), tf.shape(inputs)),
-        _by_columns(columns, of_kernel, precision),
-        _by_columns([_flat(h) for h in before], of_recurrent_kernel, precision),
-        tf.stack(sums) if len(bias.shape) > 1 else sums[0],
-    ]
-
-
 def _masked(h: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     return h if mask is None else h * mask
 
 
-def _by_columns(columns: Arrays, blocks: Arrays, precision: tf.DType) -> tf.Tensor:
-    """Return [columns …]ᵀ · [blocks …], (K, G·H) of (T·B, some K) and (T·B, some G·H): one product per pair."""
-    rows = [tf.concat([product(part, block, precision, transpose_a=True) for block in blocks], 1) for part in columns]
-    return tf.concat(rows, axis=0)
+def _rows(x: tf.Tensor) -> tf.Tensor:
+    """Return (T, n, B) as (n, T·B). It moves B numbers at once, which is faster than a transposition of single ones."""
+    return tf.reshape(tf.transpose(x, [1, 0, 2]), [x.shape[1], -1])
 
 
-def _sums(blocks: Arrays, precision: tf.DType) -> tf.Tensor:
-    """Return the sums of columns, (G·H,). A product with ones takes a tenth of the time of TensorFlow's sum."""
-    ones = tf.ones([1, tf.shape(blocks[0])[0]], precision)
-    return tf.concat([product(ones, block, precision)[0] for block in blocks], axis=0)
-
-
-def _by_kernel(blocks: Arrays, kernel: tf.Tensor, precision: tf.DType, parts: int) -> tf.Tensor:
-    """Return [blocks …] · Kᵀ, (T·B, D), partitioned by rows."""
-    matrices = tf.split(tf.cast(kernel, precision), [block.shape[1] for block in blocks], axis=1)
-    rows = []
-    for part in zip(*[split(block, parts) for block in blocks], strict=True):
-        pairs = zip(part, matrices, strict=True)
-        rows.append(tf.add_n([product(block, matrix, precision, transpose_b=True) for block, matrix in pairs]))
-    return tf.concat(rows, axis=0)
+def _padded(bias: tf.Tensor, padding: int) -> tf.Tensor:
+    """Return biases (G·H,) and rows of zeros, (padding, G·H)."""
+    return tf.pad(bias[None], [[0, padding - 1], [0, 0]])
