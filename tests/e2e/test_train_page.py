@@ -279,6 +279,34 @@ def test_a_job_has_the_file_and_the_settings_of_the_page(page, queueing):
     assert content == archive.getvalue()
 
 
+def test_what_a_retry_achieves_is_shown(open_train, queueing):
+    """The job that was asked for by the address, and the one that is created."""
+    page, is_down = open_train(queueing), []
+
+    def answer(route):
+        is_down.append(route.request.method)
+        route.fulfill(status=503, json={"error": {"message": "the database does not respond"}})
+
+    def retry():
+        page.wait_for_notice("does not respond")
+        page.page.unroute(failing)
+        page.click("#retry")
+        page.page.locator("#job:not([hidden])").wait_for()
+        assert page.page.is_hidden("#new")
+        page.wait_for_status("waiting")
+        page.excuse_failed_loads()
+
+    page.describe(CORPUS)
+    page.page.route(failing := JOBS, answer)
+    page.click("#start")
+    retry()
+    for failing in (JOBS + "/*", JOBS + "?limit=50"):
+        page.page.route(failing, answer)
+        page.page.reload()
+        retry()
+    assert is_down == ["POST", "GET", "GET"]
+
+
 def test_a_job_can_be_paused_resumed_and_cancelled(page):
     page.describe(CORPUS)
     page.start()

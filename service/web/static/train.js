@@ -61,7 +61,7 @@ async function load() {
     showJobs(list.data);
     await showModels();
     advanced.open ||= Boolean(base.value);
-  });
+  }, undefined, load);
   if (isLoaded && unavailable.hidden) await show(jobInAddress());
 }
 
@@ -110,7 +110,7 @@ async function show(id) {
     jobTitle.focus({ preventScroll: true });
     scrollTo(0, 0);
     view.follow(job);
-  });
+  }, undefined, () => show(id));
   if (!isFound) [form.hidden, jobPart.hidden] = [false, true];
 }
 
@@ -197,7 +197,7 @@ async function submit() {
   let job = null;
   await attempt(async () => {
     job = await explained(async () => create(await uploaded()));
-  });
+  }, undefined, submit);
   start.disabled = !unavailable.hidden;
   status.textContent = "";
   if (job) await open(job.id);
