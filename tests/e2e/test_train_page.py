@@ -445,6 +445,24 @@ def test_a_job_that_arrives_after_another_was_opened_is_not_shown(open_train, qu
     assert page.page.text_content("#job-title") == ""
 
 
+def test_the_failure_of_a_job_that_was_left_is_not_shown(open_train, queueing):
+    page, job, held = open_train(queueing), FakeJob("failed"), []
+    job.asked.append("the events are complete")
+    page.page.route(JOBS + "/**", job.answer)
+    page.page.route(JOBS + "/ftjob-1", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.page.evaluate("history.replaceState(null, '', 'train?job=ftjob-2'); dispatchEvent(new Event('popstate'))")
+    page.wait_for_status("failed")
+    with page.page.expect_event("requestfailed"):
+        held[0].abort()
+    page.page.wait_for_timeout(300)
+    assert page.page.is_visible("#job")
+    assert page.page.is_hidden("#notice")
+    page.excuse_failed_loads()
+
+
 def test_a_job_that_failed_at_once_shows_no_empty_chart(open_train, queueing):
     job = FakeJob("failed")
     job._events = lambda *_: ""

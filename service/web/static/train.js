@@ -105,8 +105,9 @@ async function show(id) {
   [form.hidden, jobPart.hidden] = [Boolean(id), !id];
   if (!id) return view.leave();
   const isFound = await attempt(async () => {
-    const job = await get(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`);
-    if (jobInAddress() !== id) return; // another one has been opened meanwhile
+    const isCurrent = () => jobInAddress() === id;
+    const job = await get(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`).catch((error) => { if (isCurrent()) throw error; });
+    if (!isCurrent()) return; // another one has been opened meanwhile
     jobTitle.focus({ preventScroll: true });
     scrollTo(0, 0);
     view.follow(job);
