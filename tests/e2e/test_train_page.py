@@ -463,6 +463,33 @@ def test_the_failure_of_a_job_that_was_left_is_not_shown(open_train, queueing):
     page.excuse_failed_loads()
 
 
+def test_buttons_act_on_the_job_that_is_open(page):
+    """A response for another one is not shown, and a question about it is not asked any more."""
+    held = []
+    page.describe(CORPUS)
+    for name in ("first", "second"):
+        page.page.fill("#name", name)
+        page.start()
+        page.wait_for_status("waiting")
+        page.click("#another") if name == "first" else None
+    page.page.route(JOBS + "/*/pause", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
+    page.click("#pause")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.page.locator("#jobs-list a", has_text="first").first.click()
+    page.wait_for("first", "#job-title")
+    page.page.locator("#message", has_text="Waiting for the trainer").wait_for()
+    page.page.wait_for_timeout(500)
+    with page.page.expect_response(JOBS + "/*/pause"):
+        held[0].continue_()
+    page.page.wait_for_timeout(300)
+    assert (page.read("#job-title"), page.read("#job-status")) == ("first", "waiting")
+    page.click("#cancel")
+    page.page.go_back()
+    page.wait_for("second", "#job-title")
+    assert page.page.is_hidden("#confirm")
+
+
 def test_a_job_that_failed_at_once_shows_no_empty_chart(open_train, queueing):
     job = FakeJob("failed")
     job._events = lambda *_: ""

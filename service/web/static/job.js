@@ -59,6 +59,7 @@ export class JobView {
 
   leave() {
     this.#following?.abort();
+    confirmCancel.close("");
     this.#job = null;
   }
 
@@ -98,7 +99,9 @@ export class JobView {
 
   async #act(action) {
     await attempt(async () => {
-      const job = await post(`v1/fine_tuning/jobs/${this.#job.id}/${action}`, {});
+      const { id } = this.#job;
+      const job = await post(`v1/fine_tuning/jobs/${id}/${action}`, {});
+      if (this.#job?.id !== id) return; // another one has been opened meanwhile
       message.textContent = { pause: "Pausing after the current step…", cancel: "Cancelling…", resume: "Resuming after the last complete epoch…" }[action];
       this.#showJob(job);
     });
