@@ -617,3 +617,40 @@ def test_models_have_their_versions_and_links(open_page, gateway):
         assert part in rows.nth(2).inner_text()
     rows.nth(1).locator("summary").click()
     assert rows.nth(1).locator(".sample").inner_text() == "<b>It was"
+
+
+def test_a_change_of_a_model_that_is_retried_is_shown(open_page, gateway):
+    page, described = open_page(Models, gateway), gateway.get("/v1/models/lstm")[1]
+    (version,) = described["versions"]
+    described |= {"labels": {"stable": 1}, "versions": [version, {**version, "version": 2, "labels": [], "share": 0}]}
+    sent = []
+
+    def answer(route):
+        method = route.request.method
+        if method != "GET":
+            sent.append(method)
+        if method != "GET" and sent.count(method) == 1:
+            return route.fulfill(status=503, json={"error": {"message": "the trainer does not respond"}})
+        if method == "PATCH":
+            described["versions"][1]["labels"] = ["canary"]
+        return route.fulfill(json=described)
+
+    def retry():
+        page.wait_for_notice("does not respond")
+        page.page.wait_for_timeout(300)  # the model is loaded again
+        page.click("#retry")
+
+    page.page.route("**/v1/models/lstm", answer)
+    page.page.reload()
+    card = page.card("lstm")
+    card.locator(".percent").fill("10")
+    card.get_by_role("button", name="Apply").click()
+    retry()
+    card.locator(".badge", has_text="canary").wait_for()
+    assert page.page.is_hidden("#notice")
+    card.get_by_role("button", name="Delete model").click()
+    page.page.get_by_role("button", name="Delete", exact=True).click()
+    retry()
+    card.wait_for(state="detached")
+    assert sent == ["PATCH", "PATCH", "DELETE", "DELETE"]
+    page.excuse_failed_loads()

@@ -129,28 +129,27 @@ class Card {
     const what = version ? `version ${version} of ${id}` : `${id}${this.#isLast ? "" : " with all its versions"}`;
     const size = bytes ? ` (${megabytes(bytes)})` : "";
     if (!(await confirm(`Delete ${what}?`, `Its files${size} are deleted. This cannot be undone. Texts that are being written with it end with an error.`))) return;
-    const isDone = await this.#change(`Deleting ${what}`, () => remove(version ? `${this.#path}:${version}` : this.#path), !version);
-    if (!isDone || version) return;
-    this.element.remove();
-    none.hidden = list.childElementCount > 0;
-    list.focus();
+    await this.#change(`Deleting ${what}`, () => remove(version ? `${this.#path}:${version}` : this.#path), !version);
   }
 
-  // Runs a request, and shows the model as it is then, also if the request has failed.
+  // Runs a request, and shows the model as it is then, also if the request has failed; `isGone`: the request deletes the model.
   async #change(doing, request, isGone = false) {
     const [status, buttons] = [this.#find(".status"), this.element.querySelectorAll("button, select, input")];
     status.textContent = `${doing} …`;
     buttons.forEach((each) => { each.disabled = true; });
-    const isDone = await attempt(request);
+    const isDone = await attempt(request, undefined, () => this.#change(doing, request, isGone));
     buttons.forEach((each) => { each.disabled = false; });
     status.textContent = isDone ? "Done." : "";
     if (!isDone) notice.scrollIntoView({ block: "nearest" });
-    if (!isDone || !isGone) {
+    if (isDone && isGone) {
+      this.element.remove();
+      none.hidden = list.childElementCount > 0;
+      list.focus();
+    } else {
       // The notice of the failure stays.
       await (isDone ? attempt(() => this.load()) : this.load().catch(() => {}));
       this.#find("h2").focus();
     }
-    return isDone;
   }
 }
 
