@@ -585,6 +585,18 @@ def test_an_embedding_that_failed_to_load_is_requested_again(page):
     page.page.locator("#embedding-help", has_text="principal components").wait_for()
 
 
+def test_an_embedding_is_shown_after_a_retry(page):
+    page.look("lstm", TEXT[:20])
+    for failing, shown in (("map*", "#embedding-help"), ("neighbors*", "#neighbors tr")):
+        page.page.route(f"**/embedding/{failing}", lambda route: route.abort())
+        page.click("#embedding summary" if failing == "map*" else "#tokens [data-position='2']")
+        page.wait_for_notice("cannot be reached")
+        page.page.unroute(f"**/embedding/{failing}")
+        page.click("#retry")
+        page.page.locator(shown).filter(has_text=re.compile(".")).first.wait_for()
+    page.excuse_failed_loads()
+
+
 @pytest.mark.slow
 def test_gates_of_a_long_text_are_loaded_on_demand(page, gateway):
     text = (TEXT * 400)[:30_000]

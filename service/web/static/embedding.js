@@ -48,7 +48,7 @@ export class EmbeddingMap {
       const shares = map.explained.map((share) => `${Math.round(100 * share)}%`);
       this.#help.textContent = `The first two principal components of ${map.tokens.length} tokens explain ${shares.join(" and ")} of the variance.`;
       this.draw();
-    });
+    }, undefined, () => this.show(reference));
     if (!isShown && this.#reference === reference) this.#reference = null; // so that it is requested again
   }
 
@@ -64,7 +64,7 @@ export class EmbeddingMap {
         row([[button(visible(token), `Neighbors of ${visible(token)}`, () => this.choose(id))], cosine.toFixed(3)])));
       this.#rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
       this.draw();
-    });
+    }, undefined, () => this.choose(tokenId));
     if (!isShown && this.#chosen === tokenId) this.#chosen = null;
   }
 
