@@ -273,6 +273,11 @@ def test_other_places_where_a_unit_does_the_same_are_found(page, gateway, tmp_pa
     assert page.read("#stretch").startswith("In the underlined 4 tokens, unit 0 stays above 0.")
     assert "".join(page.page.locator("#tokens .stretch").all_inner_texts()) == "[two"
     assert found("this") == ["[six", "[four"]
+    ground = "getComputedStyle(document.querySelector('#matches a > span')).backgroundColor"
+    light = page.page.evaluate(ground)
+    page.click("#theme")
+    assert page.page.evaluate(ground) != light
+    page.click("#theme")
     assert sent[-1]["units"] == [0]
     page.page.locator("#matches a").last.click()
     assert page.read("#detail-title").startswith("Token 27,")

@@ -324,6 +324,11 @@ def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
     assert tokens.count() == 320
     colors = "all => all.map((token) => token.style.backgroundColor)"
     assert len(set(tokens.evaluate_all(colors))) > 20
+    grounds = "all => all.map((token) => getComputedStyle(token).backgroundColor)"
+    light = tokens.evaluate_all(grounds)
+    page.click("#theme")
+    assert not set(light) & set(tokens.evaluate_all(grounds))
+    page.click("#theme")
     assert page.is_hidden(".text .legend")
     page.route("**/v1/completions", lambda route: route.abort())
     page.click("#opening-continue")

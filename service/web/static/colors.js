@@ -11,6 +11,12 @@ export function palette() {
   return current;
 }
 
+// The colour of a value as CSS that follows a change of the theme, for what is not drawn again then.
+export function themed(value, limit) {
+  const share = Math.max(-1, Math.min(1, value / limit));
+  return `color-mix(in srgb, var(${share < 0 ? "--cold" : "--warm"}) ${(100 * Math.abs(share)).toFixed(1)}%, var(--raised))`;
+}
+
 export class Palette {
   constructor(theme) {
     this.theme = theme;

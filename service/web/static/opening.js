@@ -2,7 +2,7 @@
 
 import { postForBlob, stream } from "./api.js";
 import { showLegend } from "./components/legend.js";
-import { palette } from "./colors.js";
+import { themed } from "./colors.js";
 import { find, findAll } from "./dom.js";
 import { Inspection } from "./inspection.js";
 import { number } from "./format.js";
@@ -65,6 +65,6 @@ export class Opening {
     showLegend(legend, number(-most, 1), number(most, 1), true);
     why.href = `inspector${toHash({ model, text, layer, kind, unit, color: "unit" })}`;
     goOn.onclick = () => find("continue").click();
-    return found.tokens.map((_, row) => palette().css(matrix.at(row, column), most));
+    return found.tokens.map((_, row) => themed(matrix.at(row, column), most));
   }
 }

@@ -1,7 +1,7 @@
 // Where else a unit does what it does in a stretch of the text: in this text, in one that the model writes, or in a file.
 
 import { post, postForBlob } from "./api.js";
-import { palette } from "./colors.js";
+import { themed } from "./colors.js";
 import { findAll } from "./dom.js";
 import { number } from "./format.js";
 import { Inspection } from "./inspection.js";
@@ -133,7 +133,7 @@ export class PatternSearch {
     const part = (start, end) => tokens.slice(Math.max(0, start), end).map((token, i) => {
       const shownToken = document.createElement("span");
       shownToken.textContent = token.replaceAll("\n", "⏎");
-      shownToken.style.backgroundColor = palette().css(values[Math.max(0, start) + i], most);
+      shownToken.style.backgroundColor = themed(values[Math.max(0, start) + i], most);
       return shownToken;
     });
     const match = document.createElement("mark");
