@@ -2,8 +2,10 @@
 
 import io
 import json
+import shlex
 import sys
 import zipfile
+from urllib.parse import unquote
 
 import pytest
 
@@ -498,6 +500,24 @@ def test_a_job_that_failed_at_once_shows_no_empty_chart(open_train, queueing):
     page.page.goto(f"{page.url}train?job=ftjob-1")
     page.page.locator("#message", has_text="The disk is full.").wait_for()
     assert [page.page.is_hidden(part) for part in ("#chart", "#chart-legend", "#samples-panel")] == [True] * 3
+
+
+def test_a_request_of_a_sample_has_whole_characters_and_is_quoted(open_train, queueing):
+    labels, text = {"style": "it's old"}, "\U0001f3ad" * 300
+    data = {"epoch": 1, "train_loss": 2.0, "validation_loss": 2.1, "tokens": 1000}
+    data["samples"] = [{"given": "x", "text": text, "labels": labels}]
+    event = {"id": "ftevent-1-1", "type": "metrics", "message": "", "data": data}
+    job = FakeJob("succeeded")
+    job.asked.append("the events are complete")
+    job._events = lambda *_: f"data: {json.dumps(event)}\n\n"
+    page = open_train(queueing)
+    page.page.route(JOBS + "/**", job.answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    page.page.locator("#samples li").wait_for()
+    words = shlex.split(page.read("#curl"))
+    assert json.loads(words[-1])["labels"] == labels
+    link = page.page.get_attribute("#inspect", "href")
+    assert json.loads(unquote(link.partition("#")[2]))["text"] == "x" + text[:199]
 
 
 def test_a_job_without_a_name_fits_a_phone(open_train, queueing):

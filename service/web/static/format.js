@@ -69,6 +69,11 @@ export function probabilities(tokens, chosen, more = (_text, _logprob) => []) {
     });
 }
 
+// The first characters of a text, without half of a surrogate pair, which no request can have.
+export function beginning(text, length) {
+  return [...text.slice(0, 2 * length)].slice(0, length).join("");
+}
+
 // A number of things, in groups of three digits.
 export function count(value) {
   return value.toLocaleString("en-US");

@@ -4,7 +4,7 @@ import { follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { Chart } from "./components/chart.js";
 import { findAll } from "./dom.js";
-import { duration, number, sentence } from "./format.js";
+import { beginning, duration, number, sentence } from "./format.js";
 import { toHash } from "./link.js";
 import { Progress } from "./progress.js";
 import { sampleText } from "./sample.js";
@@ -166,11 +166,11 @@ export class JobView {
     const { given = "", text = "", labels = {} } = this.#progress.epochs.at(-1)?.samples[0] ?? {};
     const shown = this.#job.settings.direction === "backward" ? text + given : given + text;
     write.href = `./${toHash({ prompt: "", columns: [{ model: name }] })}`;
-    inspect.href = `inspector${toHash({ model: name, text: shown.slice(0, INSPECTED), labels })}`;
+    inspect.href = `inspector${toHash({ model: name, text: beginning(shown, INSPECTED), labels })}`;
     further.href = `train?from=${encodeURIComponent(name)}`;
     const key = hasKey() ? ' -H "Authorization: Bearer $KEY"' : "";
     const body = JSON.stringify({ model: name, prompt: "", ...(Object.keys(labels).length && { labels }), max_tokens: 300, temperature: 0.5, stream: true });
-    curl.textContent = `curl -N ${new URL("v1/completions", location.href)}${key} -d '${body}'`;
+    curl.textContent = `curl -N ${new URL("v1/completions", location.href)}${key} -d '${body.replaceAll("'", "'\\''")}'`;
   }
 }
 

@@ -11,7 +11,7 @@ import { TokenView, activation } from "./components/token_view.js";
 import { currentText } from "./current_text.js";
 import { fill, find, row } from "./dom.js";
 import { correlations } from "./features.js";
-import { number, percent, visible } from "./format.js";
+import { beginning, number, percent, visible } from "./format.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { differences, retention } from "./memory.js";
 import { loadModels } from "./model_choice.js";
@@ -97,7 +97,7 @@ async function read() {
 // Returns the text, and its inspections in both directions.
 async function readText(model) {
   const written = currentText()?.text || await openingText(model, model.id, {});
-  const input = [...written].slice(0, MAX_CHARACTERS).join("");
+  const input = beginning(written, MAX_CHARACTERS);
   if (!input) throw new Failure("The model wrote an empty text. Write one with another prompt.");
   const body = { model: model.id, input };
   const found = await inspect({ ...body, logprobs: ALTERNATIVES }).catch((error) => {

@@ -1,7 +1,7 @@
 // How long a state remembers one token: two texts that differ in it alone, and how much their states differ after each token.
 
 import { CELLS } from "./components/model_card.js";
-import { number, visible } from "./format.js";
+import { beginning, number, visible } from "./format.js";
 
 // A stage direction that does not end.
 const PROBE = "[Enter a messenger with letters from the king and all the lords of the council and the ladies of the court";
@@ -22,7 +22,7 @@ const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was m
 export async function differences(model, text, inspect) {
   const isBackward = model.direction === "backward";
   const body = { model: model.id, include: ["hidden", "cell"], logprobs: 0 };
-  const one = await inspect({ ...body, input: readsPlays(model) ? PROBE : [...text].slice(0, PROBE.length).join("") });
+  const one = await inspect({ ...body, input: readsPlays(model) ? PROBE : beginning(text, PROBE.length) });
   const changed = isBackward ? one.tokens.length - 1 : 0;
   const other = replacement(one.tokens, one.tokens[changed]);
   if (other === undefined) return [];

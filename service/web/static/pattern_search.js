@@ -3,7 +3,7 @@
 import { post, postForBlob } from "./api.js";
 import { themed } from "./colors.js";
 import { findAll } from "./dom.js";
-import { number } from "./format.js";
+import { beginning, number } from "./format.js";
 import { Inspection } from "./inspection.js";
 import { toHash } from "./link.js";
 
@@ -116,7 +116,7 @@ export class PatternSearch {
   // The file, or a text that the model writes.
   async #otherText(signal) {
     const chosen = where.value === "file" && file.files[0];
-    if (chosen) return (await chosen.text()).slice(0, MAX_CHARACTERS);
+    if (chosen) return beginning(await chosen.text(), MAX_CHARACTERS);
     where.value = "written";
     const [model, { labels }] = [this.#found.reference, this.#request];
     const by = JSON.stringify({ model, labels });
