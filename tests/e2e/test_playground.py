@@ -212,6 +212,17 @@ def test_undo_restores_the_text_that_a_branch_replaced(page, open_playground, ga
     assert undo.is_hidden()
 
 
+def test_all_branches_of_a_branch_stay_in_the_tree(page):
+    page.write("the ", **{**FIELDS, "max_tokens": "3"})
+    for number in range(21):
+        page_rows(page, 1)
+        page.page.locator("#token tbody button").nth(number % 2).click()
+        page.wait_for("Done.")
+    rows = page.page.locator(".branches a")
+    assert rows.count() == 22
+    assert rows.last.get_attribute("aria-current") == "true"
+
+
 def test_characters_that_the_model_does_not_know_are_underlined(page):
     """And counted; each is asked about once, and a model of words has none."""
     page.set(model="lstm")

@@ -32,7 +32,7 @@ export class Column {
   #branches;
   // The shown text: see `begun`; null before the first one.
   #shown = null;
-  // All texts of this column, the newest last.
+  // The texts of this column that one can go back to, the newest last.
   #texts = [];
   #on;
 
@@ -183,7 +183,10 @@ export class Column {
 
   // Shows a text that begins, with the tokens that it has already; the one that it replaces is kept.
   #begin(text, tokens = []) {
-    this.#texts = [...this.#texts, text].slice(-MAX_KEPT);
+    const kept = new Set([...this.#texts, text].slice(-MAX_KEPT));
+    // With a branch, what it parts from is kept, which may be a branch itself.
+    for (const { at, from } of kept) if (at !== null) kept.add(from);
+    this.#texts = [...this.#texts, text].filter((each) => kept.has(each));
     // What nobody can go back to is freed.
     this.#texts.filter(({ at, from }) => at === null && !this.#texts.includes(from)).forEach((first) => { first.from = null; });
     this.#show(text, tokens);
