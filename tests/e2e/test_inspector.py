@@ -599,6 +599,11 @@ def test_an_embedding_is_shown_after_a_retry(page):
         page.page.unroute(f"**/embedding/{failing}")
         page.click("#retry")
         page.page.locator(shown).filter(has_text=re.compile(".")).first.wait_for()
+    neighbor = page.page.locator("#neighbors button").last
+    caption = f"Nearest to {neighbor.inner_text()}"
+    neighbor.press("Enter")
+    page.page.get_by_text(caption, exact=True).wait_for()
+    assert page.page.evaluate("document.activeElement.closest('#neighbors') !== null")
     page.excuse_failed_loads()
 
 

@@ -223,6 +223,44 @@ def test_all_branches_of_a_branch_stay_in_the_tree(page):
     assert rows.last.get_attribute("aria-current") == "true"
 
 
+def test_the_focus_stays_where_a_button_disappears(page):
+    from playwright.sync_api import expect
+
+    def press(button):
+        button.focus()
+        page.page.keyboard.press("Enter")
+
+    page.write("the ", **{**FIELDS, "seed": "", "max_tokens": "5"})
+    undo, reuse = (page.page.get_by_role("button", name=name) for name in ("Undo", "Reuse seed"))
+    press(page.page.locator("#continue"))
+    page.page.locator(".token").nth(9).wait_for()
+    page.wait_for("Done.")
+    expect(page.page.locator("#continue")).to_be_focused()
+    press(reuse)
+    expect(page.page.locator(".statistics a")).to_be_focused()
+    page.page.locator(".token").nth(2).focus()
+    page.page.keyboard.press("Control+Enter")
+    expect(page.page.locator(".output")).to_be_focused()
+    page.wait_for("Done.")
+    page_rows(page, 1)
+    page.page.locator("#token tbody button").nth(1).click()
+    page.wait_for("Done.")
+    for place in (0, 1):
+        press(page.page.locator(".branches a").nth(place))
+        expect(page.page.locator(".branches a").nth(place)).to_be_focused()
+    for _ in range(2):
+        press(undo)
+    expect(page.page.locator(".statistics a")).to_be_focused()
+    page.page.route("**/v1/completions", lambda route: route.abort())
+    page.click("#generate")
+    page.wait_for_notice("cannot be reached")
+    page.page.unroute("**/v1/completions")
+    press(page.page.locator("#retry"))
+    page.wait_for("Done.")
+    expect(page.page.locator("#generate")).to_be_focused()
+    page.excuse_failed_loads()
+
+
 def test_characters_that_the_model_does_not_know_are_underlined(page):
     """And counted; each is asked about once, and a model of words has none."""
     page.set(model="lstm")

@@ -210,6 +210,7 @@ def test_the_documents_that_were_chosen_stay_chosen_when_the_text_is_changed(pag
     page.click("#advanced summary")
     page.page.select_option("#documents", "lines")
     page.page.get_by_role("button", name="Remove the repeated lines").click()
+    assert page.page.evaluate("document.activeElement.id") == "text"
     assert page.shown()[0]["Documents"] == "81 lines"
     assert page.page.input_value("#documents") == "lines"
     assert page.describe(CORPUS)[0]["Documents"] == "80 lines"

@@ -10,6 +10,7 @@ const MAX_EXCERPT = 160;
 export function showBranches(element, texts, shown, { hrefOf, opened }) {
   const rows = tree(rootOf(shown), texts);
   element.hidden = rows.length < 2;
+  const hadFocus = element.contains(document.activeElement);
   element.querySelector("ol").replaceChildren(...rows.map(({ text, depth }) => {
     const item = document.createElement("li");
     const link = document.createElement("a");
@@ -26,6 +27,7 @@ export function showBranches(element, texts, shown, { hrefOf, opened }) {
     item.append(link);
     return item;
   }));
+  if (hadFocus) element.querySelector("[aria-current]").focus();
 }
 
 // The positions at which branches part from a text.

@@ -51,7 +51,7 @@ export class Column {
     this.#undo.addEventListener("click", () => on.idle(() => this.#restore(this.#shown.from)));
     this.#reuseSeed.addEventListener("click", () => {
       this.#form.fill({ seed: String(this.recipe[0].seed) });
-      this.#reuseSeed.hidden = true;
+      this.#hide(this.#reuseSeed);
     });
     const settings = this.element.querySelector(".settings");
     settings.ariaLabel = `Settings ${number + 1}`;
@@ -207,10 +207,17 @@ export class Column {
     this.#on.changed();
   }
 
+  // Hides a button; its focus moves to the link beside it.
+  #hide(button) {
+    if (button === document.activeElement) this.#inspectorLink.focus({ preventScroll: true });
+    button.hidden = true;
+  }
+
   #showBranches() {
     const shown = this.#shown;
-    this.#undo.hidden = !this.#texts.includes(shown.from);
-    this.#reuseSeed.hidden = this.recipe === undefined || this.#form.values.seed !== "";
+    [this.#undo.hidden, this.#reuseSeed.hidden] = [false, false];
+    if (!this.#texts.includes(shown.from)) this.#hide(this.#undo);
+    if (this.recipe === undefined || this.#form.values.seed !== "") this.#hide(this.#reuseSeed);
     showBranches(this.#branches, this.#texts, shown, {
       hrefOf: (text) => toHash({ prompt: text.prompt, columns: [{ ...this.values, recipe: recipeOf(text) }] }),
       opened: (text) => this.#on.idle(() => this.#restore(text)),

@@ -59,9 +59,11 @@ export class EmbeddingMap {
     const isShown = await this.#attempt(async () => {
       const found = await get(`v1/models/${encodeURIComponent(this.#reference)}/embedding/neighbors?token_id=${tokenId}&count=10`);
       if (this.#chosen !== tokenId) return;
+      const hadFocus = this.#rows.contains(document.activeElement);
       this.#near = new Set(found.data.map((neighbor) => neighbor.token_id));
       this.#rows.replaceChildren(...found.data.map(({ token_id: id, token, cosine }) =>
         row([[button(visible(token), `Neighbors of ${visible(token)}`, () => this.choose(id))], cosine.toFixed(3)])));
+      if (hadFocus) this.#rows.querySelector("button").focus();
       this.#rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
       this.draw();
     }, undefined, () => this.choose(tokenId));

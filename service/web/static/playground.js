@@ -89,7 +89,6 @@ function run(work) {
   return shell.run("Generating…", async (signal) => {
     // The request of a column that is removed would continue unseen.
     compare.disabled = true;
-    goOn.hidden = true;
     try {
       await work(signal);
     } finally {

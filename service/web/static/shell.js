@@ -6,7 +6,7 @@ import { copyAddress } from "./link.js";
 import { loadModels } from "./model_choice.js";
 import { startTheme } from "./theme.js";
 
-const [form, stop, share, status] = findAll(["request", "stop", "share", "status"]);
+const [form, stop, share, status, retry] = findAll(["request", "stop", "share", "status", "retry"]);
 const submit = form.querySelector("[type=submit]");
 
 // The parts of a page around its content. The form's button or Ctrl+Enter starts a task, another button or Escape stops it.
@@ -63,7 +63,7 @@ export class Shell {
 
   // One of the two buttons is there, in the same place.
   #showRunning(isRunning, label) {
-    const hadFocus = [submit, stop].includes(document.activeElement);
+    const hadFocus = [submit, stop, retry].includes(document.activeElement);
     [submit.disabled, submit.hidden, stop.hidden, stop.disabled, status.textContent] = [isRunning, isRunning, !isRunning, !isRunning, label];
     // Other buttons that start a task keep the focus.
     document.querySelectorAll("[data-task]").forEach((each) => each.setAttribute("aria-disabled", String(isRunning)));

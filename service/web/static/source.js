@@ -115,9 +115,13 @@ export class Source {
   // Continues with another text in place of this one, split into the same documents; that of an archive is one file.
   #replace(changed) {
     const { title, name, format, documents } = this.#given;
-    if (title) return this.#show({ text: changed, title, name: name?.replace(/\.zip$/i, ".txt"), format, files: null, documents });
-    text.value = changed;
-    return this.#showPasted(changed, documents);
+    if (title) {
+      this.#show({ text: changed, title, name: name?.replace(/\.zip$/i, ".txt"), format, files: null, documents });
+    } else {
+      text.value = changed;
+      this.#showPasted(changed, documents);
+    }
+    this.focus(); // the button that was pressed is gone
   }
 
   #explain(it) {

@@ -27,6 +27,7 @@ export class WrittenText {
 
   // Begins a text with a prompt, or of a backward model a suffix, and tokens that are there already.
   begin(prompt, isBackward, tokens = []) {
+    const { hasFocus } = this;
     this.#isBackward = isBackward;
     this.#waiting = [];
     this.tokens = [];
@@ -36,6 +37,7 @@ export class WrittenText {
     this.#output.replaceChildren(newLine(this.#given));
     this.add(tokens);
     this.flush();
+    if (hasFocus) this.#output.focus({ preventScroll: true });
   }
 
   // Shows tokens with the next frame of the browser: a stream may bring a hundred between two.
