@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import queue
 import shutil
 import sys
@@ -10,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import count, repeat
 from time import monotonic
 from typing import Any, TextIO, TypeVar
@@ -174,8 +175,10 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, total: int | None, *, shown: bool, num_done: int = 0, file: TextIO | None = None) -> None:
         self.note = ""  # what a line ends with
-        self._total, self._shown, self._file = total, shown, file or sys.stderr
-        self._terminal = self._file.isatty()
+        self._total, self._file = total, file or sys.stderr
+        # A program may have no standard error.
+        self._shown = shown and self._file is not None
+        self._terminal = self._shown and self._file.isatty()
         self._lock = threading.Lock()
         self._begun_at = self._written_at = monotonic()
         self._num_before = self._num_done = num_done
@@ -203,9 +206,16 @@ class Progress(AbstractContextManager["Progress"]):
             return
         line = self._line()
         if self._terminal:  # a line that wraps could not be rewritten
-            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+            line = "\r\x1b[K" + line[: self._width() - 1]
         self._file.write(line + end)
         self._file.flush()
+
+    def _width(self) -> int:
+        """Return the number of columns of the file's terminal, which may not be that of standard output."""
+        width = 0
+        with suppress(OSError, ValueError):
+            width = os.get_terminal_size(self._file.fileno()).columns
+        return width or shutil.get_terminal_size().columns
 
     def _line(self) -> str:
         elapsed_s, done = monotonic() - self._begun_at, self._num_done

@@ -1,7 +1,11 @@
 """`generate_many`: concurrency, order of results, errors, retries and progress."""
 
+import fcntl
 import io
 import itertools
+import pty
+import struct
+import termios
 import threading
 
 import pytest
@@ -227,6 +231,16 @@ def test_a_line_fits_the_terminal_and_its_rate_is_that_of_new_items(clock, monke
     assert file.getvalue().split("\r\x1b[K")[1] == "█" * 18 + "·" * 6 + " 3/4, 0.1/s, 0:10 left, waiting, wa"
 
 
+def test_a_line_fits_the_terminal_that_it_is_written_to():
+    """Standard output may be a file, as in `sostenuto score FILE --csv > scores.csv`."""
+    mine, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+    with open(mine, "rb", buffering=0) as terminal, open(theirs, "w", encoding="utf-8") as file:
+        with Progress(4, shown=True, file=file):
+            pass
+        assert terminal.read(1000).decode() == "\r\x1b[K" + "·" * 19 + "\r\n"
+
+
 def test_progress_is_shown_only_on_request(capfd, client, server):
     server.script = [echo] * 4
     list(client.generate_many(["a", "b"], model="tiny", concurrency=1))
@@ -235,3 +249,11 @@ def test_progress_is_shown_only_on_request(capfd, client, server):
     out, err = capfd.readouterr()
     assert out == ""
     assert "2/2" in err
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_program_may_have_no_standard_error(monkeypatch, client, server, progress):
+    """As that of a daemon, or with `2>&-`."""
+    monkeypatch.setattr("sys.stderr", None)
+    server.script = [echo]
+    assert [*map(str, client.generate_many(["a"], model="tiny", concurrency=1, progress=progress))] == ["A"]
