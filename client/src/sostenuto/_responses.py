@@ -17,7 +17,7 @@ from urllib3.exceptions import (  # requests needs urllib3 too, and hides these 
 from sostenuto import _errors as errors
 from sostenuto._results import Choice, Generation, RawResponse
 from sostenuto._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
-from sostenuto._settings import Settings
+from sostenuto._settings import Settings, without_password
 
 _FIRST_ERROR = 400  # below it a status is a redirect
 
@@ -56,19 +56,19 @@ def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedR
     """Return the error for a response that is not from this API."""
     got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
     return errors.UnexpectedResponse(
-        f"{response.url} returned {response.status_code} with {got}, not {expected}: "
+        f"{without_password(response.url)} returned {response.status_code} with {got}, not {expected}: "
         "check that base_url is a Sostenuto server"
     )
 
 
 def refusal(response: requests.Response) -> errors.SostenutoError:
     """Return the error for a response with a status of 300 or more."""
-    status, headers = response.status_code, response.headers
+    status, headers, url = response.status_code, response.headers, without_password(response.url)
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
-        return errors.UnexpectedResponse(f"{response.url} redirects to {target}: set base_url to that URL")
+        return errors.UnexpectedResponse(f"{url} redirects to {target}: set base_url to that URL")
     if _NEEDS_TLS.search(response.content):
-        return errors.WrongScheme(f"{response.url} speaks TLS: is it https://?")
+        return errors.WrongScheme(f"{url} speaks TLS: is it https://?")
     body = json_or_none(response.content)
     value = body.get("error") if isinstance(body, dict) else None
     fields = value if isinstance(value, dict) else {"message": value}

@@ -46,11 +46,16 @@ def resolve(
     url = _base_url(url)
     return Settings(
         base_url=url,
-        shown_url=re.sub(r"(?<=://)[^/@]*@", "", url),
+        shown_url=without_password(url),
         api_key=_api_key(key) if key else None,
         timeout=_timeout(timeout),
         max_retries=max_retries,
     )
+
+
+def without_password(url: str) -> str:
+    """Return a URL without user name and password, for messages."""
+    return re.sub(r"(?<=://)[^/]*@", "", url)
 
 
 def _timeout(timeout: TimeoutSeconds) -> tuple[float | None, float | None]:

@@ -103,6 +103,24 @@ def test_a_password_in_the_base_url_is_not_shown():
     assert "http://127.0.0.1:1/x/v1/models" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answer_bytes(b"hello", "text/html"),
+        answer_bytes(b"", "text/html", 301, {"Location": "/"}),
+        answer_bytes(b"plain HTTP request was sent to HTTPS port", "text/html", 400),
+    ],
+    ids=["page", "redirect", "TLS"],
+)
+def test_no_message_about_a_response_shows_a_password(server, answer):
+    server.script = [answer]
+    with Client(server.url.replace("://", "://me:p@ssword@"), max_retries=0) as client:
+        with pytest.raises(sostenuto.SostenutoError) as caught:
+            client.models()
+        assert repr(client) == f"Client({server.url!r})"
+    assert str(caught.value).startswith(f"{server.url}/v1/models ")
+
+
 def test_a_connection_error_mentions_the_proxy(monkeypatch, server):
     """Users may not know that their environment sets one."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
