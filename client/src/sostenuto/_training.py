@@ -232,7 +232,7 @@ class Job:
 def upload(transport: Transport, source: Source, filename: str | None = None) -> UploadedFile:
     """Upload a text; see `Client.upload`."""
     name, content = _read(source)
-    fields = {"purpose": "fine-tune", "file": (filename or name, content)}
+    fields = {"purpose": "fine-tune", "file": (_encodable(filename or name), content)}
     return UploadedFile.from_response(transport.send_form(FILES, fields))
 
 
@@ -268,6 +268,15 @@ def _encoded(text: str) -> bytes:
         ) from None
 
 
+def _encodable(name: str) -> str:
+    """Return a file name that UTF-8 can encode: one in another encoding is read as Latin-1."""
+    content = name.encode(errors="surrogateescape")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def _archive(directory: Path) -> tuple[str, bytes]:
     """Return the name and the content of an archive of all files below a directory, except hidden ones."""
     paths = [path for path in sorted(directory.rglob("*")) if path.is_file()]
@@ -278,7 +287,7 @@ def _archive(directory: Path) -> tuple[str, bytes]:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for name, path in shown.items():
-            archive.write(path, name)
+            archive.write(path, _encodable(str(name)))
     return f"{directory.resolve().name}.zip", packed.getvalue()
 
 

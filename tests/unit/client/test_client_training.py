@@ -1,6 +1,7 @@
 """Training by the SDK: uploads, jobs, their events, and requests that must not be repeated."""
 
 import io
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -90,6 +91,19 @@ def test_a_directory_is_sent_as_an_archive_without_hidden_files(client, server, 
     archive = zipfile.ZipFile(io.BytesIO(content))
     assert (name, archive.read("acts/two.txt")) == ("plays.zip", b"acts/two.txt")
     assert sorted(archive.namelist()) == ["acts/two.txt", "one.txt"]
+
+
+def test_a_file_name_may_have_another_encoding(client, server, tmp_path):
+    """As those of archives from older systems."""
+    folder = tmp_path / "plays"
+    folder.mkdir()
+    file = folder / os.fsdecode(b"caf\xe9.txt")
+    file.write_text(TEXT)
+    server.script = [uploaded(), uploaded()]
+    client.upload(folder)
+    assert zipfile.ZipFile(io.BytesIO(sent(server)[2])).namelist() == ["café.txt"]
+    client.upload(file)
+    assert sent(server, 1)[1] == "café.txt"
 
 
 @pytest.mark.parametrize(
