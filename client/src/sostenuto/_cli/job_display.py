@@ -136,6 +136,6 @@ class _TimeLeft(ProgressColumn):
 
 
 def _indented(sample: str) -> str:
-    width = min(MAX_WIDTH, shutil.get_terminal_size().columns - len(INDENT) - 1)
+    width = max(1, min(MAX_WIDTH, shutil.get_terminal_size().columns - len(INDENT) - 1))
     lines = [line for each in sample.splitlines() for line in textwrap.wrap(each, width) or [""]]
     return textwrap.indent("\n".join(lines), INDENT)

@@ -222,6 +222,11 @@ def test_lines_stand_above_the_bar(terminal, server):
     assert text.endswith("try it:\n  sostenuto generate --model book the\n")
 
 
+def test_a_terminal_may_be_as_narrow_as_the_indentation(terminal, server):
+    server.script = FINISHED.copy()
+    assert terminal("jobs", "events", "ftjob-1", columns=4).end()[0] == 0
+
+
 def test_a_model_with_labels_is_tried_with_one_of_them(sostenuto, server):
     labelled = [{**SAMPLE, "given": "", "labels": {"age group": "young"}}, {**SAMPLE, "labels": {"age group": "old"}}]
     event = job_event(6, "epoch 2", **{**EPOCH, "samples": labelled}, epoch=2)
