@@ -346,7 +346,8 @@ def _value(name: str, text: str) -> Any:
     if name in ("allowed", "banned"):
         return _unescaped(text)
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return value if name != "stop" or isinstance(value, (str, list)) else text
     except ValueError:
         if name == "stop":
             return _unescaped(text)

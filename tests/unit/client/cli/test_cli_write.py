@@ -147,6 +147,13 @@ def test_set_lists_sets_and_resets_options(write, server):
     assert (second["max_tokens"], {"temperature", "stop"} & set(second)) == (7, set())
 
 
+@pytest.mark.parametrize(("typed", "stop"), [("7", "7"), ("true", "true"), ("1.", "1."), ('["7", "b"]', ["7", "b"])])
+def test_a_stop_string_may_look_like_a_number(write, server, typed, stop):
+    server.script = [turn("a")]
+    write(f"/set stop {typed}", "")
+    assert server.bodies[0]["stop"] == stop
+
+
 def test_set_replaces_one_pattern_by_another(write, server, tmp_path):
     server.script = [turn("a"), turn("b")]
     given = ("--regex", "x", "--file", str(tmp_path / "story.json"))
