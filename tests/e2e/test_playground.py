@@ -594,6 +594,17 @@ def test_a_version_that_is_not_served_is_not_replaced(open_playground, gateway):
     page.excuse_failed_loads()
 
 
+def test_a_text_that_is_too_long_for_the_address_is_there_again_when_the_tab_returns(page):
+    page.page.fill("#prompt", "short")
+    page.page.wait_for_function("() => location.hash.includes('short')")
+    page.page.fill("#prompt", "ü" * 40_000)
+    page.page.wait_for_function("() => !location.hash")
+    page.page.goto(page.url + "models")
+    page.page.goto(page.url)
+    page.page.wait_for_function("() => document.getElementById('prompt').value")
+    assert page.page.input_value("#prompt") == "ü" * 40_000
+
+
 def test_the_skip_link_keeps_the_state_in_the_address(open_playground, gateway):
     from playwright.sync_api import expect
 

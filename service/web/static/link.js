@@ -40,7 +40,11 @@ function write() {
   if (waiting === null) return;
   const isShort = waiting.length <= MAX_LENGTH;
   history.replaceState(null, "", isShort ? waiting : location.pathname);
-  if (isShort) sessionStorage.setItem(KEY, waiting);
+  try {
+    sessionStorage.setItem(KEY, waiting);
+  } catch {
+    sessionStorage.removeItem(KEY); // too long for the browser's limit
+  }
   [last, waiting] = [waiting, null];
 }
 
