@@ -507,6 +507,27 @@ def test_a_branch_continues_the_match(page, model):
     page.excuse_failed_loads()
 
 
+def test_a_branch_that_completes_the_match_is_part_of_the_link(page, open_playground, gateway):
+    page.write("the end", **{**FIELDS, "temperature": "1.5"}, pattern="regex", regex="[a-z]{4}")
+    first = page.text()
+    for number in range(page_rows(page, 3)):
+        page.page.locator("#token tbody button").nth(number).click()
+        page.page.locator("#generate:enabled").wait_for()
+        if page.text() != first:
+            break
+        page_rows(page, 3)
+    assert "completes the match" in page.read(".statistics")
+    text = page.text()
+    page.page.wait_for_timeout(300)
+    again = open_playground(gateway, "#" + page.page.url.partition("#")[2])
+    again.page.locator(".statistics", has_text="completes the match").wait_for()
+    assert again.text() == text
+    page.click("#continue")
+    page.wait_for("Done.")
+    assert re.fullmatch(re.escape(text) + "[a-z]{4}", page.text())
+    page.excuse_failed_loads()
+
+
 def page_rows(page, position):
     """Open the dialog of a token, and return the number of its alternatives."""
     # Not by a click: Playwright clicks an element's content, and that of a line feed has no width.

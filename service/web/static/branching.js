@@ -6,8 +6,8 @@ import { visible } from "./format.js";
 // A bias that makes a token the most probable one, if the pattern allows it.
 const LARGE = 100;
 
-// Returns the body of the request that generates a branch, without sampling parameters; null if the token completes the
-// match, so that nothing can follow.
+// Returns the body of the request that generates a branch, without sampling parameters, and whether the token completes the
+// match, so that nothing follows.
 //
 // `origin` is the request that generated the tokens with these `texts`, which `token` follows; `fields` are those of the
 // request to come. `model` and `promptField` are those of the text.
@@ -15,12 +15,12 @@ export async function branchBody(origin, texts, token, fields, { model, promptFi
   const pattern = constraint(origin.fields);
   const seed = { seed: token.seed ?? newSeed() };
   const replay = (replayed) => replayTokens(origin, replayed, pattern && promptField, post);
-  if (!pattern || pattern !== constraint(fields)) return { state: (await replay(texts)).state, [promptField]: token.text, ...seed };
+  if (!pattern || pattern !== constraint(fields)) return { body: { state: (await replay(texts)).state, [promptField]: token.text, ...seed }, isComplete: false };
   // With a prompt after the resume token another match would begin: the token is generated instead.
   const choice = token.same
     ? await replay([...texts, token.text])
     : await generateToken(token.text, { ...origin.fields, state: (await replay(texts)).state }, model, post);
-  return choice.finish_reason === "stop" ? null : { state: choice.state, ...seed };
+  return { body: { state: choice.state, ...seed }, isComplete: choice.finish_reason === "stop" };
 }
 
 // Returns the resume token after the tokens with these `texts`, of a text that was stopped before its own arrived.

@@ -158,25 +158,27 @@ export class Column {
     const origins = this.#shown.origins.filter(({ count }) => count <= position);
     const texts = tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
     const send = (path, body) => post(path, body, signal);
-    const body = await branchBody(origins.at(-1), texts, token, requestFields(this.values), generated, send);
+    const { body, isComplete } = await branchBody(origins.at(-1), texts, token, requestFields(this.values), generated, send);
     const { hasFocus } = this.#text;
     this.#begin({ ...begun(prompt, { ...generated }, this.#shown, position), origins }, [...tokens.slice(0, position), { ...token, branched: true }]);
     if (hasFocus) this.#text.focus(position);
-    if (body === null) {
-      this.#statistics.textContent = "The branch completes the match.";
-      this.#linkInspector();
-      return;
-    }
-    await this.#readStream(signal, stream, { count: position + 1, body, token, override });
+    const origin = { count: position + 1, body, token, override };
+    if (!isComplete) return this.#readStream(signal, stream, origin);
+    this.#shown.origins.push({ ...origin, seed: body.seed, fields: {} });
+    this.#shown.state = body.state;
+    this.#text.tokens.at(-1).isEnd = true;
+    this.#statistics.textContent = "The branch completes the match.";
+    this.#linkInspector();
+    this.#showBranches();
   }
 
   // Generates the text of a link again: the first request, then its branches and continuations.
   async replay(prompt, recipe, signal, requests) {
-    const [first, ...rest] = recipe;
-    await this.generate(prompt, signal, requests.stream, { seed: first.seed, max_tokens: first.num_tokens });
-    for (const { at, text, same, seed, num_tokens: count } of rest) {
-      const fields = { max_tokens: count };
-      if (at === undefined) await this.continue(signal, requests, fields);
+    for (const [i, { at, text, same, seed, num_tokens: count }] of recipe.entries()) {
+      // What a branch parts from is the beginning of a match.
+      const fields = { max_tokens: count, ...(i < recipe.length - 1 && { complete_within_max_tokens: false }) };
+      if (i === 0) await this.generate(prompt, signal, requests.stream, { seed, ...fields });
+      else if (at === undefined) await this.continue(signal, requests, fields);
       else await this.branch(at, { text, same, seed, alternatives: {} }, signal, requests, fields);
     }
   }
