@@ -205,6 +205,22 @@ def test_a_file_may_be_dropped_anywhere(page):
     assert page.page.is_hidden("#found")
 
 
+def test_a_file_that_is_read_late_replaces_no_other_text(page):
+    page.page.evaluate("""() => {
+        const read = Blob.prototype.arrayBuffer;
+        Blob.prototype.arrayBuffer = async function () {
+            if (this.name === "slow.txt") await new Promise((resolve) => { window.go = resolve; });
+            return read.call(this);
+        };
+    }""")
+    for name, text in (("slow.txt", "slow"), ("quick.txt", CORPUS)):
+        page.page.set_input_files("#file", {"name": name, "mimeType": "text/plain", "buffer": text.encode()})
+    page.wait_for("quick.txt", "#filename")
+    page.page.evaluate("window.go()")
+    page.page.wait_for_timeout(300)
+    assert page.read("#filename") == "quick.txt"
+
+
 def test_the_documents_that_were_chosen_stay_chosen_when_the_text_is_changed(page):
     page.describe(CORPUS + "Go to the beginning of this very page\n" * 9)
     page.click("#advanced summary")

@@ -26,6 +26,8 @@ export class Source {
   #changed;
   #attempt;
   #timer = 0;
+  // How many texts were given so far: a file that is read late is not the last one.
+  #count = 0;
 
   // `changed` is called with the description of another text, or null; `attempt` runs work that may fail.
   constructor(changed, attempt) {
@@ -77,12 +79,14 @@ export class Source {
   }
 
   #open(blob) {
+    const mine = ++this.#count;
     return this.#attempt(async () => {
       file.value = "";
       const suffix = /\.(jsonl|csv|zip)$/i.exec(blob.name)?.[1].toLowerCase();
       const isArchive = suffix === "zip";
       const files = isArchive ? (await unzip(blob)).map(({ name, bytes }) => decode(bytes, name)) : null;
       const content = files?.join("\n") ?? decode(await blob.arrayBuffer(), blob.name);
+      if (mine !== this.#count) return;
       this.#show({ text: content, title: blob.name, name: blob.name, blob, format: isArchive ? null : suffix ?? null, files });
     });
   }
@@ -102,6 +106,7 @@ export class Source {
   }
 
   #show(given) {
+    this.#count += 1;
     given.description = given.text.trim() ? describe(given) : null;
     this.#given = given;
     [text.hidden, chosen.hidden] = [Boolean(given.title), !given.title];
