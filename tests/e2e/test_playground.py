@@ -212,6 +212,21 @@ def test_undo_restores_the_text_that_a_branch_replaced(page, open_playground, ga
     assert undo.is_hidden()
 
 
+def test_a_branch_is_not_tried_again_in_another_text(page):
+    page.write("the ", **FIELDS)
+    page_rows(page, 40)
+    page.page.locator("#token tbody button").last.click()
+    page.wait_for("Done.")
+    page_rows(page, 20)
+    page.page.route("**/v1/completions", lambda route: route.abort())
+    page.page.locator("#token tbody button").last.click()
+    page.wait_for_notice("cannot be reached")
+    page.page.get_by_role("button", name="Undo").click()
+    assert page.page.is_hidden("#notice")
+    assert page.page.is_hidden("#retry")
+    page.excuse_failed_loads()
+
+
 def test_all_branches_of_a_branch_stay_in_the_tree(page):
     page.write("the ", **{**FIELDS, "max_tokens": "3"})
     for number in range(21):

@@ -11,13 +11,18 @@ const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
 // What a request was refused for may have been changed; before a failure that may pass, the same request is offered again.
 addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);
 
+// Removes the notice of a failure, and with it the offer to try again.
+export function forget() {
+  [notice.hidden, retry.hidden] = [true, true];
+}
+
 /**
  * Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns whether it
  * succeeded. `gone` is called when a model is no longer served, `again` by a button beside the notice.
  * @param {() => unknown} again
  */
 export async function attempt(work, gone = () => {}, again = () => attempt(work, gone)) {
-  [notice.hidden, retry.hidden] = [true, true];
+  forget();
   try {
     await work();
     return true;

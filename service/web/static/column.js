@@ -1,5 +1,6 @@
 // One generated text: its model and sampling parameters, its tokens as they arrive, continuing and branching.
 
+import { forget } from "./attempt.js";
 import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
@@ -203,6 +204,7 @@ export class Column {
   }
 
   #restore(text) {
+    forget(); // what failed was about the text before
     this.#show(text, text.tokens);
     this.#statistics.textContent = `${numTokens(text.tokens.length)} · seed ${text.origins[0]?.seed} · restored`;
     this.#linkInspector();
