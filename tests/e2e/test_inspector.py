@@ -661,6 +661,15 @@ def test_arrow_keys_move_through_the_heatmap_and_the_text(page):
     assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "58"
 
 
+def test_arrow_keys_follow_the_direction_of_the_text(page):
+    page.look("lstm", "\u05d1 " + TEXT[:20])
+    page.page.locator("#tokens [data-position='6']").click()
+    page.page.locator("#tokens").press("ArrowLeft")
+    assert page.read("#detail-title").startswith("Token 7,")
+    page.page.locator("#tokens").press("Shift+ArrowLeft")
+    assert page.page.locator("#tokens .stretch").count() == 2
+
+
 def test_a_shared_link_restores_the_view(page, open_inspector, gateway):
     page.click("#share")
     page.page.locator("#status", has_text="It contains the text, the model and the settings").wait_for()

@@ -78,6 +78,20 @@ def test_arrow_keys_reach_each_tokens_alternatives(page):
         page.page.keyboard.press("Escape")
 
 
+def test_arrow_keys_follow_the_direction_of_the_text(page):
+    """In a text that is written from right to left, the next token is to the left."""
+    page.write("\u05d1", **FIELDS)
+    place = "document.activeElement.dataset.position"
+    page.page.locator(".token").nth(10).focus()
+    page.page.keyboard.press("ArrowLeft")
+    assert page.page.evaluate(place) == "11"
+    page.page.keyboard.press("Enter")
+    page.page.keyboard.press("ArrowLeft")
+    assert page.page.locator(".token.opened").get_attribute("data-position") == "12"
+    page.page.locator("#token").press("ArrowRight")
+    assert page.page.locator(".token.opened").get_attribute("data-position") == "11"
+
+
 def test_choosing_an_alternative_token_branches_the_text(page):
     whole = page.write(TEXT[:20], **FIELDS)
     page.page.locator(".token").nth(10).click()

@@ -57,6 +57,12 @@ export function svg(name, attributes, text = "") {
   return made;
 }
 
+// A key, or in a text that is written from right to left, the one that does the same elsewhere.
+export function keyAlong(key, element) {
+  const isMirrored = getComputedStyle(element).direction === "rtl";
+  return (isMirrored && { ArrowLeft: "ArrowRight", ArrowRight: "ArrowLeft" }[key]) || key;
+}
+
 // The index that a key leads to in a list of `count` items; undefined if it leads nowhere.
 export function indexByKey(key, index, count) {
   const next = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: count - 1 }[key];

@@ -1,6 +1,6 @@
 // The popover of a generated token: its alternatives, and branching with one of them.
 
-import { button, find } from "../dom.js";
+import { button, find, keyAlong } from "../dom.js";
 import { isPartial, percent, probabilities, visible } from "../format.js";
 
 const popover = find("token");
@@ -18,7 +18,7 @@ popover.addEventListener("keydown", (event) => {
   const next = { ArrowDown: at + 1, ArrowUp: at - 1 }[event.key];
   if (next !== undefined) buttons.at(next % buttons.length)?.focus();
   else if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) return;
-  else if (event.key === "ArrowLeft" || event.key === "ArrowRight") on.walk(event.key === "ArrowRight" ? 1 : -1);
+  else if (event.key === "ArrowLeft" || event.key === "ArrowRight") on.walk(keyAlong(event.key, opened) === "ArrowRight" ? 1 : -1);
   // Ctrl+Enter generates a text where no popover is open, and presses no button here.
   else if (event.key !== "Enter") return;
   event.preventDefault();

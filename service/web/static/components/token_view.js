@@ -1,7 +1,7 @@
 // A text whose tokens are colored and can be selected.
 
 import { palette } from "../colors.js";
-import { indexByKey } from "../dom.js";
+import { indexByKey, keyAlong } from "../dom.js";
 import { setTokenText } from "../format.js";
 
 export class TokenView {
@@ -28,7 +28,7 @@ export class TokenView {
     });
     list.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const next = indexByKey(event.key, event.shiftKey ? this.#end : this.#chosen, this.#tokens.length);
+      const next = indexByKey(keyAlong(event.key, list), event.shiftKey ? this.#end : this.#chosen, this.#tokens.length);
       if (next === undefined) return;
       event.preventDefault();
       if (event.shiftKey) {

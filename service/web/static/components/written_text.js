@@ -1,5 +1,6 @@
 // A text that is being written: the prompt in grey, then a button for each token, colored by surprise.
 
+import { keyAlong } from "../dom.js";
 import { isPartial, setTokenText } from "../format.js";
 import { surpriseShare } from "./token_view.js";
 
@@ -130,7 +131,7 @@ export class WrittenText {
     const index = this.#elements.indexOf(document.activeElement);
     if (index < 0) return;
     const [last, step] = [this.#elements.length - 1, this.#isBackward ? -1 : 1];
-    const next = { ArrowLeft: index - step, ArrowRight: index + step, Home: this.#isBackward ? last : 0, End: this.#isBackward ? 0 : last }[event.key];
+    const next = { ArrowLeft: index - step, ArrowRight: index + step, Home: this.#isBackward ? last : 0, End: this.#isBackward ? 0 : last }[keyAlong(event.key, this.#output)];
     if (event.key === "Enter" || event.key === " ") opened(index);
     else if (next === undefined || !this.#elements[next]) return;
     else {
