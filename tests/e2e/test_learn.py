@@ -273,6 +273,14 @@ def test_tokens_are_reached_by_buttons_and_keys(page):
     assert page.page.locator("#tokens [aria-selected=true]").get_attribute("data-position") == "11"
 
 
+def test_the_field_of_the_unit_shows_the_unit_that_is_selected(page):
+    page.page.fill("#unit", "99999")
+    page.page.locator("#unit").blur()
+    number = int(page.page.input_value("#unit"))
+    assert 0 < number < 99999
+    assert page.read("#step-text").startswith(f"Unit {number} ")
+
+
 def test_each_stop_has_a_link(page):
     page.page.locator("#found:not([hidden])").wait_for()
     links = page.page.locator(".stops a").evaluate_all("all => all.map((link) => link.getAttribute('href'))")

@@ -58,6 +58,7 @@ function listen() {
   page.model.addEventListener("change", () => attempt(read));
   page.layer.addEventListener("change", () => choose({ layer: Number(page.layer.value) }));
   page.unit.addEventListener("input", () => choose({ unit: Math.min(Number(page.unit.value) || 0, found.units(chosen.layer).length - 1) }));
+  page.unit.addEventListener("change", () => { page.unit.value = chosen.unit; });
   page.previous.addEventListener("click", () => choose({ position: chosen.position - 1 }));
   page.next.addEventListener("click", () => choose({ position: chosen.position + 1 }));
   page.heat.addEventListener("input", showTemperature);
