@@ -308,6 +308,24 @@ def test_other_places_where_a_unit_does_the_same_are_found(page, gateway, tmp_pa
     assert f"found in {len(written):,} tokens" in page.read("#elsewhere-status")
 
 
+def test_a_link_to_another_place_has_whole_characters(page):
+    """Whose bytes may be several tokens."""
+    tokens = ["[", "bytes:\\xe2\\x82", "bytes:\\xac", "]", "x"] * 4
+    inside = [[float(token not in "]x")] for token in tokens]
+
+    def inspect(route):
+        route.fulfill(body=json.dumps(made_up(tokens, inside)), content_type="application/json")
+
+    page.page.route("**/v1/inspect", inspect)
+    page.look("lstm", "[€]x" * 4)
+    page.page.route("**/v1/completions", lambda route: route.fulfill(json={"choices": [{"text": "[€]x" * 4}]}))
+    page.click("#elsewhere-form button")
+    page.page.locator("#elsewhere-status", has_text="found in").wait_for()
+    link = page.page.locator("#matches a").first
+    assert json.loads(unquote(link.get_attribute("href").partition("#")[2]))["text"] == "[€]x" * 4
+    assert "bytes" not in link.inner_text()
+
+
 def test_a_search_that_ends_after_another_token_was_selected_shows_nothing(page):
     """Its results are those of the token before."""
     text, held = "One [two] and [four]", []

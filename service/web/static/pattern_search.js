@@ -3,7 +3,7 @@
 import { post, postForBlob } from "./api.js";
 import { themed } from "./colors.js";
 import { findAll } from "./dom.js";
-import { beginning, number } from "./format.js";
+import { beginning, isPartial, number, textOf } from "./format.js";
 import { Inspection } from "./inspection.js";
 import { toHash } from "./link.js";
 
@@ -132,7 +132,7 @@ export class PatternSearch {
     const link = document.createElement("a");
     const part = (start, end) => tokens.slice(Math.max(0, start), end).map((token, i) => {
       const shownToken = document.createElement("span");
-      shownToken.textContent = token.replaceAll("\n", "⏎");
+      shownToken.textContent = isPartial(token) ? "�" : token.replaceAll("\n", "⏎");
       shownToken.style.backgroundColor = themed(values[Math.max(0, start) + i], most);
       return shownToken;
     });
@@ -141,7 +141,7 @@ export class PatternSearch {
     link.append(...part(from - AROUND, from), match, ...part(to + 1, to + 1 + AROUND));
     const start = Math.max(0, from - LINKED);
     const { model, ...rest } = { model: this.#found.reference, labels: this.#request.labels, ...this.#chosen };
-    link.href = isOwn ? "#tokens" : `inspector${toHash({ model, ...rest, text: tokens.slice(start, to + LINKED).join(""), position: from - start, color: "unit" })}`;
+    link.href = isOwn ? "#tokens" : `inspector${toHash({ model, ...rest, text: textOf(tokens.slice(start, to + LINKED)), position: from - start, color: "unit" })}`;
     if (isOwn) link.addEventListener("click", (event) => { event.preventDefault(); this.#on.chosen(from); });
     else link.target = "_blank";
     item.append(link, Object.assign(document.createElement("span"), { className: "help", textContent: detail }));
