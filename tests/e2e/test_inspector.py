@@ -390,6 +390,17 @@ def test_the_page_opens_with_an_analysis(page):
     assert name
 
 
+def test_the_page_opens_with_an_analysis_after_a_retry(page):
+    page.page.route("**/v1/models", lambda route: route.fulfill(status=429, json={"error": {"message": "too many"}}))
+    page.page.goto(page.url + "models")
+    page.page.goto(page.url + page.path)
+    page.wait_for_notice("Too many.")
+    page.page.unroute("**/v1/models")
+    page.click("#retry")
+    page.page.locator("#status", has_text="tokens inspected.").wait_for()
+    page.excuse_failed_loads()
+
+
 def test_discoveries_of_the_card_are_shown_first(page, gateway):
     units = np.random.default_rng(0).normal(size=(len(PROSE), 8))
     answer_with(page, made_up(list(PROSE), units.tolist()))

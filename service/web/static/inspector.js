@@ -81,8 +81,13 @@ async function start() {
   page.backwards.checked = Boolean(shown?.go_backwards);
   for (const name of Object.keys(chosen)) chosen[name] = shown?.[name] ?? chosen[name];
   page.color.value = ["probability", "prediction", "unit"].includes(shown?.color) ? shown.color : "unit";
-  if (!(await shell.loadModels((served) => showModels(served, shown)))) return;
-  await inspect(chosen.position, { discovers: linked?.color === undefined, writes: !page.text.value });
+  await open(shown, linked?.color === undefined);
+}
+
+// Loads the models, and inspects the text that is `shown`.
+async function open(shown, discovers) {
+  if (!(await shell.loadModels((served) => showModels(served, shown), () => open(shown, discovers)))) return;
+  await inspect(chosen.position, { discovers, writes: !page.text.value });
   page.change.open = !found;
 }
 

@@ -36,13 +36,17 @@ export class Shell {
     return this.#running !== null;
   }
 
-  // Loads the models; returns whether that succeeded. Without any, the page to train the first one is shown.
-  loadModels(show = this.#on.models) {
+  /**
+   * Loads the models; returns whether that succeeded. Without any, the page to train the first one is shown. `again` is
+   * called by a button beside the notice of a failure.
+   * @param {() => unknown} again
+   */
+  loadModels(show = this.#on.models, again = () => this.loadModels(show)) {
     return attempt(async () => {
       const models = await loadModels((message) => { status.textContent = message; });
       if (models.length) show(models);
       else location.replace("train");
-    });
+    }, undefined, again);
   }
 
   // Runs `work`, which gets an AbortSignal; the status shows `label` meanwhile, and then what `done` returns.
