@@ -6,7 +6,6 @@ the version. TensorFlow Serving's messages are arguments.
 """
 
 import json
-import math
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -24,6 +23,9 @@ LABELS_FILE = "labels.json"
 # Default label of requests that name only a model.
 STABLE = "stable"
 LABEL_PATTERN = "[a-z][a-z0-9_-]{0,31}"
+
+# Of a label or version in a traffic split.
+MAX_SHARE = 1e9
 
 # Label of the version that was stable before, which a rollback returns to.
 PREVIOUS = "previous"
@@ -117,24 +119,24 @@ def read_shares(path: Path) -> dict[str, Shares]:
     """
     try:
         text = read_file(path).decode()
-        if not text.strip():
-            # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
-            raise ContractError(f"{path}: is empty")
         document = tomllib.loads(text)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ContractError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ContractError(f"{path}: {error}") from error
+    if not text.strip():
+        # It may be half written. To end all traffic splits, delete the file or leave only a comment in it.
+        raise ContractError(f"{path}: is empty")
     for name, table in document.items():
         if not isinstance(table, dict) or not table:
             raise ContractError(f"{path}: {name} must be a table such as [{name}] with lines such as stable = 90")
         for target, share in table.items():
-            if not re.fullmatch(f"[0-9]+|{LABEL_PATTERN}", target):
+            if not re.fullmatch(f"[0-9]{{1,19}}|{LABEL_PATTERN}", target):
                 raise ContractError(f"{path}: {name}.{target} must be a label or the number of a version")
-            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < math.inf:
-                raise ContractError(f"{path}: {name}.{target} must be a number of at least 0, got {share!r}")
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= MAX_SHARE:
+                raise ContractError(f"{path}: {name}.{target} must be a number from 0 to {MAX_SHARE:g}, got {share!r}")
         if sum(table.values()) <= 0:
             raise ContractError(f"{path}: {name} must have a share above 0")
     return document

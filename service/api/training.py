@@ -9,13 +9,13 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from contract.card import ID_PATTERN
-from contract.models_config import LABEL_PATTERN, PREVIOUS
+from contract.models_config import LABEL_PATTERN, MAX_SHARE, PREVIOUS
 from service.api.body import RESOLVED, Body, require
 from service.settings import Settings
 
 Auto = Literal["auto"]
 MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
-MAX_LABELS, MAX_SHARE = 16, 1e9
+MAX_LABELS = 16
 _VERSION = "[1-9][0-9]{0,18}"
 FileId = Annotated[str, Field(max_length=64, pattern="^[!-~]*$")]
 
