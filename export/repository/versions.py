@@ -160,7 +160,8 @@ def next_version(home: Path) -> int:
     sees the same numbers before and after, and would keep serving the removed version under the number of the new one.
     Where none remains, a removal waits until servers have unloaded the model, and numbers start at 1 again.
     """
-    return max([_last_removed(home), *version_numbers(home)]) + 1
+    # In this order: a concurrent removal records the number before it renames the version.
+    return max([*version_numbers(home), _last_removed(home)]) + 1
 
 
 def retire(home: Path, removed: Collection[int], remaining: Collection[int]) -> None:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from export.cli import program
 from export.repository import removal
+from export.repository import versions as versions_module
 from export.repository.models_config import add_to_models_config, read_entries
 from export.repository.versions import LAST_REMOVED_FILE, next_version
 from tests.commands import main
@@ -258,6 +259,21 @@ def test_the_number_of_a_removed_version_is_not_given_again(repository):
     assert remove("m", "--yes") == 0
     assert list(home.iterdir()) == []
     assert next_version(home) == 1
+
+
+def test_no_number_is_given_again_during_a_removal(repository, monkeypatch):
+    """A training publishes without the lock that removals hold."""
+    for number in (1, 2, 3):
+        store(repository, version=number)
+    list_versions = versions_module.version_numbers
+
+    def removed_before_listing(home):
+        assert remove("m:3", "--yes") == 0
+        monkeypatch.setattr(versions_module, "version_numbers", list_versions)
+        return list_versions(home)
+
+    monkeypatch.setattr(versions_module, "version_numbers", removed_before_listing)
+    assert next_version(repository / "m") == 4
 
 
 def test_a_lock_that_another_user_created_can_be_taken(repository, monkeypatch):
