@@ -3,6 +3,8 @@
 While a file is damaged, its last valid content is used.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -125,7 +127,7 @@ class VersionFiles:
         """
         home = self._models_dir / ref.name / str(ref.number)
         path = home / signatures.ASSETS / signatures.CARD_FILE
-        cached, stamp = self._assets.get(ref), path.stat().st_mtime_ns if path.exists() else 0
+        cached, stamp = self._assets.get(ref), _mtime_ns(path)
         if cached is not None and stamp in (0, cached.stamp):
             return cached
         what = f"files of {ref.name}:{ref.number}"
@@ -151,8 +153,21 @@ class VersionFiles:
             self._assets.pop(ref, None)
 
 
+def _mtime_ns(path: Path) -> int:
+    """Return a file's modification time in nanoseconds; 0 if it is missing or unreadable."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def _sizes(home: Path) -> tuple[int, int]:
     """Return the size in bytes of a version's files, and of its weights alone."""
-    sizes = {path: path.stat().st_size for path in home.rglob("*") if path.is_file()}
+    sizes: dict[Path, int] = {}
+    for folder, _, names in os.walk(home):
+        for path in (Path(folder, name) for name in names):
+            # Only the model server may be allowed to read it, or the version is being removed.
+            with contextlib.suppress(OSError):
+                sizes[path] = path.stat().st_size
     weights = sum(size for path, size in sizes.items() if path.match("variables/variables.data-*"))
     return sum(sizes.values()), weights

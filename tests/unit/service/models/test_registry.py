@@ -1,7 +1,10 @@
 """The model registry: models and versions come and go, and damaged files affect only their own version."""
 
+import errno
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -402,3 +405,19 @@ def test_a_version_is_served_while_one_backend_has_it(tmp_path):
     fleet.servers["a:1"].models = fleet.servers["b:1"].models = {"demo": {2: ""}}
     fleet.model_registry.refresh()
     assert fleet.model_registry.find_version(ModelVersion("demo", 1)) is None
+
+
+def test_a_version_whose_files_may_not_be_read_affects_only_itself(model_registry, poll, tmp_path, monkeypatch):
+    """As one that another user has published with a umask of 077."""
+    for number in (1, 2):
+        add(tmp_path, "demo", number)
+    stat, refused = Path.stat, tmp_path / "demo" / "2"
+
+    def stat_as_another_user(path, **options):
+        if refused in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat_as_another_user)
+    poll(models={"demo": {1: "", 2: ""}})
+    assert model_registry.find("demo:1").ref.number == 1
