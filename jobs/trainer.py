@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,36 +95,33 @@ class Trainer:
     def _run(self, job: Job) -> None:
         log.info("%s: attempt %d, model %s", job.id, job.attempt, job.name)
         try:
-            ended = _Attempt(self, job).run()
+            _Attempt(self, job).run()
         except OperationalError:
             # Its lease ends, and it is claimed again.
             raise
         except InvalidUpload as error:
-            ended = self.fail(job, "invalid_training_file", str(error))
+            self.fail(job, "invalid_training_file", str(error))
         except LauncherUnavailable as error:
             log.warning("%s: %s; trying again in %.0f s", job.id, error, UNAVAILABLE_S)
             if self.store.renew(job, UNAVAILABLE_S) == "cancel":
-                # What may still run of it is stopped by `_clean`, which finds it by its directory.
                 self.store.end(job, "cancelled", "the job was cancelled")
             else:
                 self.store.add_events(job, [("the cluster does not respond; trying again", None)], "warn")
-            ended = False
         except LauncherError as error:
             log.error("%s: %s", job.id, error)
-            ended = self.fail(job, "server_error", "the cluster refuses the training; see the trainer's log")
+            self.fail(job, "server_error", "the cluster refuses the training; see the trainer's log")
         except OSError as error:
             log.exception("%s failed", job.id)
-            ended = self.fail(job, "server_error", f"a file cannot be written: {error.strerror}")
+            self.fail(job, "server_error", f"a file cannot be written: {error.strerror}")
         except Exception:
             log.exception("%s failed", job.id)
-            ended = self.fail(job, "server_error", "internal error; see the trainer's log")
-        if ended:
-            shutil.rmtree(self.jobs_dir / job.id, ignore_errors=True)
+            self.fail(job, "server_error", "internal error; see the trainer's log")
+        self._remove_ended([job.id])
 
-    def fail(self, job: Job, code: str, message: str) -> bool:
-        """End a job as failed; return whether its lease was held."""
+    def fail(self, job: Job, code: str, message: str) -> None:
+        """End a job as failed, if its lease is held."""
         error = {"code": code, "message": message, "param": None}
-        return self.store.end(job, "failed", f"the job failed: {message}", error=error)
+        self.store.end(job, "failed", f"the job failed: {message}", error=error)
 
     def _clean(self) -> None:
         """Delete uploads that are too old or have no record, and old jobs, and directories of jobs that have ended."""
@@ -134,11 +131,15 @@ class Trainer:
         if number := self.store.delete_jobs_before(now - self._max_job_age_s):
             log.info("%d jobs: deleted %.0f days after their end", number, self._max_job_age_s / 86_400)
         self.uploads.remove_unrecorded(self.store.file_ids(), now - _UNRECORDED_S)
-        for job_id in self.store.not_active_among(path.name for path in self.jobs_dir.glob("*")):
+        self._remove_ended(path.name for path in self.jobs_dir.glob("*"))
+
+    def _remove_ended(self, job_ids: Iterable[str]) -> None:
+        """Delete the directories of those jobs that have ended: another trainer may have one whose lease is lost."""
+        for job_id in self.store.not_active_among(job_ids):
             self._remove(job_id)
 
     def _remove(self, job_id: str) -> None:
-        """Delete the directory of a job that has ended; first stop what runs of one that was cancelled meanwhile."""
+        """Delete the directory of a job; first stop what a cluster that did not respond, or refused it, still runs."""
         try:
             run = self.launcher.find(job_id)
             if run is not None:
@@ -165,8 +166,8 @@ class _Attempt:
         minutes = check_settings(job.model, job.settings).max_minutes
         self._max_s = None if minutes is None else 120 * minutes + OVERTIME_S
 
-    def run(self) -> bool:
-        """Have the exporter run; return whether the job has ended.
+    def run(self) -> None:
+        """Have the exporter run, and end the job or its lease.
 
         A run that a signal killed is replaced, unless several in a row completed no epoch; one that a cluster has ended
         is always replaced.
@@ -177,18 +178,17 @@ class _Attempt:
             run = self._launcher.find(self._job.id)
             if run is None:
                 with self._exclusive() as is_free:
-                    if not is_free:
-                        return False
                     # Only now: what has held the lock, or was looked for, may have published until then.
-                    if self._is_published(is_new=False):
-                        return True
+                    if not is_free or self._is_published(is_new=False):
+                        return
                     command = self._command()
                 run = self._launcher.start(self._training(f"{self._job.attempt}-{num_runs}", command))
             code, wanted = self._follow(run)
             num_kills = 1 if self._progress.last_epoch > epoch else num_kills + (code is not None)
             epoch = self._progress.last_epoch
             if wanted is not None or (code is not None and (code >= 0 or num_kills >= MAX_KILLS)):
-                return self._conclude(code or 0, wanted)
+                self._conclude(code or 0, wanted)
+                return
             cause = "ended by the cluster" if code is None else f"killed by {signal.Signals(-code).name}"
             message = f"the training was {cause}; it continues after its last epoch"
             self._store.add_events(self._job, [(message, None)], "warn")
@@ -253,30 +253,30 @@ class _Attempt:
                 progress["estimated_finish"] = time.time() + update["seconds_left"]
         return self._store.renew(self._job, LEASE_S, **progress)
 
-    def _conclude(self, code: int, wanted: JobAction | str | None) -> bool:
+    def _conclude(self, code: int, wanted: JobAction | str | None) -> None:
         # A child may have published just before it was stopped.
         if self._is_published(is_new=code == 0):
-            return True
+            return
         if wanted in ("stop", "lost") and self._launcher.outlives_trainer:
             # Any trainer may go on with it at once.
             self._store.renew(self._job, 0.0)
-            return False
-        if wanted == "cancel":
-            return self._store.end(self._job, "cancelled", "the job was cancelled")
-        if wanted in ("pause", "stop", "lost"):
-            is_paused = wanted == "pause"
-            message = "the job is paused" if is_paused else "the trainer stopped; the job is queued again"
-            self._store.end(self._job, "paused" if is_paused else "queued", message)
-            return False
-        if wanted is not None:
-            message = wanted
-        elif code < 0:
-            message = f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
+        elif wanted == "cancel":
+            self._store.end(self._job, "cancelled", "the job was cancelled")
+        elif wanted == "pause":
+            self._store.end(self._job, "paused", "the job is paused")
+        elif wanted in ("stop", "lost"):
+            self._store.end(self._job, "queued", "the trainer stopped; the job is queued again")
         else:
-            output = (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
-            message = (last_error(output) or f"the training exited with code {code}")[:_MESSAGE_CHARACTERS]
-            log.warning("%s: %s; its last output: %r", self._job.id, message, output[-_LOGGED_CHARACTERS:])
-        return self._trainer.fail(self._job, "training_failed", message)
+            self._trainer.fail(self._job, "training_failed", wanted or self._failure(code))
+
+    def _failure(self, code: int) -> str:
+        """Return why a run failed, by its exit code and its output."""
+        if code < 0:
+            return f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
+        output = (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
+        message = (last_error(output) or f"the training exited with code {code}")[:_MESSAGE_CHARACTERS]
+        log.warning("%s: %s; its last output: %r", self._job.id, message, output[-_LOGGED_CHARACTERS:])
+        return message
 
     def _is_published(self, *, is_new: bool) -> bool:
         """End the job if a version names it; return whether one does.

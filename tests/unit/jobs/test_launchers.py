@@ -187,6 +187,18 @@ def test_a_cluster_that_refuses_a_training_fails_the_job(place, cluster, monkeyp
     assert error["message"] == "the cluster refuses the training; see the trainer's log"
 
 
+def test_what_runs_of_a_failed_job_is_stopped_once_the_cluster_allows_it(place, cluster, monkeypatch):
+    """As while the trainer's rights are changed; it would publish a version of a job that has failed."""
+    monkeypatch.setattr(module, "CLEAN_S", 0.2)
+    job_id = place.begin()
+    with monkeypatch.context() as while_refused:
+        while_refused.setattr(cluster, "answer", lambda *_: (403, {"message": "jobs.batch is forbidden"}))
+        assert place.wait(job_id, "failed").error["code"] == "server_error"
+        assert [process.poll() for process in cluster.processes.values()] == [None]
+    until(lambda: None not in [process.poll() for process in cluster.processes.values()], timeout=60)
+    until(lambda: not (place.training / f"jobs/{job_id}").exists(), timeout=60)
+
+
 @only_in(KubernetesCluster, "a-queue")
 def test_a_job_has_the_pod_of_the_template_and_its_own_limits(place, cluster):
     job_id = place.submit("text")

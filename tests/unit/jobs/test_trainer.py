@@ -1,6 +1,7 @@
 """The trainer runs the exporter for one job after another, and a job is published once, whatever is killed."""
 
 import io
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, model_o
 from jobs.trainer import Trainer
 from jobs.uploads import Uploads
 from tests.databases import DATABASES
+from tests.unit.jobs.place import AGES
 from tests.waiting import until
 
 # The other tests run in SQLite alone: the store's own run in each.
@@ -124,6 +126,19 @@ def test_a_database_that_is_away_for_a_while_fails_no_job(place, monkeypatch, me
     assert (job.status, failures) == ("succeeded", [])
     assert list(place.versions) == ["1"]
     assert [event.data["epoch"] for event in place.epochs(job.id)] == [1, 2, 3]
+
+
+def test_a_trainer_that_has_lost_a_job_leaves_its_directory(place):
+    """The other trainer still lists the version that the job has published."""
+    job_id = place.submit("text")
+    lost = place.store.claim(0.0)
+    card = place.models / "book/1/assets.extra/generator.json"
+    card.parent.mkdir(parents=True)
+    card.write_text(json.dumps({"training": {"settings": {"job": job_id}}}))
+    assert place.store.claim(60.0).attempt == 2
+    Trainer(place.store, place.training, place.models, **AGES)._run(lost)
+    assert place.job(job_id).status == "running"
+    assert (place.training / "jobs" / job_id).is_dir()
 
 
 @in_each_database
