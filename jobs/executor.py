@@ -149,4 +149,8 @@ class Executor(threading.Thread):
     def _record(self, operation: Operation, **details: object) -> None:
         tenant = {"tenant": operation.tenant} if operation.tenant else {}
         of_operation = {"model": operation.model, **tenant, "operation": operation.id}
-        record_action(operation.action, operation.actor, **of_operation, **details)
+        try:
+            record_action(operation.action, operation.actor, **of_operation, **details)
+        except OSError as error:
+            # Its client would repeat what has been done.
+            log.error("%s: done, but the audit log cannot be written: %s", operation.id, error.strerror)

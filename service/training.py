@@ -1,5 +1,6 @@
 """Training through the API: the jobs, the uploads and the operations on models, with the limits of a tenant."""
 
+import logging
 import os
 import secrets
 import threading
@@ -29,6 +30,8 @@ from service.errors import (
     TrainingDisabled,
 )
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MAX_FILENAME = 255
 # A stream of events holds a thread, as a running or waiting sequence does, for as long as a job takes: this share of
@@ -114,8 +117,14 @@ class Training:
         return file
 
     def record(self, action: str, context: RequestContext, **details: object) -> None:
-        """Append what a client did to the audit log."""
-        record(self.settings.audit_file, action, _actor(context), tenant=context.tenant, **details)
+        """Append what a client did to the audit log; log an error if that cannot be written.
+
+        It has been done: with an error, the client would repeat it.
+        """
+        try:
+            record(self.settings.audit_file, action, _actor(context), tenant=context.tenant, **details)
+        except OSError as error:
+            log.error("%s: done, but the audit log cannot be written: %s", action, error.strerror)
 
     def create_job(self, job: Job) -> Job:
         """Queue a new job, and return it.

@@ -178,6 +178,19 @@ def test_a_version_that_is_published_after_the_removal_stays(place):
     assert (place.versions, "book" in place.listed) == (["4"], True)
 
 
+def test_an_audit_log_that_cannot_be_written_undoes_no_operation(place, monkeypatch, caplog):
+    """A client that repeats a rollback returns to the first version, and one cannot repeat to delete a model."""
+    place.execute("route", labels={"stable": 3})
+    monkeypatch.setenv("SOSTENUTO_AUDIT_FILE", str(place.directory / "full" / "audit.jsonl"))
+    assert place.execute("route", labels={"stable": 2}) is None
+    assert place.execute("rollback") is None
+    assert place.labels["stable"] == 3
+    assert place.execute("remove") is None
+    assert place.executor.execute_next()
+    assert place.versions == []
+    assert "done, but the audit log cannot be written: No such file or directory" in caplog.text
+
+
 def test_a_base_of_an_unfinished_job_is_not_removed(place):
     base, output = place.job("book:2"), place.job(name="other", tenant="b")
     for model in ("book:2", "book"):

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+from dataclasses import replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -107,6 +109,14 @@ def test_text_that_postgresql_cannot_store_is_refused(ask, job):
         assert ask("GET", path)[0] == 400
     for field in ({"training_file": "\0"}, {"validation_file": "a\0"}, {"metadata": {"a": "\0"}}):
         assert ask("POST", "/v1/fine_tuning/jobs", {**job, **field})[0] == 400
+
+
+def test_an_audit_log_that_cannot_be_written_fails_no_request(gateway, ask, job, monkeypatch, caplog):
+    """OpenAI's client repeats a request that fails with 500, and each would queue one more job."""
+    broken = gateway.services.training.settings.model_copy(update={"audit_file": Path("/nonexistent/audit.jsonl")})
+    monkeypatch.setattr(gateway.services, "training", replace(gateway.services.training, settings=broken))
+    assert ask("POST", "/v1/fine_tuning/jobs", job)[0] == 200
+    assert "train: done, but the audit log cannot be written: No such file or directory" in caplog.text
 
 
 def test_streams_of_events_are_limited(gateway, ask, job):
