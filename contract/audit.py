@@ -1,5 +1,6 @@
 """The audit log: an append-only file of JSON Lines that says who changed what is served, and who may use it."""
 
+import errno
 import getpass
 import json
 import os
@@ -26,9 +27,12 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
         return
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, "action": action, "actor": actor, **details}, ensure_ascii=False)
+    content = f"{line}\n".encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        os.write(descriptor, f"{line}\n".encode())
+        if os.write(descriptor, content) < len(content):
+            # The disk has become full within the line.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 

@@ -62,3 +62,16 @@ def test_a_line_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(OSError, match="directory"):
         record(tmp_path / "no/such/directory/audit", "x", "y")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_line_that_is_written_in_part_is_an_error(path):
+    """A full disk takes the bytes that it has room for; a limit of the file's size does the same."""
+    code = f"""
+import resource
+from pathlib import Path
+from contract.audit import record
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+record(Path({str(path)!r}), "x" * 200, "y")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, "No space left on device" in done.stderr) == (1, True)
