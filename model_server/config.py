@@ -140,7 +140,7 @@ def _model(entry: model_server_config_pb2.ModelConfig, models_root: Path) -> Mod
     if platform != _PLATFORM:
         raise ConfigError(f"Model {entry.name} requests unsupported platform {platform}")
     path = PurePosixPath(entry.base_path)
-    if not path.is_absolute():
+    if not path.is_absolute() or "\0" in entry.base_path:
         raise ConfigError(f"Expected model {entry.name} to have an absolute path, got base_path: {entry.base_path!r}")
     is_contained = path.is_relative_to(CONTAINER_ROOT)
     base_path = models_root / path.relative_to(CONTAINER_ROOT) if is_contained else Path(path)

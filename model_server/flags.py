@@ -36,9 +36,11 @@ what differs from TensorFlow Serving:
   a SavedModel must be one of TensorFlow 2, in saved_model.pb, that needs no asset files
   outputs of other types than float32 and int32 are sent as tensor_content
   metadata, status, reload and Predict are served; Classify, Regress, MultiInference and SessionRun are not"""
+# Of most flags in TensorFlow Serving. A thread of Python waits for at most 9,223,372,036 s.
+_MAX_INT32 = 2**31 - 1
 
 
-def _number(at_least: int) -> Callable[[str], int]:
+def _number(at_least: int, at_most: int = _MAX_INT32) -> Callable[[str], int]:
     def convert(text: str) -> int:
         try:
             value = int(text)
@@ -46,6 +48,8 @@ def _number(at_least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
         if value < at_least:
             raise argparse.ArgumentTypeError(f"must be at least {at_least}, got {text}")
+        if value > at_most:
+            raise argparse.ArgumentTypeError(f"must be at most {at_most}, got {text}")
         return value
 
     return convert
@@ -72,7 +76,7 @@ class Flags:
     """The flags: each field is the flag of its name."""
 
     host: str = _flag("127.0.0.1", str, "address to listen on; not a flag of TensorFlow Serving", metavar="ADDRESS")
-    port: int = _flag(8500, _number(0), "gRPC port; 0 picks a free one", metavar="N")
+    port: int = _flag(8500, _number(0, 65_535), "gRPC port; 0 picks a free one", metavar="N")
     rest_api_port: int = _flag(0, _number(0), "must be 0: there is no REST API", metavar="0")
     grpc_max_threads: int = _flag(
         4 * len(os.sched_getaffinity(0)),
@@ -114,7 +118,9 @@ class Flags:
         "allow a new label for a version that is not loaded yet; without it the file may have no labels at start"
     )
     max_num_load_retries: int = _flag(5, _number(0), "maximum retries of a version that fails to load", metavar="N")
-    load_retry_interval_micros: int = _flag(60_000_000, _number(0), "microseconds between load retries", metavar="US")
+    load_retry_interval_micros: int = _flag(
+        60_000_000, _number(0, 1_000_000 * _MAX_INT32), "microseconds between load retries", metavar="US"
+    )
     tensorflow_intra_op_parallelism: int = _flag(1, _number(1), "threads per operation", metavar="N")
     tensorflow_inter_op_parallelism: int = _flag(
         -1,

@@ -47,6 +47,7 @@ def test_the_deprecated_model_type_still_means_tensorflow():
         ('name: "a" base_path: "/m"', "model_platform"),
         (f'name: "a" base_path: "m" {PLATFORM}', "absolute path"),
         (f'name: "a" {PLATFORM}', "absolute path"),
+        (f'name: "a" base_path: "/models/a\\000b" {PLATFORM}', "absolute path"),
     ],
 )
 def test_an_invalid_model_entry_is_refused(entry, told):
