@@ -7,7 +7,7 @@ model servers have unloaded the model.
 
 import contextlib
 import math
-import os
+import secrets
 import shutil
 import socket
 import sys
@@ -173,7 +173,7 @@ class Removal:
             # The oldest first: a server that has not reloaded the config yet keeps serving the newest.
             for version in self.versions:
                 with contextlib.suppress(FileNotFoundError):
-                    version.path.rename(self._home / f"{_PREFIX}{version.path.name}-{os.getpid()}")
+                    version.path.rename(self._home / f"{_PREFIX}{version.path.name}-{secrets.token_hex(8)}")
             forget_versions(self._models_dir, self._name)
 
     def _require_unlabelled(self) -> None:

@@ -261,6 +261,15 @@ def test_the_number_of_a_removed_version_is_not_given_again(repository):
     assert next_version(home) == 1
 
 
+def test_leftovers_of_a_version_keep_none_of_its_number_from_being_removed(repository, monkeypatch):
+    """In a container each process has the same number. Leftovers may be files of another user."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(removal, "delete_renamed", lambda _: [])
+    for _ in range(2):
+        store(repository)
+        assert remove("m:1", "--yes") == 0
+
+
 def test_no_number_is_given_again_during_a_removal(repository, monkeypatch):
     """A training publishes without the lock that removals hold."""
     for number in (1, 2, 3):
