@@ -33,6 +33,9 @@ class LabelColumn(BaseModel, frozen=True):
     def of_numbers(cls, name: str, bounds: tuple[float, ...]) -> Self:
         """Return the column of bins with these lower bounds, ascending; a bin ends below the next one's bound."""
         texts = [f"{bound:.12g}" for bound in bounds]
+        if len(set(texts)) < len(texts):
+            # Such as order numbers of 16 digits. Others are read more easily without the digits of 0.1 + 0.2.
+            texts = [f"{bound:.17g}" for bound in bounds]
         values = tuple(f"{low}..{high}" for low, high in zip(["", *texts], [*texts, ""], strict=True))
         return cls(name=name, values=values, bounds=bounds)
 

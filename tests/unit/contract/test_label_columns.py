@@ -29,6 +29,14 @@ TOKENIZERS = {
 }
 
 
+def test_numbers_with_many_digits_have_different_labels():
+    bounds = (2024000000000100.0, 2024000000000200.0, 2024000000000300.0)
+    column = LabelColumn.of_numbers("order", bounds)
+    first, second, third = (f"{bound:.0f}" for bound in bounds)
+    assert column.values == (f"..{first}", f"{first}..{second}", f"{second}..{third}", f"{third}..")
+    assert LabelColumn.of_numbers("share", (0.1 + 0.2, 0.7)).values == ("..0.3", "0.3..0.7", "0.7..")
+
+
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_labels_have_no_text_are_never_sampled_and_survive_the_file(kind, tmp_path):
     plain = TOKENIZERS[kind]
