@@ -10,6 +10,9 @@ from sqlalchemy.orm import Session
 
 from jobs.database import ACTIVE, Job, StoredFile, versions
 
+# Returns whether a version that a job published still exists; None if that is unknown.
+IsKept = Callable[[str, int], bool | None]
+
 # Training that counts towards a tenant's minutes, and against it in the queue: that of the last day.
 DAY_S = 86_400.0
 # Of any size: each takes a block of the disk and a row of the database.
@@ -58,10 +61,8 @@ def require_files(session: Session, tenant: str, num_bytes: int, max_bytes: int)
         raise QuotaExceeded(f"all files together may have at most {max_bytes} bytes, got {used} + {num_bytes}")
 
 
-def require_jobs(
-    session: Session, tenant: str, minutes: float, quota: Quota, is_kept: Callable[[str, int], bool]
-) -> None:
-    """Raise QuotaExceeded if a tenant may not have one more job of `minutes`; `is_kept` as of `JobStore.create`."""
+def require_jobs(session: Session, tenant: str, minutes: float, quota: Quota, is_kept: IsKept) -> None:
+    """Raise QuotaExceeded if a tenant may not have one more job of `minutes`."""
     of_tenant = and_(Job.tenant == tenant, Job.status.in_(ACTIVE))
     active = session.execute(select(func.count()).select_from(Job).where(of_tenant)).scalar_one()
     if active >= quota.jobs:
@@ -95,14 +96,14 @@ def max_minutes(settings: Mapping[str, Any]) -> float:
     return float(settings.get("max_minutes") or 0.0)
 
 
-def _num_versions(session: Session, tenant: str, is_kept: Callable[[str, int], bool]) -> int:
-    """Return how many versions that a tenant's jobs have published still exist, and forget the others."""
+def _num_versions(session: Session, tenant: str, is_kept: IsKept) -> int:
+    """Return how many versions that a tenant's jobs have published still exist, and forget those that do not."""
     published = select(versions.c.name, versions.c.version).where(versions.c.tenant == tenant)
     kept = 0
     for name, version in session.execute(published).all():
-        if is_kept(name, version):
-            kept += 1
-        else:
+        exists = is_kept(name, version)
+        kept += bool(exists)
+        if exists is False:
             this = and_(versions.c.tenant == tenant, versions.c.name == name, versions.c.version == version)
             session.execute(delete(versions).where(this))
     return kept

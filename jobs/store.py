@@ -13,7 +13,7 @@ claims the job, which stays `running`; whatever the first one still writes is re
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import and_, delete, func, insert, or_, select, tuple_
@@ -22,7 +22,16 @@ from sqlalchemy.orm import Session, aliased, sessionmaker
 from jobs import database
 from jobs.database import ACTIVE, Event, Job, JobAction, StoredFile, lock_held, lock_tenants, versions
 from jobs.operations import JobActive, OperationStore, is_being_removed
-from jobs.quotas import DAY_S, Quota, TrainingMinutes, max_minutes, require_files, require_jobs, training_minutes
+from jobs.quotas import (
+    DAY_S,
+    IsKept,
+    Quota,
+    TrainingMinutes,
+    max_minutes,
+    require_files,
+    require_jobs,
+    training_minutes,
+)
 
 ENDED = ("succeeded", "failed", "cancelled")
 # A job of an hour has a thousand. Beyond it the oldest are deleted.
@@ -89,10 +98,8 @@ class JobStore:
         with self._begin() as session:
             return list(session.scalars(select(StoredFile.id)))
 
-    def create(self, job: Job, quota: Quota, is_kept: Callable[[str, int], bool] = lambda _name, _version: True) -> Job:
+    def create(self, job: Job, quota: Quota, is_kept: IsKept = lambda _name, _version: True) -> Job:
         """Queue a new job, and return it.
-
-        `is_kept` returns whether a version that a job published still exists.
 
         Raises:
             QuotaExceeded: the tenant may not have one more job, or not of its `max_minutes`.

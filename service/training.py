@@ -12,6 +12,7 @@ from functools import partial
 from typing import IO, Any
 
 from contract.audit import record
+from contract.signatures import MODELS_CONFIG
 from jobs.database import Job, Operation, OperationAction, StoredFile, database_url
 from jobs.operations import UNFINISHED, JobActive
 from jobs.quotas import Quota, QuotaExceeded
@@ -136,8 +137,10 @@ class Training:
         settings = self.settings
         quota = Quota(settings.max_tenant_jobs, settings.max_tenant_versions, settings.max_tenant_minutes)
 
-        def is_kept(name: str, version: int) -> bool:
-            return (settings.models_dir / name / str(version)).is_dir()
+        def is_kept(name: str, version: int) -> bool | None:
+            # Without the file the repository is unavailable, as without its volume.
+            is_known = (settings.models_dir / MODELS_CONFIG).exists()
+            return (settings.models_dir / name / str(version)).is_dir() if is_known else None
 
         try:
             return self.store.create(job, quota, is_kept)

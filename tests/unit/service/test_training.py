@@ -133,3 +133,22 @@ def test_a_tenant_has_a_limited_number_of_unfinished_operations(training, monkey
             training.operate("rollback", "book", ACME, {})
     with pytest.raises(errors.QuotaReached, match="at most 16"):
         training.operate("rollback", "book", ACME, {})
+
+
+def test_published_versions_count_again_once_the_repository_is_available(tmp_path):
+    """As after it was without its volume."""
+    away, models_dir = tmp_path / "away", tmp_path / "models"
+    (away / "book" / "1").mkdir(parents=True)
+    (away / "models.config").touch()
+    training = Training.open(Settings(training_dir=tmp_path, models_dir=models_dir, max_tenant_versions=1))
+
+    def submit():
+        return training.create_job(Job(tenant="acme", model="characters", name="book", training_file="file-1"))
+
+    submit()
+    training.store.end(training.store.claim(60.0), "succeeded", "published book:1", version=1)
+    training.store.request("acme", submit().id, "cancel")
+    away.rename(models_dir)
+    with pytest.raises(errors.QuotaReached, match="at most 1 published versions"):
+        submit()
+    training.store.close()
