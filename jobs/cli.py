@@ -9,10 +9,9 @@ from types import FrameType
 from typing import Any
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
 
 from contract.audit import VARIABLE as AUDIT_VARIABLE
-from jobs.database import database_url
+from jobs.database import CannotOpen, database_url
 from jobs.executor import Executor
 from jobs.launchers.kubernetes import Api, KubernetesLauncher
 from jobs.launchers.launcher import Launcher, LauncherError
@@ -139,8 +138,8 @@ def trainer(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s trainer: %(message)s")
     try:
         store = JobStore(database or database_url(training_dir))
-    except (SQLAlchemyError, ValueError) as error:
-        raise click.ClickException(f"the job database cannot be opened: {str(error).partition(chr(10))[0]}") from error
+    except CannotOpen as error:
+        raise click.ClickException(str(error)) from error
     models_dir = models_dir.resolve()
     running = Trainer(
         store,

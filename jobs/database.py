@@ -26,6 +26,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
 from contract.files import create_atomically, is_shared
@@ -46,6 +47,13 @@ class Record(MappedAsDataclass, DeclarativeBase):
 
     # As in databases that older releases have made.
     type_annotation_map: ClassVar = {float: Float}
+
+
+class CannotOpen(Exception):
+    """The job database cannot be opened; the message is one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the job database cannot be opened: {reason}")
 
 
 def _new_id(kind: str) -> Callable[[], str]:
@@ -187,9 +195,18 @@ def open_database(url: str) -> Engine:
     `url` is SQLAlchemy's, `sqlite:///jobs.sqlite` or `postgresql+psycopg://…`.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError: the database cannot be opened.
-        ValueError: a newer version of this program has migrated it.
+        CannotOpen: the URL is invalid, the database cannot be opened, or a newer version of this program has migrated
+            it.
     """
+    try:
+        return _open(url)
+    except OSError as error:
+        raise CannotOpen(f"{error.filename}: {error.strerror}") from error
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise CannotOpen(str(error).partition("\n")[0]) from error
+
+
+def _open(url: str) -> Engine:
     # PostgreSQL closes connections when it restarts.
     engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
@@ -252,7 +269,7 @@ def _migrate(connection: Connection) -> None:
         return
     version = connection.execute(select(_schema.c.version)).scalar_one()
     if version > SCHEMA_VERSION:
-        raise ValueError(f"the job database has schema version {version}, and this program knows {SCHEMA_VERSION}")
+        raise ValueError(f"it has schema version {version}, and this program knows {SCHEMA_VERSION}")
     for migrate in _MIGRATIONS[version - 1 :]:
         migrate(connection)
     connection.execute(update(_schema).values(version=SCHEMA_VERSION))

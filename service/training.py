@@ -13,13 +13,14 @@ from typing import IO, Any
 
 from contract.audit import record
 from contract.signatures import MODELS_CONFIG
-from jobs.database import Job, Operation, OperationAction, StoredFile, database_url
+from jobs.database import CannotOpen, Job, Operation, OperationAction, StoredFile, database_url
 from jobs.operations import UNFINISHED, JobActive
 from jobs.quotas import Quota, QuotaExceeded
 from jobs.store import JobStore, ModelRemoved
 from jobs.uploads import Uploads
 from service.context import RequestContext
 from service.errors import (
+    ConfigurationError,
     Conflict,
     DeadlineExceeded,
     InternalError,
@@ -83,10 +84,17 @@ class Training:
 
     @classmethod
     def open(cls, settings: Settings) -> "Training | None":
-        """Open the database and the directory of the settings; None if they name none."""
+        """Open the database and the directory of the settings; None if they name none.
+
+        Raises:
+            ConfigurationError: the database cannot be opened.
+        """
         if settings.training_dir is None:
             return None
-        store = JobStore(settings.training_database or database_url(settings.training_dir))
+        try:
+            store = JobStore(settings.training_database or database_url(settings.training_dir))
+        except CannotOpen as error:
+            raise ConfigurationError(str(error)) from error
         streams = EventStreams(settings.max_sequences)
         return cls(store, Uploads(settings.training_dir / "files"), settings, streams)
 
@@ -184,6 +192,13 @@ class Training:
             time.sleep(_POLL_S)
         if operation.status == "failed":
             raise _failure(operation)
+
+
+def check_training(settings: Settings) -> None:
+    """Validate what `Training.open` will open in another process; open nothing that would outlive a fork."""
+    training = Training.open(settings)
+    if training is not None:
+        training.store.close()
 
 
 def _actor(context: RequestContext) -> str:

@@ -23,6 +23,7 @@ from service.http_server.addresses import is_loopback, listen
 from service.http_server.worker import StreamingWorker
 from service.observability.logs import configure_logging
 from service.settings import Settings, unknown_settings
+from service.training import check_training
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def _worker_class(settings: Settings) -> type[StreamingWorker]:
 
 def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn checks the number of a hook's arguments
     """Close the application of a worker that is about to exit; one that never booted has none."""
-    getattr(worker.wsgi, "close", lambda: None)()
+    getattr(getattr(worker, "wsgi", None), "close", lambda: None)()
 
 
 def metrics_port(settings: Settings, port: int) -> int:
@@ -149,6 +150,7 @@ def serve(settings: Settings) -> int:
     if settings.state_key_file is not None:
         read_state_keys(settings.state_key_file)
     backend_tls(settings)
+    check_training(settings)
     try:
         listener = listen(settings.host, settings.port, BACKLOG)
         port = listener.getsockname()[1]

@@ -182,8 +182,10 @@ def test_exposed_keys_and_a_server_without_keys_are_warnings_at_start(start_gate
     [
         ({"keys_file": "/nowhere/keys.json"}, "/nowhere/keys.json"),
         ({"metrics_host": "256.1.1.1"}, "cannot listen on 256.1.1.1"),
+        ({"training_dir": "/dev/null/x"}, "the job database cannot be opened: /dev/null/x: Not a directory"),
+        ({"training_dir": "/tmp", "training_database": "sqlite:////"}, "the job database cannot be opened: "),
     ],
-    ids=["keys", "metrics"],
+    ids=["keys", "metrics", "training_dir", "training_database"],
 )
 def test_an_invalid_setting_fails_startup_with_a_one_line_error(models_dir, settings, message):
     import os

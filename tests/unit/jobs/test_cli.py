@@ -19,3 +19,15 @@ def test_the_audit_file_is_absolute_for_exporters_in_other_directories(tmp_path,
     options = ["--audit-file", "audit.jsonl"] if given == "option" else []
     done = CliRunner().invoke(cli.trainer, options)
     assert (done.exit_code, seen) == (0, [str(Path("audit.jsonl").resolve())]), done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--training-dir", "/dev/null/x"], "/dev/null/x: Not a directory"),
+        (["--database", "mysql+nothing://x"], "Can't load plugin: sqlalchemy.dialects:mysql.nothing"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_an_error_of_one_line(options, reason):
+    done = CliRunner().invoke(cli.trainer, options)
+    assert (done.exit_code, done.stderr) == (1, f"Error: the job database cannot be opened: {reason}\n")

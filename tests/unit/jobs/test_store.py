@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, update
 
 from jobs import database, quotas
 from jobs import store as module
-from jobs.database import Job, StoredFile
+from jobs.database import CannotOpen, Job, StoredFile
 from jobs.operations import JobActive
 from jobs.quotas import Quota, QuotaExceeded, TrainingMinutes
 from jobs.store import JobEnded, JobStore
@@ -422,5 +422,5 @@ def test_the_database_of_a_newer_program_is_refused(url):
     with engine.begin() as connection:
         connection.execute(update(database._schema).values(version=99))
     engine.dispose()
-    with pytest.raises(ValueError, match="schema version 99, and this program knows 3"):
+    with pytest.raises(CannotOpen, match="it has schema version 99, and this program knows 3"):
         JobStore(url)

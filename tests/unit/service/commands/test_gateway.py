@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from service.commands import gateway as module
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.servers import Gateway, children
@@ -54,3 +55,7 @@ def test_freed_blocks_are_returned_to_the_system():
     """32 threads free 256 MB, and less than 120 MiB stay resident, of which the imports take 60."""
     printed = subprocess.check_output([sys.executable, "-c", PROGRAM], text=True, cwd=ROOT, timeout=240)
     assert int(printed) < 120
+
+
+def test_a_worker_that_has_not_booted_is_closed():
+    module._close(None, object())
