@@ -7,8 +7,8 @@ Pinned to gunicorn 27.0.1, whose request parser is the strictest so far and whos
 stream (23.0 waits on every running future at each event). This worker fixes faults of its `ThreadWorker`: an accept
 thread that lingers on closing sockets, reads and writes without time-outs, incomplete requests that hold a thread, any
 number of chunks per body, idle connections that keep others out, health checks that wait for a thread, a worker that
-dies of EMFILE, and a shutdown that neither responds to new requests nor notifies the application. TLS terminates at the
-proxy in front.
+dies of EMFILE or at a limit of threads, and a shutdown that neither responds to new requests nor notifies the
+application. TLS terminates at the proxy in front.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import struct
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -62,6 +63,23 @@ _REFUSALS = (
     (UnsupportedTransferCoding, (501, "Transfer-Encoding must be chunked or absent")),
     (ParseException, (400, "invalid HTTP request")),
 )
+
+
+class _ThreadPool(ThreadPoolExecutor):
+    """A thread pool that makes do with the threads that it has, if the system allows no more."""
+
+    def __init__(self, max_workers: int, name: str, warn: Callable[..., object]) -> None:
+        super().__init__(max_workers, name)
+        self._warn = warn
+
+    def _adjust_thread_count(self) -> None:
+        """Start a thread for a request that is in the queue already, unless one is idle."""
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            self._warn("Cannot start a thread, requests wait for %d others: %s", len(self._threads), error)
 
 
 class StreamingWorker(ThreadWorker):  # type: ignore[misc]
@@ -106,8 +124,11 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Create the threads of health checks, and serve."""
-        self._health_threads = ThreadPoolExecutor(self.num_health_threads, "health")
+        self._health_threads = _ThreadPool(self.num_health_threads, "health", self._warn)
         super().init_process()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        return _ThreadPool(self.cfg.threads, "request", self._warn)
 
     def accept(self, listener: socket.socket) -> None:
         """Accept a connection, which waits for a request without a thread; pause accepting if that fails."""

@@ -433,6 +433,22 @@ def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn
     assert gunicorn.output.count("Cannot accept") == 1
 
 
+def test_running_out_of_threads_ends_neither_streams_nor_the_worker(gunicorn):
+    """As with a limit of processes in a container; requests are served by the threads that there are."""
+    pid = gunicorn.status()["pid"]
+    with gunicorn.connect(GET % b"/stream") as stream, gunicorn.connect(LAST_GET % b"/stream?0.5") as other:
+        read_past(stream, b"tick")
+        read_past(other, b"tick")
+        # Less than the stack of a thread.
+        limit = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize() + 4 * 2**20
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        crowd = [gunicorn.connect(LAST_GET % b"/") for _ in range(12)]
+        assert [read_all(member).endswith(b"ok") for member in crowd] == [True] * 12
+        assert gunicorn.status()["pid"] == pid
+        read_past(stream, b"tick")
+    assert gunicorn.output.count("Cannot start a thread") == 1
+
+
 @with_options(graceful_timeout="62", keep_alive="600")
 def test_after_sigterm_the_application_responds_until_its_streams_end(gunicorn):
     with gunicorn.connect(GET % b"/stream") as stream, gunicorn.connect(GET % b"/") as kept:
