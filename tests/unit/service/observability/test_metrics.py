@@ -158,7 +158,9 @@ def test_errors_within_a_stream_are_counted_by_code(metrics):
     metrics.responded(method="POST", route="/v1/completions", status=200, error_code="version_gone", seconds=1)
     metrics.responded(method="POST", route="/v1/completions", status=200, error_code=None, seconds=1)
     assert value(metrics, "errors_total", code="version_gone") == 1
-    assert value(metrics, "http_requests_total", method="POST", route="/v1/completions", status="200") == 2
+    labels = {"method": "POST", "route": "/v1/completions", "status": "200"}
+    assert value(metrics, "http_requests_total", **labels) == 2
+    assert value(metrics, "http_request_duration_seconds_sum", **labels) == 2
 
 
 def test_removed_versions_leave_no_series(metrics):
