@@ -112,8 +112,8 @@ class Sequences(_Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (sequence_length, batch_size) each: time first; the last one may be shorter.
 
-        The generator randomizes the token of the text that the first sequence begins with; the text is circular, so
-        every token is predicted once. With a fixed one, every epoch would truncate gradients at the same tokens.
+        The generator picks the token at which the first sequence starts. The text is treated as circular, so every
+        token is predicted once. With a fixed start, every epoch would truncate gradients at the same tokens.
         """
         offset = 0 if rng is None else int(rng.integers(len(self.ids)))
         firsts = offset + self._own * np.arange(self.batch_size)

@@ -8,8 +8,8 @@ Optimizations (measured: `benchmarks/HISTORY.md`):
   step, to concatenate the state or its gradient.
 - Within the loop the layout is units first, batch last: (H, B). Gates are split without copying, and a step multiplies
   a large matrix by a narrow one, which is faster than a narrow one by a large one.
-- A step's products of state and input and its biases are one product, [R | K | b]ᵀ · [h; x; 1], and so are their
-  gradients over all steps.
+- A step multiplies state, input and a one for the biases by all weights at once, [R | K | b]ᵀ · [h; x; 1]. So does the
+  product over all steps that returns the gradients of the weights.
 - The forward pass computes the factors of the backward pass while their inputs are in the cache. A step of the backward
   pass is one product and a few sums, written in place over their factors.
 - Products may use bfloat16 factors, biases among them; sums and everything else are float32.
@@ -27,7 +27,8 @@ import tensorflow as tf
 from export.training.time_loop import item, loop, pop, stacked, to_list, transposed_steps
 
 Arrays = list[tf.Tensor]
-# A product is up to twice as slow if its inner dimension is no multiple of this (measured: `benchmarks/HISTORY.md`).
+# oneDNN's products take up to twice as long if their inner dimension isn't a multiple of this (measured:
+# `benchmarks/HISTORY.md`).
 _MULTIPLE = 32
 
 
@@ -99,8 +100,8 @@ def _tanh_derivative(y: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 class _Cell:
     """A kind of cell: forward and backward step for a partition of its units. All arrays of a step are (n, B).
 
-    One or two products compute its gates. The left factor of each has weights and biases, the right one state and
-    inputs, and ones for the biases.
+    One or two products compute its gates. The left operand has weights and biases, the right operand state, inputs and
+    ones.
     """
 
     num_states = 1
@@ -114,13 +115,16 @@ class _Cell:
         self.precision = precision
 
     def matrices(self, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor, padding: int) -> Arrays:
-        """Return the transposed left factor of each product, (K, G·H), with biases in the first of `padding` rows."""
+        """Return the transposed left operand of each product, (K, G·H).
+
+        The biases are the first of the last `padding` rows, which are otherwise zero.
+        """
         return [tf.concat([recurrent_kernel, kernel, _padded(bias, padding)], axis=0)]
 
     def operands(self, h: Arrays, x: tf.Tensor, padding: int, axis: int) -> Arrays:  # noqa: ARG002 - of other cells
-        """Return the right factor of each product, joined along an axis, which has length K.
+        """Return the right operand of each product, concatenated along an axis, which then has length K.
 
-        `h` is that of all parts. The last `padding` entries of `x` along the axis are a one and zeros.
+        `h` is that of all parts. Along the axis, the last `padding` entries of `x` are a one and then zeros.
         """
         return [tf.concat([*h, x], axis)]
 
@@ -362,7 +366,7 @@ def _masked(h: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
-    """Return (T, n, B) as (n, T·B). It moves B numbers at once, which is faster than a transposition of single ones."""
+    """Return (T, n, B) as (n, T·B). It copies B numbers at a time, which is faster than an element-wise transpose."""
     return tf.reshape(tf.transpose(x, [1, 0, 2]), [x.shape[1], -1])
 
 

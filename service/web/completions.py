@@ -137,6 +137,14 @@ def sse(data: Any) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
+def error_event(error: GatewayError, failed: Callable[[GatewayError], None]) -> bytes:
+    """Report an error that ends a stream, and return its event: the status has been sent already."""
+    failed(error)
+    event = sse(error.body())
+    error.release()
+    return event
+
+
 class CompletionResponse:
     """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
 
@@ -187,10 +195,10 @@ class CompletionResponse:
                 unsent += sse({**self._head, "choices": [], "usage": self._usage()})
             yield unsent + DONE
         except GatewayError as error:
-            yield unsent + self._error_event(self._with_partial_output(error))
+            yield unsent + error_event(self._with_partial_output(error), self._failed)
         except Exception:
             log.exception("a stream failed")
-            yield unsent + self._error_event(InternalError("internal error; see the gateway's log"))
+            yield unsent + error_event(InternalError("internal error; see the gateway's log"), self._failed)
 
     def _event_prefix(self) -> bytes:
         return b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]
@@ -201,12 +209,6 @@ class CompletionResponse:
         if self._head["system_fingerprint"] != fingerprint:
             self._head["system_fingerprint"] = fingerprint
             self._prefix = self._event_prefix()
-
-    def _error_event(self, error: GatewayError) -> bytes:
-        self._failed(error)
-        event = sse(error.body())
-        error.release()
-        return event
 
     def _with_partial_output(self, error: GatewayError) -> GatewayError:
         """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""

@@ -41,7 +41,7 @@ from service.models.registry import ServedModel
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
 from service.training import Training, require_training
-from service.web.completions import DONE, event_stream, sse
+from service.web.completions import DONE, error_event, event_stream, sse
 from service.web.endpoint import TRAINING, Endpoint, QueryParameter, Services, integer, parse_body
 from service.web.files import AFTER, find_file
 
@@ -275,18 +275,14 @@ def _events(services: Services, training: Training, job: Job, after: int, sock: 
 
 
 def _with_error_event(events: Iterator[bytes], failed: Callable[[GatewayError], None]) -> Iterator[bytes]:
-    """Yield the events of a stream; an error becomes the last one, as the status has been sent already."""
+    """Yield the events of a stream; an error becomes the last one."""
     try:
         yield from events
-    except Exception as raised:
-        if isinstance(raised, GatewayError):
-            error = raised
-        else:
-            log.exception("a stream of events failed")
-            error = InternalError("internal error; see the gateway's log")
-        failed(error)
-        yield sse(error.body())
-        error.release()
+    except GatewayError as error:
+        yield error_event(error, failed)
+    except Exception:
+        log.exception("a stream of events failed")
+        yield error_event(InternalError("internal error; see the gateway's log"), failed)
 
 
 @Endpoint(
