@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from contract.card import ID_PATTERN, Cell, Direction, Unit
+from contract.card import ID_PATTERN, Cell, Direction, GeneratorCard, Unit
 from contract.errors import TokenizerError
 from contract.tokenizers.regexes import PRESETS, join_regexes
 from export.corpora.documents import Documents
@@ -368,6 +368,36 @@ def _dropout_for(recipe: dict[str, Any], corpus: str, largest: float) -> dict[st
     factor = math.sqrt(_RECIPE_BYTES / size) if size else 1.0
     factor = min(max(factor, _MIN_DROPOUT_FACTOR), largest)
     return {rate: round(recipe.get(rate, 0.0) * factor, 3) for rate in _DROPOUT}
+
+
+def architecture_of(card: GeneratorCard) -> dict[str, Any]:
+    """Return the settings that a model fine-tuned from the version of this card has; see `ARCHITECTURE`."""
+    if card.training is not None:
+        defaults = {name: TrainConfig.model_fields[name].default for name in ARCHITECTURE}
+        own = {name: card.training.settings.get(name, default) for name, default in defaults.items()}
+        # JSON has no tuples.
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    known = ("cell", "layers", "units", "embedding", "direction")
+    return {"token_unit": card.unit, **{name: getattr(card, name) for name in known}}
+
+
+def require_architecture(config: TrainConfig, card: GeneratorCard, base: str) -> None:
+    """Raise ConfigError if a setting that was given contradicts the architecture of the base, NAME:VERSION."""
+    own = architecture_of(card)
+    for name in ARCHITECTURE:
+        given, value = getattr(config, name), own.get(name, TrainConfig.model_fields[name].default)
+        if name in config.model_fields_set and given != value:
+            raise ConfigError(
+                f"{name} = {_text(given)} contradicts {base}, which has {name} = {_text(value)}: a fine-tuned model "
+                f"has the architecture and the tokens of its base; leave {name} out"
+            )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    names = {None: "none", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def validated(values: dict[str, Any]) -> TrainConfig:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from contract.card import GeneratorCard
 from contract.tokenizers.regexes import PRESETS
-from export.config import FINE_TUNING_RECIPE, TrainConfig, load_config
+from export.config import FINE_TUNING_RECIPE, TrainConfig, load_config, require_architecture
 from export.config import RECIPES as ALL_RECIPES
 from export.errors import ConfigError
 
@@ -20,19 +21,23 @@ RECIPES = tuple(name for name in ALL_RECIPES if name not in {FINE_TUNING_RECIPE,
 ALLOWED = tuple(name for name in TrainConfig.model_fields if name not in _WITHHELD)
 
 
-def check_settings(model: str, settings: Mapping[str, Any]) -> TrainConfig:
-    """Return the configuration of a job with a recipe, or with a base model, whose architecture is unknown here.
+def check_settings(model: str, settings: Mapping[str, Any], base: GeneratorCard | None = None) -> TrainConfig:
+    """Return the configuration of a job with a recipe, or with a base model, whose card may be unknown.
 
     Raises:
-        ConfigError: a setting is invalid; the message names it, its limit and its value.
+        ConfigError: a setting is invalid, and the message names it, its limit and its value; or it contradicts the
+            architecture of the base.
     """
     unknown = next((name for name in settings if name not in ALLOWED), None)
     if unknown is not None:
         raise ConfigError(f"{unknown} is not a setting of a job; settings are {', '.join(ALLOWED)}")
     _require_presets(settings.get("token_regex"))
-    base = {} if model in RECIPES else {"from": model}
+    origin = {} if model in RECIPES else {"from": model}
     recipe = ALL_RECIPES[model if model in RECIPES else FINE_TUNING_RECIPE]
-    return load_config(recipe, {**settings, **base, "corpus": "text", "name": "text"})
+    config = load_config(recipe, {**settings, **origin, "corpus": "text", "name": "text"})
+    if base is not None:
+        require_architecture(config, base, model)
+    return config
 
 
 def model_option(model: str) -> str:

@@ -10,7 +10,7 @@ from contract.label_columns import LabelColumn, label_tokens
 from contract.signatures import ASSETS
 from contract.tokenizers import ImportedTokenizer, Tokenizer
 from contract.tokenizers.base import Vocabulary
-from export.config import ARCHITECTURE, TrainConfig, validated
+from export.config import TrainConfig, architecture_of, require_architecture, validated
 from export.corpora.corpus import Corpus
 from export.errors import ConfigError
 from export.repository.versions import KERAS_FILE, Repository, Version
@@ -55,14 +55,7 @@ class BaseVersion:
 
     @property
     def architecture(self) -> dict[str, Any]:
-        card = self.card
-        if card.training is not None:
-            defaults = {name: TrainConfig.model_fields[name].default for name in ARCHITECTURE}
-            own = {name: card.training.settings.get(name, default) for name, default in defaults.items()}
-            # JSON has no tuples.
-            return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-        known = ("cell", "layers", "units", "embedding", "direction")
-        return {"token_unit": card.unit, **{name: getattr(card, name) for name in known}}
+        return architecture_of(self.card)
 
     def complete(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of a run with the architecture of this version, and its number in `base`.
@@ -70,15 +63,8 @@ class BaseVersion:
         Raises:
             ConfigError: a setting that was given contradicts the architecture.
         """
-        own = self.architecture
-        for name in ARCHITECTURE:
-            given, value = getattr(config, name), own.get(name, TrainConfig.model_fields[name].default)
-            if name in config.model_fields_set and given != value:
-                raise ConfigError(
-                    f"{name} = {_text(given)} contradicts {self.version.label}, which has {name} = {_text(value)}: a "
-                    f"fine-tuned model has the architecture and the tokens of its base; leave {name} out"
-                )
-        return validated({**config.model_dump(), **own, "base": self.version.label})
+        require_architecture(config, self.card, self.version.label)
+        return validated({**config.model_dump(), **self.architecture, "base": self.version.label})
 
     def extended_tokenizer(self, corpus: Corpus, columns: Iterable[LabelColumn] = ()) -> Tokenizer:
         """Return the tokenizer with the new characters and labels of a training split.
@@ -100,10 +86,3 @@ class BaseVersion:
         )
         before = training.lineage.ancestors if training and training.lineage else ()
         return Lineage(ancestors=(own, *before), added_tokens=tokenizer.tokens[len(self.tokenizer.tokens) :])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(value)
-    names = {None: "none", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else str(value)

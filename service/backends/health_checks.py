@@ -139,7 +139,11 @@ class HealthChecks:
             target=self._probe_and_notify, args=check, name=f"probes {name} {replica.address}", daemon=True
         )
         self._probing[replica, name] = thread
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # at the limit of threads; the next check starts one
+            del self._probing[replica, name]
+            raise
 
     def _check_delisted(self, replica: Replica, name: str) -> None:
         try:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from flask import Response, g, request
 
+from contract.card import GeneratorCard
 from jobs.database import Event, Job
 from jobs.settings import RECIPES, ConfigError, check_settings
 from jobs.store import ENDED, JobEnded
@@ -67,7 +68,7 @@ def create_job(services: Services) -> FineTuningJob:
         find_file(training, body.validation_file, "validation_file")
     base = None if body.model in RECIPES else _base_model(services, body.model)
     model = body.model if base is None else f"{base.ref.name}:{base.ref.number}"
-    settings = _settings(body, model, training.settings)
+    settings = _settings(body, model, base.card if base else None, training.settings)
     if base is not None and base.backward:
         # Clients show the job's samples in reading order.
         settings.setdefault("direction", base.card.direction)
@@ -100,7 +101,7 @@ def _stem(filename: str) -> str:
     return stem[:_MAX_STEM] or "model"
 
 
-def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str, Any]:
+def _settings(body: FineTuningRequest, model: str, base: GeneratorCard | None, limits: Settings) -> dict[str, Any]:
     """Return the settings of the exporter: those of the request, and the limits of the server."""
     settings, hyperparameters = dict(body.settings), body.hyperparameters
     if body.validation_file is not None and "validation" in settings:
@@ -113,7 +114,7 @@ def _settings(body: FineTuningRequest, model: str, limits: Settings) -> dict[str
     if hyperparameters.batch_size != "auto":
         settings["batch_size"] = hyperparameters.batch_size
     try:
-        config = check_settings(model, settings)
+        config = check_settings(model, settings, base)
     except ConfigError as error:
         raise InvalidRequest(f"settings: {error}", param="settings") from error
     if hyperparameters.learning_rate_multiplier != "auto":

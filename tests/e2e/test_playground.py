@@ -786,10 +786,14 @@ def test_the_page_is_accessible(open_playground, gateway, look):
     assert page.violations() == []
 
 
-def test_the_theme_can_be_changed_and_persists(open_playground, gateway):
+def test_the_theme_is_the_systems_until_it_is_changed_and_persists(open_playground, gateway):
     page = open_playground(gateway, color_scheme="dark")
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.page.evaluate(ground)
+    page.page.emulate_media(color_scheme="light")
+    assert page.page.evaluate(ground) != dark
+    page.page.emulate_media(color_scheme="dark")
+    assert page.page.evaluate(ground) == dark
     page.click("#theme")
     assert page.page.evaluate(ground) != dark
     assert page.page.get_attribute("#theme", "aria-pressed") == "false"

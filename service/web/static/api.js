@@ -93,7 +93,7 @@ async function send(path, init) {
   const response = await lost(fetch(path, { ...init, headers }), init.signal);
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  const message = body.error?.message ?? `The server returned ${response.status} ${response.statusText}.`;
+  const message = body.error?.message ?? `The server returned ${`${response.status} ${response.statusText}`.trim()}.`;
   throw new Failure(message, response.status, body.error?.code, body.error?.param);
 }
 

@@ -1,19 +1,25 @@
 // The light or dark theme of all pages: the system's, until the button selects one.
 
+const STORED = "sostenuto-theme";
 const button = document.getElementById("theme");
+const system = matchMedia("(prefers-color-scheme: dark)");
 
-// Shows the theme; `changed` is called when the button selects another one.
+// Shows the theme; `changed` is called when the button or the system selects another one.
 export function startTheme(changed = () => {}) {
-  button.addEventListener("click", () => {
-    const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    localStorage.setItem("sostenuto-theme", next);
-    show(next);
+  const update = () => {
+    show();
     changed();
+  };
+  button.addEventListener("click", () => {
+    localStorage.setItem(STORED, document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+    update();
   });
-  show(localStorage.getItem("sostenuto-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  system.addEventListener("change", update);
+  show();
 }
 
-function show(name) {
+function show() {
+  const name = localStorage.getItem(STORED) ?? (system.matches ? "dark" : "light");
   document.documentElement.dataset.theme = name;
   document.documentElement.classList.toggle("dark-mode", name === "dark"); // Swagger UI's name for it
   button.setAttribute("aria-pressed", String(name === "dark"));

@@ -75,3 +75,6 @@ record(Path({str(path)!r}), "x" * 200, "y")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, "No space left on device" in done.stderr) == (1, True)
+    record(path, "train", "key:82qz9i5j")
+    cut, whole = path.read_text().splitlines()
+    assert (len(cut), json.loads(whole)["action"]) == (100, "train")

@@ -250,9 +250,11 @@ class Session:
             raise Failure("there is no turn to generate again")
         try:
             self._generate(turn.prompt, seed=random.SystemRandom().getrandbits(SEED_BITS))
-        finally:
-            if len(conversation.turns) < len(before):  # the new turn failed: restore the old one
-                conversation.turns = before
+        except BaseException:
+            conversation.turns = before
+            raise
+        if len(conversation.turns) < len(before):  # stopped before its first token
+            conversation.turns = before
 
     def _branch(self, name: str) -> None:
         """Copy the current branch and switch to the copy."""

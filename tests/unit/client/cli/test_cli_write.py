@@ -11,7 +11,7 @@ import pytest
 
 import sostenuto
 from tests.terminals import CTRL_C, CTRL_D, interruptible
-from tests.unit.client.scripted_responses import DONE, chunk, hang_up, linger, refusal, stream, usage_chunk
+from tests.unit.client.scripted_responses import DONE, chunk, cut, hang_up, linger, refusal, stream, usage_chunk
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
 
@@ -93,8 +93,9 @@ def test_retry_generates_the_last_turn_again_with_another_seed(write, server):
     assert server.bodies[2]["seed"] > 0
 
 
-def test_a_failed_retry_keeps_the_turn(write, server, tmp_path):
-    server.script = [turn("1"), refusal(400, "no")]
+@pytest.mark.parametrize("failure", [refusal(400, "no"), cut(chunk("2"))])
+def test_a_failed_retry_keeps_the_turn(write, server, tmp_path, failure):
+    server.script = [turn("1"), failure]
     path = tmp_path / "s.json"
     assert write("", "/retry", given=("--file", str(path))).exit_code == 1
     assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == ["1"]

@@ -4,7 +4,9 @@ import errno
 import logging
 import os
 import shutil
+import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -111,6 +113,16 @@ def test_an_unforeseen_probe_failure_affects_only_its_own_model(model_registry, 
     honest = server.predict
     poll(predict=lambda model, *rest: {} if model.name == "aaa" else honest(model, *rest))
     assert [model.ref.name for model, _ in model_registry.models()] == ["zzz"]
+
+
+def test_a_model_whose_probes_got_no_thread_is_probed_by_the_next_check(model_registry, poll, tmp_path, monkeypatch):
+    add(tmp_path, "demo", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError, match="thread"):
+            poll(models={"demo": {1: ""}})
+    poll()
+    assert [model.ref.name for model, _ in model_registry.models()] == ["demo"]
 
 
 def test_a_backend_that_returns_is_probed_again(model_registry, server, poll, tmp_path):

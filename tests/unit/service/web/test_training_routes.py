@@ -75,6 +75,14 @@ def test_a_job_with_a_backward_base_has_its_direction(gateway, ask, job, monkeyp
     assert [each["settings"].get("direction") for each in created] == [None, "backward"]
 
 
+def test_a_setting_that_contradicts_the_base_is_refused_when_the_job_is_created(gateway, ask, job, monkeypatch):
+    monkeypatch.setattr(gateway.services, "model_registry", Models())
+    wrong = {**job, "model": "matches", "settings": {"direction": "backward"}}
+    status, refusal = ask("POST", "/v1/fine_tuning/jobs", wrong)
+    assert (status, refusal["error"]["param"]) == (400, "settings")
+    assert "direction = backward contradicts matches:1, which has direction = forward" in refusal["error"]["message"]
+
+
 def test_a_fraction_to_validate_with_excludes_a_file(ask, job):
     both = {"settings": {"validation": 0.2}, "validation_file": job["training_file"]}
     status, refusal = ask("POST", "/v1/fine_tuning/jobs", {**job, **both})
