@@ -1,3 +1,3 @@
-"""The Flask gateway: validate, schedule, decode over gRPC, answer as JSON or server-sent events."""
+"""The Flask gateway: validates, schedules, decodes over gRPC, and responds with JSON or server-sent events."""
 
 __version__ = "0.1.0"

@@ -40,7 +40,7 @@ LAST_TRACES_S = 0.8
 
 
 class Gateway(Flask):
-    """The Flask application with everything that it runs, and the shutdown hooks that the gunicorn worker calls."""
+    """The Flask application with everything that it runs, and shutdown hooks for the gunicorn worker."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__("service", static_folder=None, template_folder="web/templates")
@@ -88,7 +88,7 @@ class Gateway(Flask):
         self.services.model_registry.start()
 
     def refuses_body(self, path: str, authorization: str | None) -> bool:
-        """Return whether a request is refused for its API key, so that the worker need not receive its body."""
+        """Return whether a request is refused for its API key, so that the worker need not receive the body."""
         return self._authenticator.refuses(authorization, TAGS[TRAINING].role if path == UPLOAD_PATH else None)
 
     def begin_drain(self, seconds_left: float) -> None:
@@ -128,13 +128,13 @@ def create_app(settings: Settings, metrics_socket: socket.socket | None = None) 
 
 def _configure_flask(app: Gateway, settings: Settings) -> None:
     if settings.num_proxies:
-        # Only the client's address is read from the proxies' headers; without a proxy a client could forge it.
+        # Only the client's address is taken from the proxies' headers; without a proxy a client could forge it.
         proxied = ProxyFix(app.wsgi_app, x_for=settings.num_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    # A path with a double slash is another path; merging would redirect to the Host that the client itself named.
+    # A path with a double slash is another path; merging would redirect to the Host that the client named.
     app.url_map.merge_slashes = False
 
 

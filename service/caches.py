@@ -1,4 +1,4 @@
-"""LRU caches with a memory limit; in one of them concurrent requests for a key share one computation."""
+"""LRU caches with a memory limit; one shares a computation among concurrent requests for a key."""
 
 import copy
 import threading
@@ -13,7 +13,7 @@ class Sized(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Its memory, in bytes."""
+        """Size in bytes."""
 
 
 K = TypeVar("K", bound=Hashable)

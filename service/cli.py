@@ -1,4 +1,4 @@
-"""The commands of the gateway, for `python -m service` and for the program `sostenuto`. Light to import."""
+"""The commands of the gateway, for `python -m service` and for the program `sostenuto`. Cheap to import."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ def state_key(file: Path) -> None:
 
 
 class _Keys(click.Group):
-    """The group of the commands on API keys, which are imported when they are needed."""
+    """The group of the commands on API keys, which are imported on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         from service.commands.keys import COMMANDS  # noqa: PLC0415 - slow to import
@@ -100,7 +100,7 @@ def keys() -> None:
 
 
 def _listening_options(command: Decorated) -> Decorated:
-    """Add options for the settings that one changes most."""
+    """Add options for the most common settings."""
     port = click.IntRange(0, 65535)
     for name, kind, metavar, meaning in (
         ("--models-dir", str, "DIR", "Model repository.  [default: SOSTENUTO_MODELS_DIR, or ./models]"),
@@ -163,7 +163,7 @@ def demo(**options: Any) -> None:
 
 @click.command("doctor", context_settings=CONTEXT, short_help="Check this machine, the models and the settings.")
 def doctor() -> None:
-    """Check machine, packages, ports, models and settings, and say what is wrong; exit code 1 if anything is."""
+    """Check machine, packages, ports, models and settings; exit code 1 if anything is wrong."""
     from service.commands.doctor import run  # noqa: PLC0415 - slow to import
 
     raise Exit(run())

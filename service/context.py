@@ -1,7 +1,7 @@
 """The context of a request: its principal's limits and charges, its trace, and its lease of the memory budget.
 
-Middleware creates it; routes, the engine and the completion processor charge it. The budget is of all requests in
-flight: of their bodies, encoded prompts and responses.
+Middleware creates it; routes, the engine and the completion processor charge it. The budget covers bodies, encoded
+prompts and responses of all requests in flight.
 """
 
 import hashlib
@@ -15,10 +15,10 @@ from typing import Any, Literal, get_args
 
 from service.errors import InvalidRequest, MemoryExhausted
 
-# What a key may do: generate and inspect text; read about models; upload files and train models; manage models.
+# Permissions of a key: generate and inspect text; read about models; upload files and train models; manage models.
 Role = Literal["generate", "read", "train", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
-# Bytes per request that do not count, so that small requests are admitted while the budget is full.
+# Uncounted bytes per request, so that small requests are admitted while the budget is full.
 FREE_BYTES = 64 * 2**10
 # See `owned_name`.
 _OWNED = re.compile("ft-([0-9a-f]{8})-")
@@ -31,7 +31,7 @@ def _nothing(*_: object, **__: object) -> None:
 def owned_name(tenant: str, name: str) -> str:
     """Return the name of a model that belongs to a tenant: only its keys may use it, or learn that it exists.
 
-    Without keys there are no tenants, and the name stays as it is. The tenant's own name does not appear in it.
+    Without keys there are no tenants, and the name is unchanged. It does not contain the tenant's name.
     """
     return f"ft-{_tag(tenant)}-{name}" if tenant else name
 
@@ -56,7 +56,7 @@ class MemoryBudget:
         return MemoryLease(self)
 
     def resize(self, held: int, new: int) -> None:
-        """Replace `held` bytes by `new`; raise MemoryExhausted if these are more and others hold too much memory."""
+        """Replace `held` bytes by `new`; raise MemoryExhausted if that is more and others hold too much memory."""
         with self._lock:
             if new > held and self._num_bytes - held + new > self.max_bytes:
                 raise MemoryExhausted(
@@ -76,10 +76,10 @@ class MemoryLease:
     def hold(self, num_bytes: int, field: str, *, param: str | None = None) -> None:
         """Replace the bytes held by `num_bytes`, an upper estimate.
 
-        `field` names what needs them, for the error message; `param` is the request's field, if it is one.
+        `field` names what needs them in the error message; `param` is the request's field, if it is one.
 
         Raises:
-            InvalidRequest: it is more than the whole budget.
+            InvalidRequest: it exceeds the whole budget.
             MemoryExhausted: other requests hold too much memory.
         """
         limit = self._budget.max_bytes
@@ -102,7 +102,7 @@ class MemoryLease:
 
 @dataclass
 class RequestContext:
-    """The principal of a request, and what the request holds."""
+    """The principal of a request, and the resources that the request holds."""
 
     key: str = ""  # name of its API key, or "" where there are no keys
     max_sequences: int | None = None  # limit of the key's admitted, unfinished sequences; None: only the server's
@@ -111,8 +111,8 @@ class RequestContext:
     roles: tuple[Role, ...] = ROLES  # of the key
     models: tuple[str, ...] = ("*",)  # patterns of the models that the key may use
     charge_request: Callable[[], object] = _nothing  # charges one request, before any work on it; raises `RateLimited`
-    # Charges tokens that the request may prefill and generate; `total` is the total known so far, if these are not all,
-    # and `param` is the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
+    # Charges tokens that the request may prefill and generate; `total` is the known total if these are not all, and
+    # `param` is the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
     # refunds them.
     charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
     # `watch_key(callback)` is a context manager: while it is open, `callback` is called on another thread if the key is
@@ -134,8 +134,8 @@ class RequestContext:
     def refunds_on_failure(self) -> Iterator[None]:
         """Refund what `charge_up_to` charged if the block ends with an error, such as a full queue.
 
-        After that the same request may succeed. An invalid request stays charged: to find that out may have taken all
-        of the work on its prompts.
+        After that the same request may succeed. An invalid request stays charged: detecting it may have taken all of
+        the work on its prompts.
         """
         try:
             yield
@@ -146,13 +146,13 @@ class RequestContext:
             raise
 
     def may_use(self, name: str) -> bool:
-        """Return whether its key may use a model; one that may not is as if it did not exist."""
+        """Return whether its key may use a model; to other keys the model does not exist."""
         owner = _OWNED.match(name)
         is_own = owner is None or owner[1] == _tag(self.tenant) or "admin" in self.roles
         return is_own and any(fnmatchcase(name, pattern) for pattern in self.models)
 
     def may_manage(self, name: str) -> bool:
-        """Return whether its key may change and remove a model that it may use: an admin, or who trained it."""
+        """Return whether its key may change and remove a usable model: an admin's, or its trainer's."""
         owner = _OWNED.match(name)
         is_own = owner is not None and owner[1] == _tag(self.tenant)
         return "admin" in self.roles or (is_own and "train" in self.roles)

@@ -51,7 +51,7 @@ from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError
 
 Body = CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest | ScoreRequest
-# Called with each request before it waits for admission; the web layer watches its client, and closes the request.
+# Called with each request before it waits for admission; the web layer watches the client, and closes the request.
 OnStart = Callable[[RunningRequest], object]
 _NO_CALLBACK: OnStart = lambda _: None  # noqa: E731
 
@@ -81,9 +81,8 @@ class Engine:
 
         Raises:
             GatewayError: the model is not served or has the other direction, a prompt is too long or has unknown ids,
-                the resume token is not usable, no completion would match the constraint, the response would be too
-                large, the queue is full, or the client disconnected or the deadline passed before the constraint was
-                compiled.
+                the resume token is unusable, no completion would match the constraint, the response would be too large,
+                the queue is full, or the client disconnected or the deadline passed before the constraint was compiled.
         """
         request = self._request(body, context, body.state, body.seed)
         model = request.model
@@ -108,7 +107,7 @@ class Engine:
             on_start(request)
             max_tokens = 0 if body.searches else body.max_tokens
             request.admit(processor.choices_to_submit(), max_tokens, field="max_tokens")
-            # While it waits for the compiler, the request is one of those that admission control counts.
+            # While it waits for the compiler, admission control counts the request.
             processor.submit([self._match(body, request, each) if each else None for each in constraints])
         return processor
 
@@ -166,7 +165,7 @@ class Engine:
     ) -> ScoreProcessor:
         """Encode texts and submit them to one model, `after` those of another one; raise as `start_completion`."""
         request, settings = self._request(body, context, body.state), self._settings
-        # Without the unencoded texts, which this frame holds alone.
+        # Drops the unencoded texts, to which only this frame refers.
         processor = ScoreProcessor(body.model_copy(update={"input": ""}), request, self._resume_tokens)
         held, num_charged = 0, 0
         if after is not None:
@@ -217,11 +216,11 @@ class Engine:
 
         Raises:
             InvalidRequest: it cannot be compiled, or not completed within `max_tokens`.
-            StateRefused: it is resumed, and another release compiled it.
+            StateRefused: another release compiled the resumed match.
             GatewayError: the client disconnected or the deadline passed, or too many patterns wait.
         """
         model, saved = request.model, request.checkpoint.match if request.checkpoint else None
-        # `_constraints` returns that of the checkpoint itself, where it continues.
+        # `_constraints` returns the checkpoint's own object if its match continues.
         resumed = saved if saved and constraint is saved.constraint else None
         fields = ["state"] if resumed else list(body.constraint_by_field)
         try:
@@ -252,7 +251,7 @@ class Engine:
         return match
 
     def _copy_filter(self, model: ServedModel) -> IsCopy:
-        """Return what recognizes copies of a model's training text; raise InvalidRequest if it has no filter."""
+        """Return a function that recognizes copies of training text; raise InvalidRequest without a filter."""
         training_filter = self._training_filters.get(model)
         if training_filter is None:
             name, number = model.ref.name, model.ref.number
@@ -276,8 +275,8 @@ class Engine:
     ) -> None:
         """Charge and encode prompts in the model's direction or reverse.
 
-        They follow a checkpoint's unread tokens; without a checkpoint, the tokens `first`. A refusal names the field
-        `param`; `num_more` tokens, such as those to be generated, are charged, too. `held` bytes of memory stay held.
+        They follow a checkpoint's unread tokens, or the tokens `first`. A refusal names the field `param`; `num_more`
+        tokens, such as those to be generated, are charged, too. `held` bytes of memory stay held.
         """
         model, checkpoint, context = request.model, request.checkpoint, request.context
         # A minimum before encoding, so that a request beyond the rate limit causes hardly any work.
@@ -317,7 +316,7 @@ class Engine:
         )
 
     def _version_of(self, checkpoint: Checkpoint, name: str | None, seed: int | None, may_use: MayUse) -> ServedModel:
-        """Return the version that took a checkpoint; refuse one that is not served or not the requested one."""
+        """Return the version of a checkpoint; refuse one that is not served or not the requested one."""
         saved, requested = checkpoint.model, checkpoint.model.name if name is None else name
         named = self._model_registry.find(requested, seed, may_use=may_use)
         # A name without a version or label leaves the version to the checkpoint.
@@ -328,7 +327,7 @@ class Engine:
                 "state_of_another_model",
             )
         model = self._model_registry.find_version(saved, may_use=may_use)
-        # Another version may have got the number since.
+        # The number may belong to another version by now.
         if model is None or model.card.weights_sha256 != checkpoint.weights_sha256:
             raise StateRefused(
                 f"state is of version {saved.number} of model {saved.name!r}, which is no longer served; version "
@@ -338,7 +337,7 @@ class Engine:
         return model
 
     def _require_response_fits(self, body: CompletionRequest, prompts: list[EncodedPrompt], field: str) -> None:
-        """Refuse a request whose response would have hundreds of megabytes."""
+        """Refuse a request whose response would take hundreds of megabytes."""
         settings, num_tokens = self._settings, sum(prompt.num_tokens for prompt in prompts)
         num_echoed = num_tokens * body.best_of if body.echo else 0
         num_held = sum(len(prompt.input_ids) for prompt in prompts) * body.best_of if body.issues_resume_tokens else 0
@@ -357,10 +356,10 @@ class Engine:
 
 
 def _constraints(body: CompletionRequest, request: RunningRequest) -> list[Constraint | None]:
-    """Return what the choices of each prompt must match.
+    """Return the constraint of each prompt's choices.
 
-    A resumed match continues, unless the request has another constraint or a prompt of its own, or repeats that of a
-    match that cannot be longer.
+    A resumed match continues, unless the request has a different constraint or a prompt, or repeats the constraint of a
+    match that cannot be extended.
     """
     resumed = request.checkpoint.match if request.checkpoint else None
     if resumed is None:
@@ -378,7 +377,7 @@ def _hold_memory(request: RunningRequest, num_response_bytes: int) -> int:
 
 
 def _token_texts(model: ServedModel) -> TokenTexts:
-    """Return what a model's tokens add to a text; raise PatternError if it depends on more than the token."""
+    """Return the text that each token adds; raise PatternError if it depends on other tokens."""
     tokenizer, special = model.tokenizer, model.tokenizer.special
     textless, sampled = {*special.never_sampled, special.end}, []
     for is_first in (True, False):
@@ -395,7 +394,7 @@ def _token_texts(model: ServedModel) -> TokenTexts:
 def _label_ids(
     body: CompletionRequest | EmbeddingsRequest | InspectRequest | NextRequest, model: ServedModel
 ) -> np.ndarray:
-    """Return what the model reads before a text with labels, int32 (tokens,): nothing if none are given."""
+    """Return the tokens that the model reads before a text with labels, int32 (tokens,): none without labels."""
     return encode_labels(body.labels, model) if body.labels else NO_IDS
 
 

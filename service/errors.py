@@ -5,7 +5,7 @@ GatewayError
 │   └── StateRefused    400  a resume token cannot be resumed from; `code` is the reason (403, 410: see `STATE_CODES`)
 ├── Unauthorized        401  the API key is missing or invalid
 ├── CrossOrigin         403  sent by a web page of another origin
-├── MissingRole         403  the API key has not the endpoint's role
+├── MissingRole         403  the API key lacks the endpoint's role
 ├── ModelNotFound       404  no such model, or none of its versions is served
 ├── NotFound            404  no such endpoint, file or job
 │   └── TrainingDisabled 404 this server does not train
@@ -16,7 +16,7 @@ GatewayError
 ├── HostNotAllowed      421  the Host header names another server
 ├── Overloaded          429  the queue is full; retry after `retry_after_s`
 │   └── MemoryExhausted 429  the memory for requests is full; likewise
-├── QuotaReached        429  the tenant has as many files, jobs or minutes as it may have
+├── QuotaReached        429  the tenant is at its limit of files, jobs or minutes
 ├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
 ├── ClientGone          499  the client disconnected; nginx's status for it
 ├── InternalError       500  our fault
@@ -51,7 +51,7 @@ class GatewayError(Exception):
     rest: Mapping[str, Any] = MappingProxyType({})  # the partial output: `choices` and `usage` as in the response
 
     def __init_subclass__(cls, status: int | None = None, code: str | None = None) -> None:
-        """Set the status and the code of a subclass that has others than its base."""
+        """Set the status and the code of a subclass that differ from its base."""
         cls.status = status or cls.status
         cls.code = code or cls.code
 
@@ -94,7 +94,7 @@ class InvalidRequest(GatewayError, status=400):
     """A field is missing, of the wrong type or outside its limits."""
 
 
-# Why a resume token cannot be resumed from, as the error's code, and its status.
+# Reasons for which a resume token is refused, as the error's code, and their status.
 STATE_CODES = {
     "state_malformed": 400,  # malformed or truncated
     "state_key_unknown": 400,  # signed with a key that this gateway does not accept
@@ -127,7 +127,7 @@ class CrossOrigin(GatewayError, status=403, code="cross_origin"):
 
 
 class MissingRole(GatewayError, status=403, code="missing_role"):
-    """The API key has not the role that the endpoint, or the change of a model, requires."""
+    """The API key lacks the role that the endpoint, or the change of a model, requires."""
 
 
 class ModelNotFound(GatewayError, status=404, code="model_not_found"):
@@ -177,7 +177,7 @@ class RateLimited(GatewayError, status=429, code="rate_limit_exceeded"):
 
 
 class QuotaReached(GatewayError, status=429, code="quota_reached"):
-    """The tenant has as many files, jobs or minutes of training as it may have; it has to delete or wait."""
+    """The tenant is at its limit of files, jobs or minutes of training; it must delete files or wait."""
 
     should_retry = False
 
@@ -233,13 +233,13 @@ class ServerBusy(BackendUnavailable):
 
 
 class BatchingConflict(ServerBusy):
-    """The backend merged the call with calls of other shapes, as `--enable_batching` does, and rejected all of them."""
+    """The backend merged the call with calls of other shapes, because of `--enable_batching`, and rejected all."""
 
     reason = "batching"
 
 
 class InvalidResponse(BackendUnavailable):
-    """A backend's response cannot be parsed or holds values that no model computes; another backend may be healthy."""
+    """A backend's response cannot be parsed or has values that no model computes; other backends may be healthy."""
 
 
 class DeadlineExceeded(GatewayError, status=504, code="deadline_exceeded"):

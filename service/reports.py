@@ -1,4 +1,4 @@
-"""Reports on generated records: each is computed by a process of its own, the SDK's, within limits of time and memory.
+"""Reports on generated records: each is computed by a separate process, the SDK's, with limits of time and memory.
 
 A thread of the gateway waits for the process, which has a low priority.
 """
@@ -22,7 +22,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Address space of a report, beside what its process has when it has read its request.
+# Address space of a report, in addition to what its process has after reading the request.
 MAX_MEMORY_BYTES = 512 * 2**20
 _ROOT = Path(__file__).parents[1]
 _COMMAND = [sys.executable, "-m", "sostenuto._report"]
@@ -100,7 +100,7 @@ class Reports:
 
     @contextmanager
     def process(self, request: dict[str, Any]) -> Iterator[ReportProcess]:
-        """Yield the process of a report, which is not started yet; raise Overloaded if there are too many."""
+        """Yield the process of a report, not started yet; raise Overloaded if there are too many."""
         settings = self._settings
         limits = {"max_records": settings.max_report_records, "max_memory_bytes": MAX_MEMORY_BYTES}
         process = ReportProcess({**request, **limits}, settings.max_report_s)
@@ -118,7 +118,7 @@ class Reports:
                 self._processes.discard(process)
 
     def stop(self, error: GatewayError) -> None:
-        """End all reports, also later ones, with an error."""
+        """End all reports, including later ones, with an error."""
         with self._lock:
             self._stopped = error
             for process in self._processes:

@@ -1,4 +1,4 @@
-"""Training through the API: the jobs, the uploads and the operations on models, with the limits of a tenant."""
+"""Training through the API: jobs, uploads and operations on models, with the limits of a tenant."""
 
 import logging
 import os
@@ -36,15 +36,15 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_FILENAME = 255
-# A stream of events holds a thread, as a running or waiting sequence does, for as long as a job takes: this share of
-# them, half of it for one tenant.
+# A stream of events holds a thread, like a running or waiting sequence, for as long as a job takes. This is the maximum
+# share of the threads, half of it for one tenant.
 _STREAMS_SHARE, _MIN_STREAMS = 0.25, 4
-# A trainer executes an operation within a second; one that was killed while it did is replaced within 15 s.
+# A trainer executes an operation within a second; a trainer that was killed meanwhile is replaced within 15 s.
 _OPERATION_S, _POLL_S = 30.0, 0.1
 
 
 class EventStreams:
-    """The open streams of events, whose number is limited, in all and of each tenant; thread-safe."""
+    """The open streams of events, limited in number, in total and per tenant; thread-safe."""
 
     def __init__(self, max_sequences: int) -> None:
         self.max_streams = max(_MIN_STREAMS, int(_STREAMS_SHARE * max_sequences))
@@ -52,7 +52,7 @@ class EventStreams:
         self._lock = threading.Lock()
 
     def add(self, tenant: str) -> Callable[[], None]:
-        """Count a stream; return what forgets it.
+        """Count a stream; return the function that releases it.
 
         Raises:
             Overloaded: too many are open.
@@ -126,9 +126,9 @@ class Training:
         return file
 
     def record(self, action: str, context: RequestContext, **details: object) -> None:
-        """Append what a client did to the audit log; log an error if that cannot be written.
+        """Append a client's action to the audit log; log an error if that cannot be written.
 
-        It has been done: with an error, the client would repeat it.
+        The action is done: an error would make the client repeat it.
         """
         try:
             record(self.settings.audit_file, action, _actor(context), tenant=context.tenant, **details)
@@ -222,7 +222,7 @@ def _failure(operation: Operation) -> Exception:
 
 
 def require_training(training: Training | None) -> Training:
-    """Return what the gateway trains and changes models with; raise TrainingDisabled if it doesn't."""
+    """Return the collaborator that trains and changes models; raise TrainingDisabled without one."""
     if training is None:
         raise TrainingDisabled(
             "this server has no trainer, which trains and changes models: SOSTENUTO_TRAINING_DIR is not set"

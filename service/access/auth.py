@@ -1,4 +1,4 @@
-"""Authentication: from an Authorization header to a request's context with the limits and rate limits of its key."""
+"""Authentication: turns an Authorization header into a request's context with the limits and rate limits of its key."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,10 +12,10 @@ from service.settings import Settings
 
 
 class Authenticator:
-    """Authenticates API keys. The context of a request has its key's limits, and the functions that charge rate limits.
+    """Authenticates API keys; the returned context has the key's limits, and the functions that charge rate limits.
 
-    Without keys, none is required, and the defaults limit all requests together; only a server that is reached on
-    loopback alone (`is_local`) then lets anybody train and manage models.
+    Without keys, none is required, and the defaults limit all requests together; then only a server that is reachable
+    on loopback alone (`is_local`) lets clients train and manage models.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class Authenticator:
     def authenticate(self, authorization: str | None) -> RequestContext:
         """Authenticate a request by its Authorization header.
 
-        Where no keys are required, the header is ignored: clients send whatever they have, and the evaluation harness
-        sends an empty one. Else raise Unauthorized if the key is missing, invalid or expired.
+        Where no keys are required, the header is ignored: clients send arbitrary keys, and the evaluation harness an
+        empty one. Otherwise raise Unauthorized if the key is missing, invalid or expired.
         """
         if self._keys is None:
             return self._context("", "", self._defaults, ROLES if self._is_local else DEFAULT_ROLES)
@@ -40,7 +40,7 @@ class Authenticator:
         return replace(context, models=key.models, watch_key=partial(self._keys.watch, key))
 
     def refuses(self, authorization: str | None, role: Role | None) -> bool:
-        """Return whether a request has no valid key, or its key has not a role."""
+        """Return whether a request has no valid key, or its key lacks a role."""
         try:
             context = self.authenticate(authorization)
         except Unauthorized as error:
@@ -62,7 +62,7 @@ class Authenticator:
 
 
 def is_local(settings: Settings) -> bool:
-    """Return whether the server is reached on loopback alone."""
+    """Return whether the server is reachable on loopback alone."""
     return is_loopback(settings.client_host) and not settings.num_proxies
 
 

@@ -39,7 +39,7 @@ TENANT_PATTERN = "[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 
 _KEY = re.compile(f"ost-({ID_PATTERN})-[0-9a-f]{{64}}")
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
-# Compared with if the id is unknown, to take the same time; no known key has this hash.
+# Compared with for an unknown id, so that it takes the same time; no known key has this hash.
 _DUMMY_SHA256 = "0" * 64
 _CHECK_EVERY_S = 0.5
 _LOCK_TIMEOUT_S = 10.0
@@ -52,7 +52,7 @@ def _in_utc(value: datetime) -> datetime:
         raise ValueError("out of range in UTC") from None
 
 
-# A key generates text unless its owner was given more.
+# A key only generates text unless its owner was given more.
 DEFAULT_ROLES: tuple[Role, ...] = ("generate", "read")
 _Count = Annotated[int, Field(ge=1)]
 _Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
@@ -120,10 +120,10 @@ class KeyRing:
         self._lock = threading.Lock()
 
     def find(self, presented: str) -> Key:
-        """Return the record of the presented key, in the same time whether its id is known or not.
+        """Return the record of the presented key, in the same time whether or not its id is known.
 
         Raises:
-            Unauthorized: it is not a valid key, or has expired; the message does not say which part of it is wrong.
+            Unauthorized: the key is invalid or expired; the message does not say which part is wrong.
         """
         match = _KEY.fullmatch(presented)
         key = self._file.content().get(match[1]) if match else None
@@ -165,14 +165,14 @@ class KeyRing:
 
 
 def warn_if_exposed(path: Path) -> None:
-    """Log a warning if others than the owner may write a file of keys, or others than its group may read it."""
+    """Log a warning if anyone but the owner may write a file of keys, or anyone outside its group may read it."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH):
         log.warning("%s: mode %04o lets others read or change the keys; run chmod 600, or 640 for a group", path, mode)
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Return all keys of a file, expired ones too; raise ConfigurationError, which names the key's id and the field."""
+    """Return all keys of a file, including expired ones; raise ConfigurationError, which names key id and field."""
     try:
         content = read_file(path)
     except OSError as error:
@@ -180,7 +180,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     try:
         return _KeyFile.model_validate_json(content).keys
     except ValidationError as error:
-        # Without its cause, which shows values: one may be a key that was pasted into the wrong field.
+        # Without its cause, which shows values: one may be a key pasted into the wrong field.
         raise ConfigurationError(f"{path}: {_first_problem(content, error)}") from None
 
 
@@ -214,7 +214,7 @@ def add_key(
 ) -> tuple[Key, str]:
     """Create a key and add it to the file; create the file, but not its directory, if it does not exist.
 
-    Returns the record, and the key itself, which is stored nowhere.
+    Returns the record, and the key itself, which is not stored anywhere.
 
     Raises:
         ConfigurationError: the file cannot be changed.
@@ -241,7 +241,7 @@ def add_key(
 
 
 def revoke_keys(path: Path, key_ids: Collection[str]) -> None:
-    """Remove keys from the file; raise ConfigurationError, and remove none, if it has not all of them."""
+    """Remove keys from the file; raise ConfigurationError, and remove none, if it lacks one of them."""
     with _locked_for_writing(path) as target:
         keys = read_keys(target)
         unknown = sorted(set(key_ids) - {key.id for key in keys})

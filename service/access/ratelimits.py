@@ -4,7 +4,7 @@ The algorithm is the sliding window counter of `limits`: the count of this minut
 It approximates a true window of 60 seconds with two numbers per counter.
 
 While Redis is unavailable this process counts alone, from zero: n processes then admit n times as much for a while,
-which is better than to refuse everybody.
+which is better than refusing everybody.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 What = Literal["requests", "tokens"]
 
-# For a connection, and for each response; a Redis on the same site takes under a millisecond.
+# For a connection, and for each response; Redis on the same site takes under a millisecond.
 REDIS_TIMEOUT_S = 0.25
 # Between two attempts while Redis is unavailable: one request per interval waits for the time-out.
 REDIS_RETRY_S = 3.0
@@ -82,7 +82,7 @@ class RateLimiter:
             subject: Who is charged.
             what: "requests" or "tokens".
             per_minute: The limit, at least 1; None: no limit. A new limit starts a new count.
-            cost: 1 for a request; else the maximum tokens of the request, or of its part that is charged now.
+            cost: 1 for a request; else the maximum tokens of the request, or of the part to charge now.
             total: Cost of the whole request, if `cost` is a part of it.
             param: The field that an error names.
 
@@ -109,7 +109,7 @@ class RateLimiter:
             try:
                 retry_after_s = self._shared.charge(charge)
             except StorageError as error:
-                # Nothing was charged, as far as is known.
+                # Nothing was charged, as far as we know.
                 self._mark_unavailable(error)
             else:
                 self._mark_available()
@@ -154,14 +154,14 @@ class _Counters:
         self._storage, self._storage_lock = storage, lock
 
     def charge(self, charge: _Charge) -> int | None:
-        """Charge; return None, or the seconds after which the charge would fit if no other came before it."""
+        """Charge; return None, or the seconds after which the charge would fit if nothing else were charged."""
         with self._storage_lock:
             if self._hit(charge, charge.cost):
                 return None
             return wait_s(*self._window(charge), limit=charge.per_minute, cost=charge.cost)
 
     def refund(self, charge: _Charge) -> None:
-        """Refund a charge, as far as the count of the current window has it: below zero it would admit too much.
+        """Refund a charge, but not below zero in the current window, which would admit too much.
 
         The refund is lost if Redis has become unavailable.
         """
@@ -210,7 +210,7 @@ def check_redis_url(url: str) -> None:
 
 
 def _connection_pool(url: str) -> "ConnectionPool":
-    # Imported here: 8 MB, only for those who use Redis.
+    # Imported here: 8 MB, needed only with Redis.
     from redis import ConnectionPool, RedisError  # noqa: PLC0415
 
     try:

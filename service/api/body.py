@@ -1,4 +1,4 @@
-"""A request body as a type: how it is parsed, how null and unknown fields are handled, and its error messages."""
+"""The base type of request bodies: parsing, null and unknown fields, and error messages."""
 
 import re
 from functools import cache
@@ -20,9 +20,9 @@ from service.api.compatibility import suggestion
 from service.errors import InvalidRequest
 from service.settings import Settings
 
-# The default of a field that `resolve` fills in, from other fields or from the server's limits.
+# Default of fields that `resolve` fills in, from other fields or from the server's limits.
 RESOLVED: Any = None
-# Kinds of prompt: pydantic puts them into the location of an error, but a client knows only the field.
+# Kinds of prompt: pydantic puts them into the location of an error, but clients know only the field.
 PROMPT_KINDS = {"text", "texts", "tokens", "token lists"}
 
 
@@ -36,7 +36,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_fields(cls, value: Any) -> Any:
-        """Refuse the first unknown field; with `extra="forbid"` each would be an error of its own."""
+        """Refuse the first unknown field; `extra="forbid"` would report each one."""
         known = _field_names(cls)
         unknown = next((name for name in value if name not in known), None) if isinstance(value, dict) else None
         if unknown is not None:
@@ -102,7 +102,7 @@ def require(holds: bool, field: str, limit: str, value: Any = None) -> None:
 
 
 def _explain(error: ValidationError) -> InvalidRequest:
-    """Return the first error in one line; pydantic names each branch of a union, but a client knows only the field."""
+    """Return the first error on one line; pydantic names each branch of a union, but clients know only the field."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return InvalidRequest(f"the body must be JSON: {problem['ctx']['error']}")

@@ -1,6 +1,6 @@
-"""Fields of OpenAI's and vLLM's requests that have no effect here, and what unknown fields of other servers are here.
+"""Fields of OpenAI's and vLLM's requests that have no effect here, and equivalents of other servers' fields.
 
-Every other unknown field is refused: a request for what this server does not have must not get ordinary text with 200.
+Every other unknown field is refused: a request for an unsupported feature must not get ordinary text with 200.
 """
 
 import difflib
@@ -64,7 +64,7 @@ STRUCTURED_OUTPUT_FIELDS: Accepted = {
 }
 JSON_SCHEMA_FIELDS: Accepted = {"description": ANY}
 
-# Names at other servers, by the name here, where the names alone would suggest another field or none.
+# Names on other servers by the name here, where spelling alone would suggest another field or none.
 _EQUIVALENTS: Mapping[str, tuple[str, ...]] = {
     "max_tokens": ("max_new_tokens", "max_length", "max_output_tokens", "n_predict", "num_predict"),
     "min_tokens": ("min_new_tokens",),
@@ -91,7 +91,7 @@ _EQUIVALENTS: Mapping[str, tuple[str, ...]] = {
 
 
 def suggestion(name: str, known: Iterable[str]) -> str | None:
-    """Return the known field that a client has probably meant, or None."""
+    """Return the known field that a client probably meant, or None."""
     known = set(known)
     equivalent = next((ours for ours, theirs in _EQUIVALENTS.items() if name in theirs and ours in known), None)
     # At a lower cutoff `structural_tag` would be `structured_outputs`, and `mirostat` would be `state`.

@@ -1,7 +1,7 @@
 """Request bodies: the fields, limits and defaults of each endpoint, and their validation.
 
-`/openapi.json` derives from these types. A validated body is the request: no other module validates again, except what
-depends on the model: whether ids are in its vocabulary, and its direction.
+`/openapi.json` derives from these types. No other module validates a body again, except for what depends on the model:
+whether ids are in its vocabulary, and its direction.
 """
 
 import re
@@ -39,12 +39,12 @@ MAX_REGEX = 10_000
 MAX_SCHEMA = 50_000
 MAX_CONSTRAINT_CHOICES = 10_000
 MAX_MIN_LENGTH = 10_000
-# Whatever the server's own limit (SOSTENUTO_MAX_PROMPTS, at most this): longer lists are refused unvalidated.
+# Whatever SOSTENUTO_MAX_PROMPTS is (at most this): longer lists are refused unvalidated.
 MAX_PROMPTS = 4096
 MAX_ID = 2**31 - 1
-# Characters of a resume token: that of a model of 1,024 units and two layers has some 20,000.
+# Characters of a resume token: with two layers of 1,024 units it has some 20,000.
 MAX_STATE = 2**21
-# Random seeds fit a double, so that they survive clients whose numbers are doubles.
+# Random seeds are exact as doubles, the only numbers of some clients.
 SEED_BITS = 53
 DEFAULT_MAX_TOKENS = 16
 MAX_NEXT_WORDS, DEFAULT_NEXT_TOKENS = 100, 2000
@@ -70,7 +70,7 @@ PositiveCount = Annotated[int, Field(ge=1), INTEGRAL]
 NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), INTEGRAL]
 TokenId = Annotated[int, Field(ge=0, le=MAX_ID)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-# A single stop string becomes a list of one, and an empty one, as clients send it for none, an empty list: a union of
+# A single stop string becomes a list of one, and an empty one, which clients send for none, an empty list: a union of
 # both types would report every error twice.
 StopList = Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)]
 Stops = Annotated[
@@ -83,7 +83,7 @@ Stops = Annotated[
 
 
 def _require_few(value: Any, limit: int) -> Any:
-    """Refuse a long mapping before its values are validated: each wrong one would be an error of its own."""
+    """Refuse a long mapping before its values are validated: each invalid one would be a separate error."""
     if isinstance(value, dict) and len(value) > limit:
         raise PydanticCustomError("too_long", "Dictionary should have at most {n} items", {"n": limit})
     return value
@@ -97,7 +97,7 @@ LogitBias = Annotated[
 
 
 def _as_labels(value: Any) -> Any:
-    """Convert numbers to texts, which columns of numbers take, too."""
+    """Convert numbers to texts, which columns of numbers also accept."""
     if not isinstance(_require_few(value, MAX_LABELS), dict):
         return value
     return {name: str(each) if type(each) in (int, float) else each for name, each in value.items()}
@@ -111,7 +111,7 @@ Labels = Annotated[
 
 
 def _prompt_kind(value: Any) -> str:
-    """Return the kind of a prompt by its first item, so that a wrong one gets one error and not one for each kind."""
+    """Return the kind of a prompt by its first item, so that a wrong one gets one error, not one for each kind."""
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, list):
         return "token lists"
@@ -177,7 +177,7 @@ Characters = Annotated[str, Field(min_length=1, max_length=1000)]
 
 @accept_without_effect(STRUCTURED_OUTPUT_FIELDS)
 class StructuredOutputs(Body):
-    """What a completion must match, from its first character to its last; see `docs/structured-outputs.md`."""
+    """Constraints that a whole completion must match; see `docs/structured-outputs.md`."""
 
     regex: RegexText | None = None
     """Regular expression, in the syntax of Rust's regex crate without anchors and look-around."""
@@ -221,7 +221,7 @@ InterventionValue = Annotated[float, Field(ge=-MAX_INTERVENTION, le=MAX_INTERVEN
 
 
 class Intervention(Body):
-    """A unit whose value is changed before each token that is generated; the prompt is read without it."""
+    """A unit whose value is changed before each generated token; the prompt is read unchanged."""
 
     layer: PositiveCount
     """Number of the recurrent layer, from 1."""
@@ -396,7 +396,7 @@ class CompletionRequest(TimedBody):
 
     @property
     def searches(self) -> bool:
-        """Whether its choices are searched for, not sampled."""
+        """Whether choices are searched for, not sampled."""
         return self.use_beam_search or self.top_texts is not None
 
     @property
@@ -419,17 +419,17 @@ class CompletionRequest(TimedBody):
 
     @property
     def prompts(self) -> tuple[PromptText, ...]:
-        """Its prompts: at least one, each a text or token ids; one empty text if the field was empty or absent."""
+        """Prompts: at least one, each a text or token ids; one empty text if the field was empty or absent."""
         return _as_prompts(self.prompt)
 
     @property
     def suffixes(self) -> tuple[PromptText, ...]:
-        """Its suffixes, as `prompts`; a model reads either."""
+        """Suffixes, in the form of `prompts`; a model reads one or the other."""
         return _as_prompts(self.suffix)
 
     @cached_property
     def sampling(self) -> SamplingParams:
-        """Its sampling parameters; `resolve` raises InvalidRequest if a name in `logit_bias` is no token id."""
+        """Sampling parameters; `resolve` raises InvalidRequest if a name in `logit_bias` is not a token id."""
         return SamplingParams(
             temperature=self.temperature,
             top_k=max(0, self.top_k),
@@ -444,7 +444,7 @@ class CompletionRequest(TimedBody):
 
     @cached_property
     def constraint_by_field(self) -> dict[str, Pattern]:
-        """What its completions must match, by field, the pattern first; `resolve` raises InvalidRequest for several."""
+        """Constraints by field, the pattern first; `resolve` raises InvalidRequest for several patterns."""
         outputs, form = self.structured_outputs or NO_STRUCTURED_OUTPUTS, self.response_format
         one = "one of regex, choice, json, json_object, allowed_characters and banned_characters"
         require(self.structured_outputs != NO_STRUCTURED_OUTPUTS, "structured_outputs", f"have {one}")
@@ -473,7 +473,7 @@ class CompletionRequest(TimedBody):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What its completions must match; None without a constraint."""
+        """Constraint of the completions, or None."""
         return tuple(self.constraint_by_field.values()) or None
 
     @property
@@ -685,7 +685,7 @@ def _require_few_prompts(prompts: tuple[PromptText, ...], settings: Settings, fi
 
 
 def _by_token_id(logit_bias: dict[str, float]) -> dict[int, float]:
-    """Parse the token ids, which are strings in JSON."""
+    """Parse token ids, which are strings in JSON."""
     bias: dict[int, float] = {}
     for name, value in logit_bias.items():
         if not re.fullmatch(r"[0-9]{1,10}", name):

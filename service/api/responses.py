@@ -28,7 +28,7 @@ class LogprobsObject(TypedDict):
 class PromptLogprob(TypedDict):
     """A token's log probability, and its `rank` among all tokens by probability, from 1.
 
-    `rank` is null for a token that is not among the 50 most probable ones.
+    `rank` is null for a token outside the 50 most probable ones.
     """
 
     logprob: float
@@ -67,7 +67,7 @@ class ChoiceObject(TypedDict):
 
 
 class PromptTokensDetails(TypedDict):
-    """Prefix cache: `cached_tokens` is the number of prompt tokens that were not prefilled."""
+    """Prefix cache: `cached_tokens` is the number of prompt tokens that needed no prefill."""
 
     cached_tokens: int
 
@@ -105,10 +105,10 @@ class CompletionObject(TypedDict):
 
 
 class NextWord(TypedDict):
-    """A word that may follow the prompt, and the text to append for it; its probability, and the logarithm of that.
+    """A word that may follow the prompt, the text to append for it, and its probability.
 
-    It is the probability that the text continues with `text` and then with a character that is not of the word, or
-    ends there.
+    It is the probability that the text continues with `text` and then ends, or goes on with a character that does not
+    belong to the word.
     """
 
     word: str
@@ -121,8 +121,8 @@ class NextWordsObject(TypedDict):
     """A response of `/v1/next`, the most probable word first.
 
     Every other word is at most as probable as the last one. `unexplored` is the probability of all continuations that
-    the search has not followed to the end of a word. `limit_reached`: the search has computed `max_tokens` tokens, and
-    found fewer than `n` words. Of `usage`, `completion_tokens` are those that the search has computed.
+    the search has not followed to the end of a word. `limit_reached`: the search computed `max_tokens` tokens and found
+    fewer than `n` words. `completion_tokens` in `usage` counts the tokens that the search computed.
     """
 
     object: Literal["list"]
@@ -209,7 +209,7 @@ class EmbeddingMapObject(TypedDict):
 
 
 class EmbeddingObject(TypedDict):
-    """One vector: numbers, or float32 little-endian in base64."""
+    """A vector: numbers, or little-endian float32 in base64."""
 
     object: Literal["embedding"]
     index: int
@@ -230,11 +230,11 @@ class ScoreObject(TypedDict):
     has no predecessor and does not count.
 
     `nats_per_token` and `nats_per_character` are null if nothing was scored. `percentile` is the percentage of held-out
-    texts with less nats per character: whole documents for models of short documents, otherwise lines. It is null for
-    texts that were scored in another way, and for versions that were published without held-out text or by an earlier
-    release. `ratio` is the log probability minus that by the
-    model of `ratio_to`, in nats. `tokens`, `surprisals` and `text_offset`, if requested, have an entry per token, in
-    reading order; the surprisal of a token without predecessor is null.
+    texts with fewer nats per character: whole documents for models of short documents, otherwise lines. It is null for
+    texts that were scored differently, and for versions that were published without held-out text or by an earlier
+    release. `ratio` is the log probability minus that by the model of `ratio_to`, in nats. `tokens`, `surprisals` and
+    `text_offset`, if requested, have an entry per token, in reading order; the surprisal of a token without predecessor
+    is null.
     """
 
     object: Literal["score"]
@@ -251,7 +251,7 @@ class ScoreObject(TypedDict):
 
 
 class ScoresObject(TypedDict):
-    """A response of `/v1/score`; with `carry_state` it has a resume token, `state`. `usage` is that of both models."""
+    """A response of `/v1/score`; with `carry_state` it has a resume token, `state`. `usage` sums over both models."""
 
     object: Literal["list"]
     data: list[ScoreObject]
@@ -283,9 +283,9 @@ class VersionObject(TypedDict):
 
 
 class SampleObject(TypedDict):
-    """A text that the version wrote when it was published, after `given`; a backward model writes what precedes it.
+    """A text that the version generated after `given` at its publication; a backward model: before it.
 
-    `labels` are those that the text was given, by label column; empty for a model without labels.
+    `labels` are the text's labels by column; empty for a model without labels.
     """
 
     temperature: float
@@ -295,10 +295,10 @@ class SampleObject(TypedDict):
 
 
 class VersionDetails(VersionObject):
-    """A served version, its size, and what it was trained on; what is not known is null.
+    """A served version, its size, and what it was trained on; unknown values are null.
 
-    `size_bytes` are its files on disk. `weights_bytes` is what its weights take of a model server's memory, in each
-    precision that it has; the graph and running calls come on top. `validation_loss` is in nats per token, and
+    `size_bytes` are its files on disk. `weights_bytes` is the memory that its weights take in a model server, in all
+    its precisions; the graph and running calls take more. `validation_loss` is in nats per token, and
     `bits_per_character` the same loss; `ngram_loss` is that of the best n-gram model of the same text. `corpus` is the
     name of the text that it was trained on, and `parent` the version that it was fine-tuned from.
     """
@@ -328,9 +328,9 @@ class ProvenanceObject(TypedDict):
 
 
 class DiscoveryObject(TypedDict):
-    """A unit that follows a feature of text which the model was not trained on.
+    """A unit that follows a feature of held-out text.
 
-    The units were ranked by their correlation on one half of the text, and `validated` is that on the other half.
+    The units were ranked by their correlation on one half of the text; `validated` is the correlation on the other.
     `feature` is `brackets` (how many are open), `quotes` (1 within quotation marks), `line` and `word` (characters
     since its beginning) or `upper` (1 within a word in capitals).
     """
@@ -346,17 +346,17 @@ class DiscoveryObject(TypedDict):
 class ModelFacts(TypedDict):
     """A served model; `max_model_len` is null, as a recurrent model has no maximum sequence length.
 
-    All but versions, labels and shares describes its stable version, or the requested one.
+    All fields but versions, labels and shares describe its stable version, or the requested one.
 
     `deterministic`: the same request with the same seed returns the same bytes under any load, from every backend with
-    this `system_fingerprint`. The determinism probe verified `batch_sizes` to be bit-exact. It is false where no batch
-    size computes the same bits in every slot.
+    this `system_fingerprint`. The determinism probe verified `batch_sizes` to be bit-exact. It is false if no batch
+    size is bit-exact in every slot.
 
-    `cell` is null where the layers have several kinds of cells or unknown ones. `context` is the window of a
+    `cell` is null if the layers have several kinds of cells or unknown ones. `context` is the window of a
     sliding-window model in tokens, and null for a model with a carried state.
 
     `parent` is the version that it was fine-tuned from, such as `english:1`; null for a model that was trained from
-    nothing, or imported. `provenance` is null for a model that was trained on a text of the user's.
+    scratch or imported. `provenance` is null for a model that was trained on the user's own text.
 
     `label_columns` has the labels that a request may have, by column, in the order of the tokens; those of a column of
     numbers are bins, such as `20..35`, which includes 20 and not 35. It is empty for a model without labels.
@@ -393,15 +393,15 @@ class ModelFacts(TypedDict):
 
 
 class ModelObject(ModelFacts):
-    """A served model in a list; `/v1/models/{name}` has more of its versions."""
+    """A served model in a list; `/v1/models/{name}` has more about its versions."""
 
     versions: list[VersionObject]
 
 
 class ModelDetails(ModelFacts):
-    """A served model with all that is known of its versions.
+    """A served model with the details of its versions.
 
-    `labels` are the versions of all labels, and `shares` the traffic split as it was set, by label or version.
+    `labels` has the version of each label, and `shares` the traffic split as it was set, by label or version.
     `unloaded` are versions that exist, but that no model server serves: older ones without a label, and those that are
     being loaded.
     """
@@ -516,7 +516,7 @@ class ModelStatus(TypedDict):
 
 
 class LoadObject(TypedDict):
-    """What is in use, and its maximum."""
+    """Current load and its maximum."""
 
     accepted: int
     max: int
@@ -564,9 +564,9 @@ class ErrorDetail(TypedDict):
 
 
 class ErrorObject(TypedDict):
-    """Every response that is not a success, with the partial output of a completion.
+    """An error response, with the partial output of a completion.
 
-    In a stream, only the output that was not sent before. `finish_reason` is null in a choice that did not finish.
+    In a stream, only the output that was not yet sent. `finish_reason` is null in a choice that did not finish.
     """
 
     error: ErrorDetail

@@ -1,4 +1,4 @@
-"""What trainers do: the bodies that create a job and change a model, and OpenAI's objects of files and jobs."""
+"""Work for trainers: the bodies that create a job and change a model, and OpenAI's objects of files and jobs."""
 
 import re
 from typing import Annotated, Any, Literal, NotRequired, Self
@@ -232,7 +232,7 @@ class FineTuningJobList(TypedDict):
 
 
 class FineTuningEvent(TypedDict):
-    """An event of a job. The data of type `metrics` have losses in nats per token, and after an epoch samples."""
+    """An event of a job. The data of type `metrics` have losses in nats per token, and samples after an epoch."""
 
     id: str
     object: Literal["fine_tuning.job.event"]
@@ -261,7 +261,7 @@ class CheckpointMetrics(TypedDict):
 
 
 class FineTuningCheckpoint(TypedDict):
-    """The checkpoint that was published, that of the best epoch; its step is the number of the epoch."""
+    """The published checkpoint, from the best epoch; its step is the number of the epoch."""
 
     id: str
     object: Literal["fine_tuning.job.checkpoint"]

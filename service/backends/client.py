@@ -53,13 +53,13 @@ _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 # A healthy server returns its status at once; one that times out is ejected.
 _STATUS_TIMEOUT_S = 5.0
-# From batching_session.cc; the code alone, FAILED_PRECONDITION, is also that of an unknown signature.
+# From batching_session.cc; an unknown signature has the same code, FAILED_PRECONDITION.
 _DIFFERENT_SHAPES = "have different shapes and padding is turned off"
 _BATCHING_ADVICE = "it merges calls of different shapes, which then fail: start it without --enable_batching"
 
 
 def backend_tls(settings: Settings) -> grpc.ChannelCredentials | None:
-    """Read the TLS files of the settings, None: plaintext; raise ConfigurationError if one of them is unusable."""
+    """Read the TLS files of the settings; None: plaintext. Raise ConfigurationError if one is unusable."""
     ca_file, name = settings.backend_tls_ca_file, settings.backend_tls_name
     cert_file, key_file = settings.backend_tls_cert_file, settings.backend_tls_key_file
     if ca_file is None:
@@ -93,7 +93,7 @@ def _no_password() -> str:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """The status of one version in a GetModelStatus response; `error` is the server's message, "" if there is none."""
+    """The status of a version in a GetModelStatus response; `error` is the server's message, or ""."""
 
     version: int
     available: bool
@@ -228,7 +228,7 @@ class ModelServerClient:
         *,
         metadata: tuple[tuple[str, str], ...] | None = None,
     ) -> Arrays:
-        """Make a call and return its outputs, those named in `shapes`, or raise the error that `call` would report.
+        """Make a call and return the outputs named in `shapes`, or raise the error that `call` would report.
 
         Token ids must be below `vocab_size`.
         """
@@ -285,7 +285,7 @@ class ModelServerClient:
         ]
 
     def _to_gateway_error(self, error: Any) -> GatewayError:
-        """Convert an RPC error to one that a client may see; addresses appear only in the log."""
+        """Convert an RPC error to one that clients may see; addresses appear only in the log."""
         code, details = error.code(), error.details()
         if code in _TRANSIENT:
             return BackendUnavailable(f"the backend did not respond ({code.name})")

@@ -1,8 +1,8 @@
-"""Determinism probe: which batch sizes are bit-exact with each other.
+"""Determinism probe: finds the batch sizes that are bit-exact with each other.
 
 A matrix product rounds differently at different batch sizes, depending on the CPU and on TensorFlow's build. So for
 each version the gateway computes the same few sequences at every batch size of its card, and keeps the batch sizes that
-are bit-exact. Then a sequence does not depend on how many others run.
+are bit-exact. Then the output of a sequence does not depend on how many others run.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ class Probe:
     batch_sizes: tuple[int, ...]  # ascending
     sha256: str
     is_deterministic: bool = True  # otherwise the only batch size is not reproducible
-    stamp: int = 0  # of the card that it was made with; see `service.backends.health_checks.Assets`
-    is_stale: bool = False  # it must be repeated before the server gets calls of the version
+    stamp: int = 0  # of the card at the time; see `service.backends.health_checks.Assets`
+    is_stale: bool = False  # must be repeated before the server gets calls of the version
 
 
 def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:
     """Compute fixed sequences, of tokens below `num_tokens`, at every batch size of the card.
 
     If the batch sizes fall into several bit-exact groups, the largest group is kept, in a tie the one with the larger
-    maximum. A batch size at which the slot matters is excluded. If all are, the largest is used, and output is not
+    maximum. A batch size at which slots differ is excluded. If all are, the largest is used, and output is not
     reproducible.
     """
     steps = min(_LENGTH, card.max_decode_steps)
@@ -61,7 +61,7 @@ def run_probe(card: GeneratorCard, num_tokens: int, predict: Predict) -> Probe:
 
 
 def still_holds(probe: Probe, card: GeneratorCard, num_tokens: int, predict: Predict) -> bool:
-    """Return whether a server still has an earlier probe's hash, by a check at its smallest batch size."""
+    """Check at the smallest batch size whether a server still has an earlier probe's hash."""
     if not probe.is_deterministic:
         return False
     outputs = _outputs_at(probe.batch_sizes[0], min(_LENGTH, card.max_decode_steps), card, num_tokens, predict)
@@ -95,7 +95,7 @@ def _compute(sequences: np.ndarray, steps: int, card: GeneratorCard, num_tokens:
     width = (batch_size, card.units)
     sums = {"sum": np.zeros(width, np.float32)}
     embedded = predict(signatures.EMBED, prefill_inputs | sums, {"state": state.shape, "sum": width, "last": width})
-    # Without steps ahead: what they expand depends on all slots.
+    # Without steps ahead, whose expansions depend on all slots.
     inputs = {
         **prefill_inputs,
         **dict.fromkeys(("num_ahead", "row"), np.zeros(batch_size, np.int32)),

@@ -1,7 +1,7 @@
 """Health checks: poll each backend for the versions that it serves, and probe new ones.
 
-Each backend has a thread, and each model being probed at it has another, so that a slow or hanging backend or probe
-does not block the others.
+Each backend has a thread, and each model being probed there another, so that a slow or hanging backend or probe does
+not block the others.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Assets:
 
 
 class RepeatedErrors:
-    """A log of errors that repeat at every poll: each is logged once."""
+    """A log of errors that recur at every poll: each is logged once."""
 
     def __init__(self) -> None:
         self.current: dict[str, str] = {}  # the last message of each subject that has not recovered
@@ -211,7 +211,7 @@ class HealthChecks:
         self._errors.clear(f"probing {name} at {replica.address}")
 
     def _probe_version(self, replica: Replica, ref: ModelVersion) -> Probe:
-        """Probe a version; if the backend was ejected since its last probe, verify only that this still holds."""
+        """Probe a version; if the backend was ejected since its last probe, only verify that probe."""
         assets, before = self._assets(ref), replica.probes.get(ref)
         num_tokens = len(assets.tokenizer.tokens)
 
@@ -219,7 +219,7 @@ class HealthChecks:
             name = signatures.in_precision(signature, assets.precision)
             with replica.probe_calls:
                 outputs = replica.client.predict(ref, name, inputs, shapes, assets.card.vocab_size)
-            # Otherwise NaN would be in the probe hash for as long as the server serves the version.
+            # Otherwise the probe hash would include NaN for as long as the server serves the version.
             if not finite_sequences(outputs).all():
                 raise InvalidResponse(f"the backend computed NaN or infinity ({name})")
             return outputs

@@ -38,7 +38,7 @@ MAX_PROBE_CALLS = 2
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0
 SOON_S = 60.0
 NOT_PROBED = "not probed yet"
-# A call that takes this many times its usual duration is at a backend that hangs or is much too slow.
+# A backend whose call takes this many times its usual duration hangs or is much too slow.
 HANG_FACTOR = 10.0
 # Shorter delays may be hiccups of a busy machine.
 MIN_HANG_S = 1.0
@@ -62,7 +62,7 @@ class ConfigDrift:
     ) -> None:
         """Compare the listed versions of a model with the status of a backend.
 
-        The repository may list none for it, or be unknown (None). Versions that the backend is loading are no drift.
+        The repository may list none for it, or be unknown (None). Versions being loaded are not drift.
         """
         now, differences = time.monotonic(), set()
         if listed is not None:
@@ -132,7 +132,7 @@ class Replica:
         return was_in_service
 
     def readmit(self) -> bool:
-        """Put the backend back into service; return whether it was ejected."""
+        """Readmit the backend; return whether it was ejected."""
         was_ejected, self.ejected_because = self.ejected_because is not None, None
         return was_ejected
 
@@ -232,14 +232,14 @@ class Replicas:
 
     @property
     def num_rejected(self) -> Mapping[str, int]:
-        """How many calls backends rejected without computing them, by reason: `busy` and `batching`."""
+        """Number of calls that backends rejected without computing them, by reason: `busy` and `batching`."""
         with self._lock:
             return dict(self._num_rejected)
 
     def capacity(self, version: ModelVersion, max_calls: int) -> tuple[int, int]:
-        """Return how many calls of a version its servers take, at `max_calls` each, and how many more they take now.
+        """Return how many calls of a version its servers take, at `max_calls` each, and how many more now.
 
-        Without a server the latter is one: a call that fails at once, so that the caller learns of the outage.
+        Without a server the latter is one: a call that fails at once tells the caller of the outage.
         """
         with self._lock:
             candidates = self._candidates(version, ())
@@ -278,9 +278,9 @@ class Replicas:
     ) -> None:
         """Record the versions of one model that a server serves, and readmit the server.
 
-        A probe that could not be repeated is stale. Until all new versions were probed (`is_complete`), others of the
-        model may still appear. `num_failures_before` is `num_failures` when the health check began: if the server was
-        ejected since, it stays ejected, and all versions need to be probed again.
+        A probe that could not be repeated is stale. Until all new versions are probed (`is_complete`), more of the
+        model may appear. `num_failures_before` is `num_failures` when the health check began: if the server was ejected
+        since, it stays ejected, and all versions need to be probed again.
         """
         with self._lock:
             others = {ref: probe for ref, probe in replica.probes.items() if ref.name != name}
@@ -322,7 +322,7 @@ class Replicas:
             replica.client.call(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
 
     def _no_server_error(self, version: ModelVersion) -> GatewayError:
-        """Return why no server takes a version's call: its servers may recover, or healthy ones no longer serve it."""
+        """Return the error of a call that no server takes: servers may recover, or healthy ones no longer serve it."""
         with self._lock:
             replicas = list(self._replicas.values())
         any_in_service = any(replica.ejected_because is None for replica in replicas)
@@ -349,7 +349,7 @@ class Replicas:
                 with self._lock:
                     self._record_duration(call, seconds)
                 for other, failure in attempt.suspects:
-                    # If all servers compute NaN, it comes from the sequence itself.
+                    # If all servers compute NaN, the sequence itself causes it.
                     if finite or isinstance(failure, InvalidResponse):
                         self.eject(other, f"another backend completed a call that failed here: {failure}")
                 attempt.done(outcome, probe.sha256 if probe else None)
@@ -360,8 +360,8 @@ class Replicas:
             with self._lock:
                 replica.probes = {ref: probe for ref, probe in replica.probes.items() if ref != call.version}
         elif isinstance(outcome, InvalidResponse) or not isinstance(outcome, BackendUnavailable):
-            # The call itself may be at fault; a retry on another server decides. If there is no other, the caller
-            # treats an invalid response like an outage.
+            # The call itself may be at fault; a retry on another server decides. Without another, the caller treats an
+            # invalid response like an outage.
             attempt.suspects.append((replica, outcome))
         elif isinstance(outcome, ServerBusy):
             with self._lock:

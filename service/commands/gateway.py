@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_PORT = 65535
 
-# Threads for requests that are refused at once, for /healthz and similar endpoints.
+# Threads for requests that are refused at once, and for endpoints such as /healthz.
 SPARE_THREADS = 32
 # Connections that the kernel queues until they are accepted; clients hang while it is full.
 BACKLOG = 2048
@@ -80,8 +80,8 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
     """Return gunicorn's settings, each with its reason."""
     threads = settings.max_running + settings.max_queued + SPARE_THREADS
     return {
-        # Bound by the caller: gunicorn would retry a port in use for five seconds before it reports it. gunicorn takes
-        # over the descriptor.
+        # Bound by the caller: gunicorn would retry a port in use for five seconds before reporting it. It takes over
+        # the descriptor.
         "bind": f"fd://{listener.detach()}",
         "workers": 1,
         "worker_class": _worker_class(settings),
@@ -90,7 +90,7 @@ def gunicorn_options(settings: Settings, listener: socket.socket) -> dict[str, A
         # Connections beyond the threads: kept alive, or about to get 429.
         "worker_connections": 2 * threads,
         "keepalive": 15,
-        # When the arbiter kills: requests have `drain_s`, and then the worker needs a moment to exit.
+        # After which the arbiter kills: requests have `drain_s`, then the worker needs a moment to exit.
         "graceful_timeout": math.ceil(settings.drain_s + AFTER_DRAIN_S),
         # The worker's heartbeat comes from its accept thread, which no request can block.
         "timeout": 30,
@@ -118,7 +118,7 @@ def _worker_class(settings: Settings) -> type[StreamingWorker]:
 
 
 def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn checks the number of a hook's arguments
-    """Close the application of a worker that is about to exit; one that never booted has none."""
+    """Close the application of a worker that is about to exit; a worker that never booted has none."""
     getattr(getattr(worker, "wsgi", None), "close", lambda: None)()
 
 
@@ -145,7 +145,7 @@ def serve(settings: Settings) -> int:
     """Serve until a signal stops it. Return the exit code."""
     return_freed_memory()
     configure_logging(format=settings.log_format, level=settings.log_level)
-    # Errors that would stop the worker are detected here, where they end the start with one line.
+    # Errors that would stop the worker are detected here, where they are reported in one line.
     check_authenticator(settings)
     if settings.state_key_file is not None:
         read_state_keys(settings.state_key_file)

@@ -32,19 +32,19 @@ from service.generation.resume_tokens import make_key_file
 from service.http_server.addresses import listen
 from service.settings import Settings
 
-# Measured from when every version is loaded.
+# Measured from the time at which every version is loaded.
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.05
 MODEL_SERVER, GATEWAY = "model server", "gateway"
 # Before a trainer that has ended is started again.
 TRAINER_PAUSE_S = 5.0
-# How long sequences wait for the model server, unless it is set: it may have to load many versions again.
+# How long sequences wait for the model server by default: it may have to load many versions again.
 BACKEND_GRACE_S = 120.0
 # After the gateway's drain, before a process that does not end is killed.
 EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
 STATE_KEY_FILE, TRAINING_DIR = Path(".sostenuto-state-key"), Path("training")
-# Of a repository without models, until a job publishes the first one.
+# For a repository without models, until a job publishes the first one.
 EMPTY_CONFIG = b"model_config_list {\n}"
 
 
@@ -59,8 +59,8 @@ class Ended(Exception):
 class LifetimePipe:
     """A pipe by which one process is signalled when the last of several others has ended.
 
-    The processes that hold the write end are its holders: this process until it calls `drop`, those that it was passed
-    to, and their children. However they end, the kernel closes their ends; the pipe is then cut.
+    The processes with the write end are its holders: this process until it calls `drop`, those that it was passed to,
+    and their children. However they end, the kernel closes their ends; the pipe is then cut.
     """
 
     def __init__(self) -> None:
@@ -146,11 +146,11 @@ class Supervisor:
         # The gateway first: if it has ended, the model server may have ended because of it.
         for name, process in reversed(self._children.items()):
             if (code := process.poll()) is not None:
-                # A process that ends unasked is a failure, whatever its exit code; 128 + a signal as in shells.
+                # A process that exits by itself is a failure, whatever its exit code; 128 + a signal as in shells.
                 raise Ended(f"error: the {name} {_how(code)}; stopping", code or 1 if code >= 0 else 128 - code)
 
     def _keep_model_server(self) -> None:
-        """Start the model server again if it has ended, but not because the gateway has."""
+        """Restart the model server if it has ended, unless because the gateway has."""
         code = self._children[MODEL_SERVER].poll()
         if code is None:
             self._is_loaded = self._is_loaded or _listens(self._backend_port)
@@ -222,7 +222,7 @@ class Supervisor:
         backends = f"127.0.0.1:{self._backend_port}"
         variables = self._training | {"SOSTENUTO_BACKENDS": backends, "SOSTENUTO_PORT": str(port)}
         if "log_format" not in self._settings.model_fields_set:
-            # The output is a terminal, or a file that a person reads.
+            # The output is for people: a terminal or a log file.
             variables["SOSTENUTO_LOG_FORMAT"] = "text"
         if "backend_grace_s" not in self._settings.model_fields_set:
             variables["SOSTENUTO_BACKEND_GRACE_S"] = str(BACKEND_GRACE_S)
@@ -231,7 +231,7 @@ class Supervisor:
             make_key_file(STATE_KEY_FILE)
             variables["SOSTENUTO_STATE_KEY_FILE"] = str(STATE_KEY_FILE)
         prepare, fds = partial(terminate_with_parent, os.getpid()), [self._gateway_life.write_fd]
-        # With SOSTENUTO_BACKENDS set, `serve` runs the gateway alone.
+        # With SOSTENUTO_BACKENDS set, this `serve` runs the gateway alone.
         self._children[GATEWAY] = self._spawn("service", "serve", prepare=prepare, pass_fds=fds, **variables)
 
     def _spawn(
@@ -325,7 +325,7 @@ def _listens(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def _example_request(model_dir: Path) -> str:
-    """Return the body of a request to a model, as a word of a shell: that of its newest version's card."""
+    """Return the body of a request to a model, quoted for a shell, from its newest version's card."""
     fields = {"max_tokens": 300, "temperature": 0.5, "stream": True}
     with contextlib.suppress(OSError, ValueError):
         newest = max((path for path in model_dir.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))

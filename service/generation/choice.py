@@ -1,8 +1,7 @@
-"""One choice of a completion: from sampled tokens to visible text, up to a stop string, and to checkpoints.
+"""One choice of a completion: turns sampled tokens into visible text, up to a stop string, and into checkpoints.
 
-Text is handled in the order of generation: that of a backward model as its mirror image, which grows at its end like
-any other. A `TextDelta` has it in reading order. And the filter of choices, which rejects duplicates and copies of
-training text.
+Text is in the order of generation: a backward model's is mirrored, so that it grows at its end like any other. A
+`TextDelta` is in reading order. `CandidateFilter` rejects duplicates and copies of training text.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Score
 # Candidates of a prompt: this many for each choice, and some more for a request of few choices.
 CANDIDATES_PER_CHOICE, MORE_CANDIDATES = 10, 90
 
-# Whether a text, with its prompt and the token ids of both, is a copy of training text.
+# Returns whether a text, given with its prompt and the token ids of both, is a copy of training text.
 IsCopy = Callable[[Sequence[int], str], bool]
 
 
@@ -43,7 +42,7 @@ class StopFinder:
     """The search for the first stop string in the text of one choice.
 
     One step per character, however repetitive a string is: Knuth, Morris and Pratt, "Fast pattern matching in strings",
-    1977. Searching for each string anew at every token took milliseconds for hostile ones (measured).
+    1977. Searching for each string anew at every token took milliseconds for adversarial ones (measured).
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -88,10 +87,9 @@ class TextDelta:
 
 
 class Choice:
-    """A choice that is being generated; what it returns does not depend on how its tokens were grouped into calls.
+    """A choice that is being generated; its output does not depend on how tokens were grouped into calls.
 
-    Its text ends before the first stop string that is complete; of several that end at the same character, before the
-    longest.
+    Its text ends before the first complete stop string; of several that end at the same character, before the longest.
     """
 
     def __init__(
@@ -113,8 +111,8 @@ class Choice:
         """Start with the text before the first token: `leading_text`, and the text that a checkpoint has `held_back`.
 
         The stop strings are mirrored for a backward model. `num_top` most probable tokens are returned for each token;
-        None: no log probabilities. If a request may resume the choice at its end, text that is not final is held back
-        there, for that request. `checkpoint`, and how far the text `match`es its constraint, are kept up to date if
+        None: no log probabilities. If a request may resume the choice at its end, text that is not final there is held
+        back for that request. `checkpoint`, and how far the text `match`es its constraint, are kept up to date if
         checkpoints may be taken, at its end or before.
         """
         self.index, self.detokenizer, self.random_stream = index, detokenizer, random_stream
@@ -125,8 +123,8 @@ class Choice:
         self.finish_reason: FinishReason | None = None
         self.num_tokens = 0  # processed, up to the one that completed a stop string
         self.is_stopped = False  # whether a stop string was found
-        self.held_back = ""  # detokenized text that is not visible: it may begin a stop string, or follows one
-        # Text and log probabilities that were not returned yet, in the order of generation, and the length of all text.
+        self.held_back = ""  # detokenized but invisible text: it may begin a stop string, or follows one
+        # Text and log probabilities to be returned, in the order of generation, and the length of all text.
         self._texts, self._logprobs, self._length = [leading_text], Logprobs(), len(leading_text)
         self._pending: PendingLogprobs | None = None
         if num_top is not None:
@@ -138,12 +136,12 @@ class Choice:
 
     @property
     def mean_logprob(self) -> float:
-        """Mean log probability of the processed tokens, the EOS token included; 0 if they came without scores."""
+        """Mean log probability of the processed tokens, including the EOS token; 0 if they came without scores."""
         return self._sum_logprobs / max(1, self._num_scored)
 
     @property
     def pending_text(self) -> str:
-        """The text that was not returned yet, in the order of generation."""
+        """The text still to be returned, in the order of generation."""
         return "".join(self._texts)
 
     def add_logprobs(self, logprobs: Logprobs, shift: int = 0) -> None:
@@ -153,19 +151,20 @@ class Choice:
     def take(self, result: Result) -> int:
         """Process sampled tokens, set `finish_reason` at the end, and return how many are the choice's own."""
         num_before = self.num_tokens
-        # The text that a checkpoint held back may have completed a stop string before.
+        # The text that a checkpoint held back may already contain a stop string.
         if not self.is_stopped:
             self._feed(result.token_ids, result.scores)
             num_own = self.num_tokens - num_before
             if self.token_ids is not None:
                 self.token_ids += result.token_ids[:num_own]
             if self.checkpoint is not None:
-                # If the call went past the stop string, keep the state before it, with all tokens since as unread.
+                # If the call went past the stop string, keep the state before the call, with all tokens since as
+                # unread.
                 is_past = self.is_stopped and num_own < len(result.sampled_ids)
                 sampled_ids = result.sampled_ids[:num_own] if is_past else result.sampled_ids
                 self.checkpoint.advance(sampled_ids, None if is_past else result.state)
                 if self._match is not None:
-                    # After a stop string, and where a longer match exists, the request that resumes continues it.
+                    # After a stop string, and where a longer match exists, a resuming request continues the match.
                     self._match.advance(sampled_ids)
         if result.finish_reason or self.is_stopped:
             # The EOS token makes the text final, even if a request resumes after it.
@@ -233,7 +232,7 @@ class Choice:
         if scores is not None:
             # The last score is the EOS token's, which is not among `token_ids`.
             own = scores.logprobs[: self.num_tokens - before] if self.is_stopped else scores.logprobs
-            # One by one, so that the sum does not depend on how the tokens were grouped.
+            # One by one: the sum must not depend on how the tokens were grouped.
             for logprob in own.tolist():
                 self._sum_logprobs += logprob
             self._num_scored += len(own)
@@ -285,8 +284,8 @@ class Choice:
 class CandidateFilter:
     """The candidates of one prompt.
 
-    The decision depends on the texts in the order of their random streams, not on the order in which they finish: the
-    same seed gives the same choices.
+    Decisions depend on the texts in the order of their random streams, not on which finish first: the same seed gives
+    the same choices.
     """
 
     count: int  # number of requested choices
@@ -299,7 +298,7 @@ class CandidateFilter:
     _accepted: set[str] = field(default_factory=set, init=False)
 
     def next_candidate(self) -> int | None:
-        """Return the number of a candidate in place of a rejected one; None: the limit of candidates is reached.
+        """Return the number of a candidate to replace a rejected one; None: the limit of candidates is reached.
 
         Then there are fewer choices than requested.
         """

@@ -1,7 +1,7 @@
 """The processor of a completion: creates the sequences of its choices, and turns their results into text deltas.
 
-It decides what a choice begins with (`echo`), and which choices are returned: all, the best, or those that are neither
-duplicates nor copies of training text. Text is in the order of generation; see `choice`.
+It adds the echo, and decides which choices are returned: all, the best, or those that are neither duplicates nor copies
+of training text. Text is in the order of generation; see `choice`.
 """
 
 import sys
@@ -45,7 +45,7 @@ def completion_bytes(
     total = _TOKEN_BYTES * num_generated
     total += _ECHO_COPIES * echoes * sum(sys.getsizeof(prompt.text) for prompt in prompts)
     if body.logprobs is not None:
-        # A stream sends them as they come; a backward model's are held until its end.
+        # A stream sends deltas as they come; a backward model's are held until the end.
         num_held = num_echoed if body.stream and card.direction == "forward" else num_echoed + num_generated
         total += scores_bytes(num_generated, card) + logprobs_bytes(num_held, body.logprobs)
     elif body.best_of > body.n:
@@ -72,7 +72,7 @@ class PromptOutput:
     prompt: EncodedPrompt
     held_back: str  # the text that a checkpoint held back, which a prompt makes final
     leading_text: str  # the text before the first token of its choices: `held_back`, and the prompt if it is echoed
-    constraint: Constraint | None  # what its choices must match; None: anything
+    constraint: Constraint | None  # constraint of its choices, or None
     end: FinishReason | None  # finish reason of its choices if nothing is generated; None: tokens are generated
     is_scored: bool  # whether its tokens need log probabilities
     needs_sequences: bool  # at most one if nothing is generated
@@ -86,8 +86,8 @@ class CompletionProcessor:
 
     Iterate over `client_deltas`, or get the `results`.
 
-    Choices are submitted as earlier ones finish. If duplicates or copies are rejected, each choice is one delta, once
-    it is accepted, and others are generated in place of the rejected ones.
+    Choices are submitted as earlier ones finish. If duplicates or copies are rejected, each accepted choice is one
+    delta, and rejected ones are replaced.
     """
 
     limit_reached: bool | None = None  # that of a search
@@ -100,7 +100,7 @@ class CompletionProcessor:
         resume_tokens: ResumeTokens,
         is_copy: IsCopy | None,
     ) -> None:
-        """`constraints` are those of each prompt; `is_copy` rejects copies of training text, None accepts them.
+        """`constraints` has one per prompt; `is_copy` recognizes copies of training text; None accepts them.
 
         Raises:
             InvalidRequest: an intervention is on a unit that the model lacks.
@@ -114,7 +114,7 @@ class CompletionProcessor:
         has_end = self._model.tokenizer.special.end is not None
         self._sampling = body.sampling if has_end else replace(body.sampling, min_tokens=0)
         self._interventions = resolve_interventions(body.interventions, self._model) if body.interventions else None
-        # Of the next text after the end of this one, without the start token, which an end token is, too.
+        # For the next text, after the end of this one; without the start token, which is the end token.
         labels = tuple(encode_labels(body.labels, self._model).tolist()[1:])
         self._label_ids = self._checkpoint.label_ids if self._checkpoint else labels
         self._stops = [self._in_order_of_generation(stop) for stop in body.stop]
@@ -172,13 +172,13 @@ class CompletionProcessor:
 
     @property
     def num_rejected(self) -> int | None:
-        """Number of rejected choices; None if none can be."""
+        """Number of rejected choices; None without a filter."""
         filters = [output.candidates for output in self._outputs if output.candidates]
         return sum(each.num_rejected for each in filters) if filters else None
 
     @property
     def prepends(self) -> bool:
-        """Whether the client prepends each delta of `client_deltas` to those so far."""
+        """Whether the client prepends each delta of `client_deltas` to the earlier ones."""
         return self._model.backward and self.body.stream_options.prepend and not self._is_filtered
 
     def client_deltas(self) -> Iterator[TextDelta]:
@@ -200,7 +200,7 @@ class CompletionProcessor:
     def results(self) -> list[TextDelta]:
         """Wait for every choice and return the best `n` of each prompt; raise as `RunningRequest.results`.
 
-        They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, also if a
+        They are in the response's order: by prompt, the best first. `index // n` of each is its prompt, even if a
         prompt has fewer choices than `n`.
         """
         if self._is_filtered:
@@ -216,7 +216,7 @@ class CompletionProcessor:
         return self._outputs[index // self.body.n].logprobs_json
 
     def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[TextDelta]:
-        """Return what was generated and not yet returned when the request failed.
+        """Return the output that was not yet returned when the request failed.
 
         Resume tokens are useless if the version is no longer served.
         """
@@ -260,7 +260,7 @@ class CompletionProcessor:
                     yield self._delta(decided, number * self.body.n + rank)
 
     def _replace(self, number: int, candidates: CandidateFilter) -> None:
-        """Generate another candidate for a rejected one, unless it would be equal or the limit is reached."""
+        """Replace a rejected candidate, unless the new one would be equal or the limit is reached."""
         is_fixed = self._sampling.is_greedy or self._outputs[number].end is not None
         candidate = None if is_fixed else candidates.next_candidate()
         if candidate is not None:
@@ -268,7 +268,7 @@ class CompletionProcessor:
             self.request.waiting.append((number, candidate))
 
     def _whole_text(self, choice: Choice) -> tuple[list[int], str]:
-        """Return the tokens of a prompt and its finished choice, in the order of generation, and their text."""
+        """Return the tokens of a prompt and a finished choice, in the order of generation, and their text."""
         prompt = self._outputs[choice.index[0]].prompt
         # Without the checkpoint's unread tokens: they are not part of this text.
         ids = prompt.input_ids[len(prompt.prefix_ids) :] if prompt.ids.size else NO_IDS
@@ -276,7 +276,7 @@ class CompletionProcessor:
         return [*ids.tolist(), *(choice.token_ids or ())], self._in_order_of_generation(echo + choice.pending_text)
 
     def _best(self, number: int) -> list[Choice]:
-        """Return the `n` choices of a prompt with the highest mean log probability; in order if `best_of` is `n`."""
+        """Return the `n` choices of a prompt with the highest mean log probability; by index if `best_of` is `n`."""
         choices = [self._choices[number, i] for i in range(self.body.best_of)]
         if self.body.best_of > self.body.n:
             choices.sort(key=lambda choice: choice.mean_logprob, reverse=True)
@@ -297,7 +297,7 @@ class CompletionProcessor:
                 choice.index,
                 prefill_signature=signatures.SCORE if output.is_scored else signatures.PREFILL,
                 prompt_num_top=prompt_num_top if output.is_scored else 0,
-                # A complete match is not continued, though tokens are left.
+                # A complete match is not continued, even if tokens are left.
                 max_tokens=0 if output.end else body.max_tokens,
                 sampling=self._sampling,
                 seen_ids=output.prompt.seen_ids if self._sampling.repetition_penalty != 1 else NO_IDS,
@@ -409,7 +409,7 @@ class CompletionProcessor:
         request.report_tokens(result.index, len(result.token_ids))
         request.num_completion_tokens += choice.take(result)
         if choice.finish_reason:
-            # A stop string ends a sequence that would go on.
+            # A stop string ends a sequence that would continue.
             request.finish(result.index, choice.finish_reason, cancel=result.finish_reason is None)
         return choice
 

@@ -1,4 +1,4 @@
-"""Hidden states: their places in a state, interventions on them, and requests that return them and generate nothing."""
+"""Hidden states: their position in a state, interventions on them, and requests that return them."""
 
 from collections import abc
 from dataclasses import replace
@@ -29,12 +29,12 @@ KINDS = {
         signatures.RESET,
     ),
 }
-# A number of an embedding, float32 and its JSON; a number of /v1/inspect, float32, as its JSON is streamed.
+# Bytes of a number: of an embedding, float32 and JSON; of /v1/inspect, float32, as its JSON is streamed.
 _VECTOR_BYTES, _VALUE_BYTES = 4 + 16, 4
 
 
 def state_parts(model: ServedModel) -> list[tuple[Activation, slice]]:
-    """Return the hidden and cell states of the layers with their places in a state; none for a sliding-window model."""
+    """Return the layers' hidden and cell states with their position in a state; none for a sliding-window model."""
     parts = [each for each in model.card.activations if each.kind in (signatures.HIDDEN, signatures.CELL)]
     ends = list(accumulate(each.units for each in parts))
     return [(each, slice(end - each.units, end)) for each, end in zip(parts, ends, strict=True)]
@@ -108,7 +108,7 @@ class EmbeddingProcessor:
 
 
 def requested_activations(body: InspectRequest, model: ServedModel) -> list[Activation]:
-    """Return the activations of a model that a body selects by kind and layer."""
+    """Return the activations that a body selects by kind and layer."""
     kinds = {kind for name in body.include for kind in KINDS[name]}
     layers = {each.layer for each in model.card.activations} if body.layers is None else set(body.layers)
     return [each for each in model.card.activations if each.kind in kinds and each.layer in layers]
@@ -142,7 +142,7 @@ class InspectionProcessor:
 
     @property
     def num_values(self) -> int:
-        """How many numbers the result holds."""
+        """Number of values in the result."""
         return len(self._positions) * sum(len(self._units[each.layer]) for each in self._activations)
 
     @property
@@ -161,7 +161,7 @@ class InspectionProcessor:
         values = {each.output: np.zeros((len(read_at), len(units[each.layer])), np.float32) for each in activations}
 
         def deliver(result: Result) -> None:
-            """Keep the requested values of a result, on the scheduler's thread: the others are dropped, not queued."""
+            """Keep the requested values of a result, on the scheduler's thread, so that the others are not queued."""
             if result.activations is not None and result.scores is not None:
                 end = num_read - result.num_remaining_prompt_tokens
                 start = end - len(result.scores.logprobs)

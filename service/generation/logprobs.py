@@ -10,9 +10,9 @@ from contract.card import GeneratorCard
 from contract.tokenizers import Detokenizer
 from service.scheduling.sequence import Scores
 
-# A float32 log probability has about 7 decimal places; more would only make responses longer.
+# A float32 log probability has about 7 decimal places; more would only lengthen responses.
 DIGITS = 7
-# As Python objects, numbers take ten times the memory that they take in arrays.
+# As Python objects, numbers take ten times the memory of arrays.
 _CONVERTED_AT_ONCE = 1024
 # A token with log probabilities, as lists and JSON, and each top token (measured: 362 and 814 with 5).
 LOGPROBS_BYTES, _ALTERNATIVE_BYTES = 350, 100
@@ -30,7 +30,7 @@ class Logprobs:
     # The most probable tokens at its position and the token itself; None as above.
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
     # Offset of the token's text in code points: within the choice's text, or within the delta if the client prepends
-    # deltas. In the order of generation, of a backward model: the distance from the token's beginning to the end of the
+    # deltas. For a backward model in the order of generation: the distance from the token's beginning to the end of the
     # choice's text.
     text_offset: list[int] = field(default_factory=list)
 
@@ -42,9 +42,9 @@ class Logprobs:
         self.text_offset += [offset + shift for offset in other.text_offset] if shift else other.text_offset
 
     def mirrored(self, length: int) -> "Logprobs":
-        """Convert those of a backward model from the order of generation to reading order, or back.
+        """Convert a backward model's log probabilities from the order of generation to reading order, or back.
 
-        `length` is that of the text up to the last of them, in the order of generation.
+        `length` is that of the text up to the last token, in the order of generation.
         """
         offsets = [length - offset for offset in reversed(self.text_offset)]
         return Logprobs(self.tokens[::-1], self.token_logprobs[::-1], self.top_logprobs[::-1], offsets)
@@ -71,12 +71,12 @@ def token_scores(scores: Scores, num_top: int) -> Iterator[TokenScore]:
 
 
 def logprobs_bytes(num_tokens: int, num_top: int) -> int:
-    """Return the bytes that log probabilities of `num_tokens` tokens take as lists and as JSON."""
+    """Return the size of the log probabilities of `num_tokens` tokens as lists and as JSON."""
     return num_tokens * (LOGPROBS_BYTES + _ALTERNATIVE_BYTES * num_top)
 
 
 def scores_bytes(num_tokens: int, card: GeneratorCard) -> int:
-    """Return the bytes that log probabilities take in queued results: one per token, top ones with ids."""
+    """Return the size of log probabilities in queued results: one per token, top ones with ids."""
     return num_tokens * (4 + 8 * card.num_top)
 
 
@@ -101,7 +101,7 @@ class PendingLogprobs:
     def __init__(self, length: int = 0, *, backward: bool) -> None:
         self.length = length  # of the text so far, in characters
         self._backward, self._pending = backward, Logprobs()
-        # Distance of the last token that a backward model returned.
+        # Distance of the last returned token of a backward model.
         self._reached = 0
 
     def add(self, token_id: int, score: TokenScore | None, label: Callable[[int], str]) -> None:
@@ -131,8 +131,8 @@ class PendingLogprobs:
 
         Args:
             visible_length: Length of the visible text so far.
-            last: Whether the text has ended: then all tokens are returned, unless a stop string cut it off.
-            stopped: Whether a stop string cut the text off after the visible part.
+            last: Whether the text has ended: then all tokens are returned, unless a stop string truncated it.
+            stopped: Whether a stop string truncated the text after the visible part.
         """
         pending, offsets = self._pending, self._pending.text_offset
         count = num_known = (bisect_right if self._backward else bisect_left)(offsets, visible_length)

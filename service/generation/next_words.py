@@ -1,8 +1,8 @@
 """The most probable words after a text, for keyboards and editors: `/v1/next`.
 
-A word is a run of letters, digits, marks and underscores, with apostrophes after the first of them. What continues a
-text is the rest of a word that it ends with, or else separators and the next word. Its probability is that of its
-characters, times that of any other character, or the end, after them.
+A word is a run of letters, digits, marks and underscores, with apostrophes after the first of them. A continuation is
+the rest of the word at the end of the text, or separators and the next word. Its probability is that of its characters,
+times that of the end or any other character after them.
 """
 
 import math
@@ -23,10 +23,10 @@ from service.scheduling.sampling import FIRST_ROW, Automaton, Match
 from service.scheduling.sequence import ChoiceIndex
 
 _APOSTROPHES = frozenset("'’")
-# Rows of the automaton of words: before a word, within one, and within one that the prompt has begun, of whose rest no
-# character is known.
+# Rows of the automaton of words: before a word, within one, and within one that the prompt has begun and that has no
+# further character yet.
 BEFORE, WITHIN, BEGUN = range(FIRST_ROW, FIRST_ROW + 3)
-# What a token does beside leading to `BEFORE` or `WITHIN`: it ends the word, or no word follows.
+# Effects of a token other than leading to `BEFORE` or `WITHIN`: it ends the word, or no word follows.
 _ENDS, _NO_WORD = signatures.FINAL_ROW, signatures.FORBIDDEN
 
 
@@ -37,7 +37,7 @@ def _is_word(character: str, *, is_begun: bool) -> bool:
 
 
 def _classify(text: str, *, is_within: bool) -> tuple[int, int]:
-    """Return what a token does in a row, and how many of its characters follow a word that ends within it."""
+    """Return the effect of a token in a row, and how many of its characters follow a word that ends within it."""
     start = 0 if is_within else sum(1 for _ in takewhile(lambda it: not _is_word(it, is_begun=False), text))
     if start == len(text):
         return BEFORE, 0
@@ -49,7 +49,7 @@ def _classify(text: str, *, is_within: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class WordTable:
-    """The automaton of words: what each token does in each row; and groups of tokens by it.
+    """The automaton of words: the effect of each token in each row, and groups of tokens by effect.
 
     Attributes:
         num_after: Characters of a token after the word that ends within it, int32 (rows, V); 0 if none does.
@@ -93,10 +93,10 @@ def word_table(tokenizer: Tokenizer, vocab_size: int) -> WordTable:
 
 
 class WordSpace:
-    """The words that may follow a text; the progress of a node is its row, of a whole word the characters to cut off.
+    """The words that may follow a text; a node's progress is its row, or for a whole word the characters to cut off.
 
     Attributes:
-        explored: Probability of what the search has followed to the end of a word, or to where no word can follow.
+        explored: Probability of what the search has followed to the end of a word, or until no word can follow.
     """
 
     def __init__(self, table: WordTable) -> None:
@@ -119,7 +119,7 @@ class WordSpace:
 
 @dataclass(frozen=True)
 class NextWord:
-    """A word that may follow the prompt, and the text to append for it: the rest of the word, or what leads to it."""
+    """A word that may follow the prompt, and the text to append: the rest of the word, or separators and the word."""
 
     word: str
     text: str

@@ -1,6 +1,6 @@
 """Prompts: text or token ids from the client, encoded once for all choices, within limits of tokens and memory.
 
-Lengths are checked by characters first, as encoding takes ten times the memory of a text and up to a second.
+Lengths are first checked in characters, as encoding takes ten times the memory of a text and up to a second.
 """
 
 import sys
@@ -43,17 +43,17 @@ class EncodedPrompt:
     given_as_text: bool  # whether the client sent text
     tokenizer: Tokenizer
     backward: bool  # whether the model reads it from right to left
-    # int32 (tokens,): a checkpoint's unread tokens, or the start and the labels of a text, which the model reads first.
+    # int32 (tokens,), read first: a checkpoint's unread tokens, or the start token and labels of a text.
     prefix_ids: np.ndarray
 
     @classmethod
     def of(cls, prompt: PromptText, tokenizer: Tokenizer, *, backward: bool, prefix_ids: np.ndarray = NO_IDS) -> Self:
-        """Encode a text, independently of what precedes it, or take token ids as they are."""
+        """Encode a text independently of what precedes it, or take token ids unchanged."""
         if isinstance(prompt, str):
             text, ids, is_text = prompt, tokenizer.encode(prompt), True
         else:
             text, ids, is_text = tokenizer.decode(prompt), prompt, False
-        # In a list each id may take 40 bytes, and a prompt in the queue may have 131,072 of them.
+        # In a list each id may take 40 bytes, and a queued prompt may have 131,072 of them.
         return cls(text, np.array(ids, np.int32), is_text, tokenizer, backward, prefix_ids)
 
     @property
@@ -102,7 +102,7 @@ class EncodedPrompt:
         return logprobs
 
     def _show_unknown_text(self, logprobs: Logprobs) -> None:
-        """Replace the unknown token's name by the text it stands for, if the joined tokens then equal the text."""
+        """Replace the unknown token's name with the text it stands for, if the joined tokens then equal the text."""
         offsets, tokens = logprobs.text_offset, logprobs.tokens
         unknown = np.flatnonzero(self.ids == self.tokenizer.special.unknown).tolist()
         sources = {i: self.text[offsets[i] : offsets[i + 1] if i + 1 < len(offsets) else None] for i in unknown}
@@ -131,8 +131,8 @@ class EncodedPrompt:
                     str(i): {"logprob": value, "rank": ranks.get(i), "decoded_token": detokenizer.label(i)}
                     for i, value in [(token_id, logprob), *others]
                 }
-            # Encoded at once: as Python objects they take ten times the memory. A copy: orjson's own object keeps its
-            # buffer of some kilobytes.
+            # Encoded at once: Python objects take ten times the memory. A copy: orjson's own object keeps its buffer of
+            # some kilobytes.
             entries.append(bytes(memoryview(orjson.dumps(by_id))))
             detokenizer.track(token_id)
         return b"[%b]" % b",".join(entries[::-1] if self.backward else entries)
@@ -178,8 +178,8 @@ def encode_prompts(
 ) -> list[EncodedPrompt]:
     """Encode prompts that `require_encodable` accepted, one by one until they exceed a limit.
 
-    `memory` holds the memory of encoding, of the prompts encoded so far, and `held` bytes. `prefix_ids`, int32
-    (tokens,), precede each prompt.
+    `memory` covers encoding, the prompts encoded so far, and `held` bytes. `prefix_ids`, int32 (tokens,), precede each
+    prompt.
 
     Raises:
         InvalidRequest: they have too many tokens, or need more memory than the whole budget.
@@ -203,7 +203,7 @@ def encode_prompts(
 
 
 def encode_labels(labels: Mapping[str, str], model: ServedModel) -> np.ndarray:
-    """Return what a model reads before the beginning of a text with these labels, int32 (tokens,).
+    """Return the tokens before the beginning of a text with these labels, int32 (tokens,).
 
     Raises:
         InvalidRequest: the model has no such column, or the column no such label.
@@ -235,7 +235,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def prompt_bytes(prompts: Sequence[PromptText]) -> int:
-    """Return the bytes that prompts take before encoding."""
+    """Return the size of prompts before encoding, in bytes."""
     return sum(
         sys.getsizeof(prompt) if isinstance(prompt, str) else _GIVEN_ID_BYTES * len(prompt) for prompt in prompts
     )

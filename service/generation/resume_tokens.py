@@ -33,7 +33,7 @@ from service.structured_outputs.patterns import Constraint, Pattern
 KIND = "ost1"
 MIN_KEY_CHARACTERS = 32
 _TOKEN = re.compile(rf"{KIND}\.([0-9a-f]{{8}})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{{43}})")
-# Time of signing in seconds since 1970, and the hash of the tenant: a token does not reveal the tenant's name.
+# Time of signing in seconds since 1970, and the hash of the tenant, so that tokens do not reveal its name.
 _HEAD = struct.Struct("<q32s")
 _LENGTH = struct.Struct("<I")
 # Types of a checkpoint's arrays: state, unread ids, counted ids, counts.
@@ -53,16 +53,16 @@ class SavedMatch:
 
 @dataclass(eq=False)
 class Checkpoint:
-    """Everything that the rest of a sequence depends on, except the fields of the request that resumes it.
+    """Everything that the rest of a sequence depends on, except the fields of the resuming request.
 
-    That of a choice moves along with the text returned so far; see `advance`.
+    A choice's checkpoint follows its returned text; see `advance`.
     """
 
     model: ModelVersion  # the version that generated it
-    weights_sha256: str  # hash of that version's weights: another version may have its number by now
+    weights_sha256: str  # hash of that version's weights, as its number may be reused
     state: np.ndarray  # float32 (S,)
-    # int32 (tokens,), at least one: tokens of the sequence that the state does not include yet. Usually the last one
-    # alone; after a stop string those of a whole call, as the state is from before it.
+    # int32 (tokens,), at least one: tokens that the state does not include yet. Usually only the last one; after a stop
+    # string those of a whole call, as the state is from before it.
     unread_ids: np.ndarray
     num_sampled: int  # tokens sampled so far, which is the index of the next random number
     seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`
@@ -76,7 +76,7 @@ class Checkpoint:
     label_ids: tuple[int, ...] = ()  # of the label of each column: the text's, and that of the next one after its end
 
     def input_ids(self, end_id: int | None) -> np.ndarray:
-        """Return what the model reads first, int32 (tokens,): after the end of a text also the labels of the next."""
+        """Return the tokens to read first, int32 (tokens,), with the labels of the next text after the end of one."""
         label_ids = self.label_ids if self.unread_ids[-1] == end_id else ()
         return np.concatenate([self.unread_ids, np.array(label_ids, np.int32)])
 
@@ -95,7 +95,7 @@ class Checkpoint:
     def advance(self, sampled_ids: list[int], state: np.ndarray | None) -> None:
         """Move past sampled tokens, at least one.
 
-        `state` is that after all but the last of them, float32 (S,); None: unknown.
+        `state` is the state after all but the last of them, float32 (S,), or None if unknown.
         """
         sampled, self.num_sampled = np.array(sampled_ids, np.int32), self.num_sampled + len(sampled_ids)
         if state is None:
@@ -106,7 +106,7 @@ class Checkpoint:
             self.token_counts.update(sampled_ids)
 
     def to_bytes(self) -> bytes:
-        """Serialize and compress it: ids and words get smaller, the floats of the state hardly do."""
+        """Serialize and compress it; this hardly shrinks the floats of the state."""
         token_counts = self.token_counts or Counter()
         ids, counts = np.array([*token_counts], np.int32), np.array([*token_counts.values()], np.float32)
         match = self.match
@@ -161,7 +161,7 @@ class Checkpoint:
             held_back=head["held"],
             token_counts=Counter(dict(zip(ids.tolist(), counts.astype(int).tolist(), strict=True))),
             match=match,
-            # Tokens of earlier revisions have none.
+            # Resume tokens of earlier revisions have none.
             label_ids=tuple(head.get("labels", ())),
         )
 
@@ -182,7 +182,7 @@ def read_state_keys(path: Path) -> StateKeys:
 
 
 def state_keys(*keys: bytes) -> StateKeys:
-    """Return keys, each named by its hash; without any, a random one, which no other process has."""
+    """Return keys, each named by its hash; without any, a random one for this process."""
     keys = keys or (secrets.token_bytes(32),)
     return {hashlib.sha256(b"name of " + key).hexdigest()[:8]: key for key in keys}
 
@@ -213,7 +213,7 @@ class ResumeTokens:
     def open(self, token: str, tenant: str) -> Checkpoint:
         """Verify a resume token and return its checkpoint.
 
-        A token from the future is accepted: its signature is ours, and the clock was set back since.
+        A token from the future is accepted: its signature is ours, so the clock was set back.
 
         Raises:
             StateRefused: it is not a complete resume token, was signed by another server or with a retired key, was

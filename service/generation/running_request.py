@@ -29,8 +29,8 @@ from service.scheduling.sequence import ChoiceIndex, Result, Sequence
 # Seconds between attempts to submit more while none of the request's sequences is unfinished.
 _RESUBMIT_S = 0.05
 T = TypeVar("T")
-# Creates the sequences of choices of one prompt. Not kept by a request: it is a method of the processor that has the
-# request, and this cycle would keep the prompts until a garbage collection.
+# Creates the sequences of a prompt's choices. Not kept by the request: as a method of the processor, which has the
+# request, it would form a cycle that keeps the prompts until a garbage collection.
 Create = Callable[[list[ChoiceIndex]], list[Sequence]]
 
 
@@ -56,7 +56,7 @@ class RunningRequest:
         self.prompts: list[EncodedPrompt] = []  # the engine adds them
         # Before the prompts, float32 (S,).
         self.initial_state = checkpoint.state if checkpoint else np.zeros(model.card.state_size, np.float32)
-        # Choices that were not admitted yet, in order; those of a prompt are adjacent.
+        # Choices that are not admitted yet, in order; those of a prompt are adjacent.
         self.waiting: deque[ChoiceIndex] = deque()
         self.sequences: dict[ChoiceIndex, Sequence] = {}  # submitted, unfinished ones
         self.queue: queue.SimpleQueue[Result | None] = queue.SimpleQueue()  # None wakes the reader after a cancellation
@@ -65,7 +65,7 @@ class RunningRequest:
         self._scheduler, self._admission, self._metrics = scheduler, admission, metrics
         self._max_unfinished, self._max_tokens = max_unfinished, 0
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
-        # Choices that were not submitted yet, and the function that releases the admission of each.
+        # Choices that are not submitted yet, and the function that releases each one's admission.
         self._admitted: list[tuple[ChoiceIndex, Callable[[], object]]] = []
         self._is_open, self._num_submitted = False, 0
         # Its number in the scheduler.
@@ -73,7 +73,7 @@ class RunningRequest:
         self._last_token_at: dict[ChoiceIndex, float] = {}
         self._finish_reasons: dict[ChoiceIndex, str] = {}
         self._is_reproducible, self._num_cached_tokens = True, 0
-        # Once it was cancelled, returns a new error: one that was raised holds frames, which hold the request.
+        # After a cancellation, returns a new error: a raised error holds frames, which hold the request.
         self._cancellation: Callable[[], GatewayError] | None = None
         # What `wait` waits for.
         self._awaited: Future[Any] | None = None
@@ -109,7 +109,7 @@ class RunningRequest:
         self._num_submitted = len(self.sequences)
 
     def new_sequence(self, index: ChoiceIndex, **fields: Any) -> Sequence:
-        """Return the sequence of a choice, with the fields that depend on what is requested of it."""
+        """Return the sequence of a choice."""
         model, checkpoint = self.model, self.checkpoint
         origin = checkpoint.origin if checkpoint else b""
         defaults = {
@@ -131,7 +131,7 @@ class RunningRequest:
         return Sequence(**{**defaults, **fields})
 
     def run(self, index: ChoiceIndex, create: Create) -> Result:
-        """Submit one more choice, whose sequence has a single result, and return it; raise as `results`."""
+        """Submit one more choice, whose sequence has a single result, and return that; raise as `results`."""
         self.waiting.append(index)
         self._submit_more(create)
         result = next(self.results(create))
@@ -178,7 +178,7 @@ class RunningRequest:
                 self._scheduler.cancel([sequence])
 
     def wait(self, future: "Future[T]") -> T:
-        """Wait for a result, until the deadline or a `cancel`, which also cancel the future; raise as `results`."""
+        """Wait for a result until the deadline or a `cancel`, which also cancel the future; raise as `results`."""
         self._awaited = future
         try:
             # `cancel` may have been called before.
@@ -192,7 +192,7 @@ class RunningRequest:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all sequences have finished, those included that were not submitted at first."""
+        """Whether all sequences have finished, including those that were not submitted at first."""
         return not self.sequences and not self.waiting
 
     @property
@@ -290,10 +290,10 @@ class RunningRequest:
             self._admitted = [(self.waiting.popleft(), release) for release in self._admission.admit(costs)]
 
     def _cached_tokens_of(self, sequence: Sequence) -> int:
-        # A prompt counts once, however often its later choices find it in the prefix cache.
+        # A prompt counts once, even if later choices hit the prefix cache again.
         if sequence.index[1] != 0:
             return 0
-        # What the model reads before a prompt is not part of it: labels, unread tokens of a checkpoint.
+        # Labels and a checkpoint's unread tokens, which precede a prompt, are not part of it.
         return max(0, sequence.num_cached_tokens - len(self.prompts[sequence.index[0]].prefix_ids))
 
     def _next_result(self) -> Result:

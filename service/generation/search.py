@@ -1,9 +1,9 @@
 """Search for the most probable texts: best-first and beam search over the states of a model.
 
-A state takes a few kilobytes and forks for nothing, so a search visits thousands of prefixes. The searches are pure: a
-space says which tokens may follow a prefix and what ends a text, and the expander computes the log probabilities after
-prefixes: a step of the model for each, as sequences of one request. Ties are broken by token ids, so a result depends
-neither on the size of calls nor on other requests.
+A state takes a few kilobytes and forks at no cost, so a search can visit thousands of prefixes. The searches are pure:
+a space defines which tokens may follow a prefix and what ends a text; the expander computes the log probabilities after
+prefixes, with a step of the model for each, as sequences of one request. Ties are broken by token ids, so a result
+depends neither on the size of calls nor on other requests.
 """
 
 import heapq
@@ -20,18 +20,18 @@ from service.generation.running_request import RunningRequest
 from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, Result, SearchStep, Sequence, Status
 
-# Prefixes of one expansion: more as the search grows, up to the largest batch. A part of them turns out to be in vain.
-# From 16 on, the ten next words after a text take 3 calls in the median, and with 8 4 (measured).
+# Prefixes of one expansion: more as the search grows, up to the largest batch. Some turn out to be wasted. From 16 on,
+# the ten next words after a text take 3 calls at the median, with 8 they take 4 (measured).
 MIN_WIDTH, MAX_WIDTH, GROWTH = 16, 64, 8
-# Most probable tokens that are kept of an expanded prefix; to continue with less probable ones it is expanded again.
+# Most probable tokens kept for an expanded prefix; to continue with less probable ones it is expanded again.
 MAX_KEPT = 256
-# An expanded prefix beside its arrays: its objects and those of the prefixes after it that wait.
+# Bytes of an expanded prefix beside its arrays: its objects, and those of waiting prefixes after it.
 _NODE_BYTES = 1500
 # Expansions for which memory is held at first.
 _FIRST_HELD = 1024
 # Prefixes that a call of a best-first search expands ahead, as it is likely to need them next: the ten next words after
-# a text take one call in the median, with none 5 (measured). Of a larger vocabulary, the log probabilities take longer
-# to send than a call costs.
+# a text take one call at the median, and 5 without (measured). With a larger vocabulary, sending the log probabilities
+# takes longer than a call.
 NUM_AHEAD, _MAX_VOCABULARY = 80, 4096
 # Expansions ahead that are kept; the oldest are dropped.
 _MAX_KEPT_AHEAD = 1024
@@ -49,7 +49,7 @@ class Node:
     progress: Any = None  # of the space
     is_complete: bool = False  # whether it is a whole text
     rank: int = 0  # its index in the parent's `following`
-    bound: float = 0.0  # no text that begins with it, and that the search has not found yet, is more probable
+    bound: float = 0.0  # upper bound of the texts that begin with it and are not found yet
     # Once it is expanded: int32 (≤ MAX_KEPT,), the most probable tokens that may follow, and float32, their log
     # probabilities, descending; float32 (S,), the state after its last token, if it is known.
     is_expanded: bool = False
@@ -68,7 +68,7 @@ class Node:
         return ids[::-1]
 
     def __lt__(self, other: "Node") -> bool:
-        """Return whether it goes first: by its bound, and in a tie by its tokens."""
+        """Order nodes by their bound, in a tie by their tokens."""
         if self.bound != other.bound:
             return self.bound > other.bound
         return self.token_ids < other.token_ids
@@ -78,7 +78,7 @@ class Space(Protocol):
     """The texts among which a search finds the most probable ones."""
 
     def open(self, node: Node, logprobs: np.ndarray) -> tuple[np.ndarray, Node | None]:
-        """Return the ids of the tokens that may follow a node, ascending, and the text that ends there, if one does.
+        """Return the ids of the tokens that may follow a node, ascending, and the text that ends there, if any.
 
         `logprobs` are those of all tokens after the node, float32 (V,).
         """
@@ -132,7 +132,7 @@ class BestFirstSearch:
         return bool(heap) and has_room and (heap[0].is_complete or num_expanded < self._max_expanded)
 
     def _visit(self, heap: list[Node], found: list[Node], batch: list[Node]) -> None:
-        """Pop the first node: a complete text goes to `found`, a known one is expanded, others join the batch."""
+        """Pop the first node: a complete text goes to `found`, a known node is expanded, others join the batch."""
         node = heapq.heappop(heap)
         self._push_sibling(heap, node)
         if node.is_complete:
@@ -156,9 +156,9 @@ class BestFirstSearch:
             self._push_child(heap, node, 0)
 
     def _push_sibling(self, heap: list[Node], node: Node) -> None:
-        """Push the next most probable token after the parent of a node, which was the last one."""
+        """Push the next most probable sibling of a node."""
         parent = node.parent
-        # Neither the end of a text, nor a node that is to be expanded again.
+        # Neither the end of a text nor a node to be expanded again.
         if parent is not None and node.token_id is not None and not node.is_expanded:
             self._push_child(heap, parent, node.rank + 1)
 
@@ -181,9 +181,9 @@ def beam_search(
 ) -> list[Node]:
     """Return up to `width` complete texts of a space, those with the highest score first.
 
-    After each step the `width` most probable prefixes go on, and texts that are complete and among the `width` most
-    probable continuations are kept, as in Transformers' `BeamSearchScorer`. The search ends when no prefix can reach a
-    higher score: `max_score` is an upper bound of those of the texts that begin with a prefix.
+    After each step the `width` most probable prefixes continue, and complete texts among the `width` most probable
+    continuations are kept, as in Transformers' `BeamSearchScorer`. The search ends when no prefix can reach a higher
+    score: `max_score` is an upper bound of those of the texts that begin with a prefix.
     """
     beams, found = [Node(progress=progress)], list[Node]()
     while beams:
@@ -209,7 +209,7 @@ def _most_probable(nodes: abc.Sequence[Node], count: int) -> Iterator[tuple[Node
 
 
 def _keep(node: Node, ids: np.ndarray, logprobs: np.ndarray, state: np.ndarray | None, count: int) -> None:
-    """Keep the state after a node, and the most probable tokens after those that it has dropped."""
+    """Keep the state after a node, and the most probable tokens below those that it has dropped."""
     logprobs = logprobs[ids]
     order = _largest(logprobs, node.num_dropped + count)
     order = order[np.argsort(-logprobs[order], kind="stable")]
@@ -235,7 +235,7 @@ def _child(space: Space, parent: Node, rank: int) -> Node:
 
 @dataclass(eq=False, slots=True)
 class Expansion:
-    """What follows a prefix, and those of its continuations that were expanded with it."""
+    """The expansion of a prefix, with those of its continuations that were expanded along with it."""
 
     logprobs: np.ndarray  # float32 (V,), of every token
     # float32 (S,); None if it was expanded ahead: states are large, and few of these are needed.
@@ -248,7 +248,7 @@ class Expansion:
 
 
 class Expander:
-    """Computes the log probabilities after prefixes; and charges, counts and holds memory for them.
+    """Computes the log probabilities after prefixes, charges and counts them, and holds memory for them.
 
     For the scheduler the prompts, with index 0, and each batch of prefixes are sequences of one request.
     """
@@ -256,8 +256,8 @@ class Expander:
     def __init__(self, request: RunningRequest, num_held_bytes: int = 0, *, is_best_first: bool) -> None:
         """`num_held_bytes` are held for prompts and response.
 
-        A best-first search is charged for its expansions, and computes some ahead. A beam's were charged before, and it
-        needs all prefixes of a step at once.
+        A best-first search is charged for its expansions, and computes some ahead. A beam search was charged before,
+        and needs all prefixes of a step at once.
         """
         self._request, self._charges = request, is_best_first
         self._num_held, card = 0, request.model.card
@@ -289,7 +289,7 @@ class Expander:
             fields["search"] = SearchStep(self._num_ahead, logprobs, matches, unread)
             last_ids = np.array([node.token_id for node in self._batch], np.int32)
             fields |= {"prompt_ids": last_ids, "state": np.stack(states)}
-            # It has no first slot to wait for, and its states are not worth a place in the prefix cache.
+            # It has no first slot to wait for, and its states are not worth caching.
             fields |= {"status": Status.PREEMPTED, "cache_namespace": None}
         return [self._request.new_sequence(index, prefill_signature=signatures.NEXT_LOGPROBS, **fields)]
 
@@ -348,7 +348,7 @@ class Expander:
         return expansion.logprobs, expansion.state
 
     def charge(self) -> None:
-        """Charge and count the expansions since the last time, at once: to charge may take a request to Redis."""
+        """Charge and count the expansions since the last call at once, as charging may take a request to Redis."""
         request, count = self._request, self._num_uncharged
         if self._charges and count:
             request.context.charge(count)

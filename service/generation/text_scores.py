@@ -26,7 +26,7 @@ class ScoreProcessor:
     reference: "ScoreProcessor | None" = None
 
     def __init__(self, body: ScoreRequest, request: RunningRequest, resume_tokens: ResumeTokens) -> None:
-        """Refuse a body that does not suit the model of a request; its prompts are encoded before `lay_out`."""
+        """Refuse a body that does not suit the request's model; its prompts are encoded before `lay_out`."""
         model, card, special = request.model, request.model.card, request.model.tokenizer.special
         self.request, self.body, self._resume_tokens = request, body, resume_tokens
         is_record = card.held_out_scores is not None and card.held_out_scores.kind == "documents"
@@ -38,7 +38,7 @@ class ScoreProcessor:
         require(is_forward, "carry_state", f"be false for model {name}, which reads a text from its end")
         rule = f"be absent {'with carry_state' if body.carry_state else 'without whole'}"
         require(not body.labels or (self.is_whole and not body.carry_state), "labels", rule)
-        # What it reads before a whole text, int32 (tokens,), and after it, (1,); both (0,) if texts are not whole.
+        # Tokens before a whole text, int32 (tokens,), and after it, (1,); both (0,) if texts are not whole.
         self.start = encode_labels(body.labels, model) if self.is_whole else NO_IDS
         self.end = np.array([special.end] if self.is_whole else [], np.int32)
         # After joined texts, float32 (S,), without the last token.
@@ -60,7 +60,7 @@ class ScoreProcessor:
 
     @property
     def choices(self) -> list[ChoiceIndex]:
-        """The sequences, those of about the same length together, as a batch takes as long as the longest in it."""
+        """The sequences sorted by length, as a batch takes as long as its longest."""
         lengths = [ids.size for ids in self._inputs]
         # One token has no predecessor: there is nothing to compute.
         scored = [number for number, length in enumerate(lengths) if length > 1]
@@ -82,7 +82,8 @@ class ScoreProcessor:
     def surprisals(self) -> list[np.ndarray]:
         """Wait for every text; return the surprisals of its tokens and its EOS token, float64 (≤ tokens + 1,).
 
-        They are in the model's order, without a first token that has no predecessor. Raise as `RunningRequest.results`.
+        They are in the model's order, without a first token that has no predecessor. Raises as
+        `RunningRequest.results`.
         """
         parts: list[list[np.ndarray]] = [[np.zeros(0, np.float32)] for _ in self._inputs]
         for result in self.request.results(self.create):

@@ -9,7 +9,7 @@ ANY = "*"
 
 
 def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
-    """Bind an address or a name, and listen; port 0 picks a free one. The message of an OSError is one line."""
+    """Bind an address or a name, and listen; port 0 picks a free one. OSError has a one-line message."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=backlog)
@@ -31,9 +31,9 @@ def is_loopback(host: str) -> bool:
 def is_allowed_host(host: str | None, names: Collection[str] = ()) -> bool:
     """Return whether a Host header has one of some names (lower case), `localhost` or an IP address.
 
-    Protection against DNS rebinding. To a browser, a web page whose name resolves to this machine has the same origin
-    as this server: it may send requests and read the responses. Its name is in the Host header, which no page can
-    change. An IP address is always allowed: it cannot be rebound. Health checks and metrics use addresses. A request
+    Protects against DNS rebinding: to a browser, a web page whose name resolves to this machine has the same origin as
+    this server, and may send requests and read the responses. Its name is in the Host header, which no page can change.
+    An IP address is always allowed: it cannot be rebound, and health checks and metrics use addresses. A request
     without the header (None) is allowed: browsers always send it.
     """
     if host is None or ANY in names:

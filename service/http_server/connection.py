@@ -24,7 +24,7 @@ from service.errors import BodyTooLarge, GatewayError, InvalidRequest
 # More than nginx accepts by default; gunicorn would accept 819 KB on every connection.
 MAX_HEAD_BYTES = 64 * 2**10
 UPLOAD_PATH = "/v1/files"
-# Bytes of a body received per call: each releases the interpreter's lock, and getting it back may take 5 ms.
+# Bytes of a body received per call, which releases the interpreter's lock; getting it back may take 5 ms.
 _RECEIVE_BYTES = 256 * 2**10
 # A streaming JSON encoder sends chunks of a few bytes: small bodies may be sent that way.
 FREE_CHUNKS = 4096
@@ -36,7 +36,7 @@ _MAX_TRAILER_BYTES = 64 * 2**10
 _FIRST_LINE = re.compile(rb"([0-9A-Fa-f]+)(?:[ \t]*;[^\r]*)?\r\n")
 # From the end of the chunk before.
 _LINE = re.compile(rb"\r\n" + _FIRST_LINE.pattern)
-# Type and major version of a TLS record with a ClientHello: a client that uses https://.
+# Type and major version of a TLS record with a ClientHello: the client uses https://.
 TLS_HANDSHAKE = b"\x16\x03"
 
 
@@ -44,8 +44,8 @@ TLS_HANDSHAKE = b"\x16\x03"
 class ConnectionLimits:
     """Limits of a client: time-outs in seconds, the size of a body, and the number of connections.
 
-    The body may stall for `body_s`, and every received byte extends that: a client at `min_body_bytes_per_s` or above
-    is never disconnected, one that sends a byte now and then is. Apache's mod_reqtimeout does the same, by default with
+    The body may stall for `body_s`, which every received byte extends: a client at `min_body_bytes_per_s` or above is
+    never disconnected, one that trickles bytes is. Apache's mod_reqtimeout does the same, by default with
     `body=20,MinRate=500`.
     """
 
@@ -113,7 +113,7 @@ class HeadParser(RequestParser):  # type: ignore[misc]
 class ChunkScanner:
     """Finds the end of a chunked request body while it arrives, and limits its chunks.
 
-    Each chunk costs the same time, however small. What a chunk contains is gunicorn's reader's to check.
+    Each chunk costs the same time, however small. gunicorn's reader checks the content of chunks.
     """
 
     def __init__(self, max_body_bytes: int) -> None:
@@ -144,7 +144,7 @@ class ChunkScanner:
         return has_ended or len(received) - self._end > _MAX_TRAILER_BYTES
 
     def _is_malformed(self, received: bytearray) -> bool:
-        """Return whether what follows the last chunk cannot become the line of a next one."""
+        """Return whether the bytes after the last chunk cannot begin another one."""
         following = received[self._end : self._end + _MAX_LINE_BYTES]
         if self._end:
             if not b"\r\n".startswith(following[:2]):
@@ -188,7 +188,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.limits, self.memory = limits, memory
         self.parser, self.data_ready = HeadParser(cfg, address), True
         self.on_close: Callable[[], object] = lambda: None
-        # Whether the application refuses a request whatever its body is; the worker sets it.
+        # Whether the application refuses a request regardless of its body; the worker sets it.
         self.refuses_body: Callable[[Any], bool] = lambda _: False
         self.head = b""  # the received part of an incomplete head
         self.is_closed = False  # by the client, before the end of a head
@@ -202,7 +202,7 @@ class Connection(TConn):  # type: ignore[misc]
 
     @property
     def request(self) -> Any:
-        """The request whose head has been parsed and whose body is being received, or which waits for a thread."""
+        """The request with a parsed head whose body is being received, or that waits for a thread."""
         result = self.parser.result
         return None if isinstance(result, Exception) else result
 
@@ -247,7 +247,7 @@ class Connection(TConn):  # type: ignore[misc]
         if self._chunks is None:
             size = min(_RECEIVE_BYTES, int(self.request.body.reader.length) - self.num_bytes)
         else:
-            size = MAX_HEAD_BYTES  # the head of a next request may be among them
+            size = MAX_HEAD_BYTES  # they may include the head of the next request
         self.memory.hold(self.num_bytes + size, "the body")
         return size
 
@@ -311,7 +311,7 @@ class Connection(TConn):  # type: ignore[misc]
             return True
 
     def _end_early(self) -> bool:
-        """Let the application refuse a body of which a part is missing, and close the connection afterwards."""
+        """Let the application refuse an incomplete body, and close the connection afterwards."""
         self.request.force_close()
         self.request._expected_100_continue = False
         return True

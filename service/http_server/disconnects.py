@@ -1,8 +1,8 @@
 """Detects clients that disconnect while their request waits or runs, so that it can be cancelled.
 
 One thread polls all sockets at once (epoll(7), Linux only), which costs nothing while nobody disconnects. A client
-counts as disconnected when it has closed its end, or only its sending half (`nc -N` does that): over TCP the two look
-alike until something is written. Unread bytes, such as a pipelined request, are no disconnect.
+counts as disconnected when it has closed its end, or only its sending half (as `nc -N` does): over TCP the two look
+alike until something is written. Unread bytes, such as a pipelined request, are not a disconnect.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ class _Watch:
 class DisconnectWatcher:
     """A daemon thread that calls back when the other end of a watched socket disconnects.
 
-    Threads do not survive a fork: create it in the serving process. It needs no lock. With one, held during
-    epoll_ctl(2), which releases the interpreter's lock, 64 concurrent requests waited for each other. A descriptor is
-    reported once (EPOLLONESHOT), and only the request's thread removes it.
+    Threads do not survive a fork: create it in the serving process. It needs no lock: a descriptor is reported once
+    (EPOLLONESHOT), and only the request's thread removes it. With a lock held during epoll_ctl(2), which releases the
+    interpreter's lock, 64 concurrent requests waited for each other.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class DisconnectWatcher:
         return stack
 
     def _unwatch(self, watch: _Watch) -> None:
-        """Remove a watch; ignore one whose socket was closed before it, if another has got the descriptor."""
+        """Remove a watch; ignore one whose socket was closed first, if another has its descriptor by now."""
         if self._watches.get(watch.fd) is not watch:
             return
         del self._watches[watch.fd]

@@ -3,12 +3,12 @@
 It must import neither Flask nor generation: the arbiter imports this module in the master process, where no thread may
 be started.
 
-Pinned to gunicorn 27.0.1, whose request parser is the strictest so far and whose loop costs nothing per running
-stream (23.0 waits on every running future at each event). This worker fixes faults of its `ThreadWorker`: an accept
-thread that lingers on closing sockets, reads and writes without time-outs, incomplete requests that hold a thread, any
-number of chunks per body, idle connections that keep others out, health checks that wait for a thread, a worker that
-dies of EMFILE or at a limit of threads, and a shutdown that neither responds to new requests nor notifies the
-application. TLS terminates at the proxy in front.
+Pinned to gunicorn 27.0.1, whose request parser is the strictest so far and whose loop costs nothing per running stream
+(23.0 waits on every running future at each event). This worker fixes faults of its `ThreadWorker`: an accept thread
+that lingers on closing sockets, reads and writes without time-outs, incomplete requests that hold a thread, unlimited
+chunks per body, idle connections that keep others out, health checks that wait for a thread, a worker that dies of
+EMFILE or at a limit of threads, and a shutdown that neither responds to new requests nor notifies the application. TLS
+terminates at the proxy in front.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ _REFUSALS = (
 
 
 class _ThreadPool(ThreadPoolExecutor):
-    """A thread pool that makes do with the threads that it has, if the system allows no more."""
+    """A thread pool that continues with the threads that it has if the system allows no more."""
 
     def __init__(self, max_workers: int, name: str, warn: Callable[..., object]) -> None:
         super().__init__(max_workers, name)
@@ -91,7 +91,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     `settle_s` later the remaining connections are closed. SIGINT and SIGQUIT do the same with no seconds left.
 
     Before it receives the rest of a body it calls `refuses_body(path, authorization)` of the application, if defined,
-    on the accept thread, too. If that returns True, it receives no more, and the application gets the request at once.
+    also on the accept thread. If that returns True, it receives no more, and the application gets the request at once.
     """
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
@@ -111,7 +111,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self._youngest[:] = struct.pack("q", age)
         self._running: set[Connection] = set()
         self._num_requests = 0  # of `_running`, without health checks
-        # With a thread or waiting for one. The other connections can be evicted, so that health checks are accepted.
+        # With a thread or waiting for one. Other connections can be evicted, so that health checks are accepted.
         self._max_requests = self.cfg.threads + 3 * (self.worker_connections - self.cfg.threads) // 4
         self._memory = MemoryBudget(
             max(RECEIVED_BYTES, 4 * self.limits.max_body_bytes, 2 * self.limits.max_upload_bytes)
@@ -148,7 +148,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _refuses_body(self, request: Request) -> bool:
         refuses = getattr(self.wsgi, "refuses_body", None)
-        # As WSGI joins headers of one name.
+        # As WSGI joins headers of the same name.
         authorization = ",".join(value for name, value in request.headers if name == "AUTHORIZATION")
         return refuses is not None and bool(refuses(request.path, authorization))
 
@@ -227,9 +227,9 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
     def _evict(self) -> None:
         """Close the longest-idle connections, new or kept alive, if there are too many or their bodies are too large.
 
-        Otherwise silent clients could take every connection and be replaced by others when they time out: with 2,000
-        of them a request waited for 20 to 30 s. Do not call it while events are dispatched: one of them may belong to
-        a connection that it closes.
+        Otherwise silent clients could take every connection and be replaced by others when they time out: with 2,000, a
+        request waited for 20 to 30 s. Do not call it while events are dispatched: one of them may belong to a
+        connection that it closes.
         """
         while self.nr_conns > self.worker_connections and (self.pending_conns or self.keepalived_conns):
             # Those kept alive are in the order of their time.
@@ -290,7 +290,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         conn.memory.close()  # the application accounts for the body from here on
         keep = super().handle(conn)
         if not keep and not conn.is_health_check:
-            # It discards what it receives of a refused body, also of one beyond the limit.
+            # It discards the rest of a refused body, even beyond the limit.
             util.close_graceful(conn.sock, self.linger_s, 2 * self.limits.max_upload_bytes)
         return bool(keep)
 
@@ -319,7 +319,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         self.log.info("Refused a request: %s", type(exc).__name__)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """Record SIGINT or SIGQUIT. Raising, as gunicorn does, would print tracebacks and then wait for streams."""
+        """Record SIGINT or SIGQUIT; raising, as gunicorn does, would print tracebacks and wait for streams."""
         if not self.booted:
             super().handle_quit(sig, frame)
         self.alive = False
@@ -337,7 +337,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _tick(self, *, accepting: bool, timeout_s: float = 1.0) -> None:
         self.notify()
-        # If there are too many, a new one evicts another that is idle.
+        # Beyond the maximum, a new one evicts an idle one.
         has_room = self.nr_conns < self.worker_connections or bool(self.pending_conns or self.keepalived_conns)
         self.set_accept_enabled(accepting and time.monotonic() >= self._accept_at and has_room)
         self.wait_for_and_dispatch_events(timeout_s)

@@ -20,7 +20,7 @@ from service.scheduling.sequence import ModelVersion
 
 log = logging.getLogger(__name__)
 
-# Memory limit of the LRU cache of embeddings; the largest that the exporter writes has some 16 MB.
+# Memory limit of the LRU cache of embeddings; the exporter writes at most some 16 MB.
 MAX_CACHE_BYTES = 128 * 2**20
 # Bytes of a parsing step, which holds the GIL for 1.6 ms. 104 MB in one step held it for 2 s.
 _READ_BYTES = 64 * 2**10
@@ -117,8 +117,8 @@ class VectorFiles:
         self._cache: SingleFlightCache[tuple[ModelVersion, str], Vectors] = SingleFlightCache(max_bytes)
 
     def of(self, model: ServedModel) -> Vectors:
-        """Return the vectors of a version; raise NotFound if it has none, as some imported models."""
-        # A version number may be reused, and a copy of the weights may have another tokenizer.
+        """Return the vectors of a version; raise NotFound if it has none, like some imported models."""
+        # A version number may be reused, and copied weights may have another tokenizer.
         key = (model.ref, model.card.weights_sha256)
         return self._cache.get(key, partial(self._read, model))
 
@@ -137,7 +137,7 @@ class VectorFiles:
 
 
 def _read_rows(path: Path, max_rows: int) -> np.ndarray:
-    """Read a table of finite numbers, with at most `max_rows` lines, in steps; raise ValueError if it is none."""
+    """Read a table of finite numbers, with at most `max_rows` lines, in steps; raise ValueError if it is not one."""
     with open_regular(path) as file:
         width = file.readline().count(b"\t") + 1
         file.seek(0)

@@ -1,8 +1,8 @@
-"""Serving precision: in which of its precisions a version is called.
+"""Serving precision: the precision in which a version is called.
 
-All gateways have to choose the same, at every start, as the precision is part of what makes output reproducible. So
-`auto` measures nothing, which other work on the machines would falsify: it decides by the card and by the CPU. A model
-server does not say what its CPU is; it is taken to be of the gateway's kind.
+All gateways must choose the same at every start, as reproducibility depends on it. So `auto` measures nothing, which
+other load would falsify: it decides by the card and the CPU. Model servers do not report their CPU; it is assumed to be
+of the gateway's type.
 """
 
 import logging
@@ -26,7 +26,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose_precision(ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str, Precision]) -> PrecisionName:
-    """Return the precision of a version's calls, and log the reason; `wanted` is by model, "" stands for all others."""
+    """Return the precision of a version's calls, and log the reason; `wanted` is by model, "" for all others."""
     what, setting = f"model {ref.name} version {ref.number}", wanted.get(ref.name, wanted[""])
     if card.precision_check is None:
         if setting == signatures.BFLOAT16:
@@ -59,7 +59,7 @@ def has_fast_bfloat16(cpuinfo: Mapping[str, str]) -> bool:
 
 
 def read_cpuinfo() -> dict[str, str]:
-    """Return the fields of the first core in /proc/cpuinfo; none where there is no such file."""
+    """Return the fields of the first core in /proc/cpuinfo; none without that file."""
     try:
         text = read_file(_CPUINFO).decode(errors="replace")
     except OSError:

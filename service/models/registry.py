@@ -43,7 +43,7 @@ class ServedModel:
     card: GeneratorCard
     tokenizer: Tokenizer
     batch_limits: BatchLimits  # allowed sizes and the precision of its calls
-    fingerprint: str  # changes whenever the output for the same request and seed might change
+    fingerprint: str  # changes whenever the output of the same request might
     is_deterministic: bool = True  # output is reproducible, whatever other requests run
     expected_probe_hash: str | None = None  # the probe hash that the fingerprint stands for
     size_bytes: int = 0  # of its files
@@ -55,18 +55,17 @@ class ServedModel:
 
     @property
     def backward(self) -> bool:
-        """Whether it is a backward model: it generates right to left, the text before `suffix`."""
+        """Whether it generates right to left, the text before `suffix`."""
         return self.card.direction == "backward"
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """What the model repository has of a model, served or not.
+    """A model in the repository, served or not.
 
     Attributes:
-        versions: In its directory, ascending.
-        labels: Version of each label.
-        shares: Its traffic split, as it was configured, by label or version.
+        versions: In its directory, ascending. labels: Version of each label. shares: Its traffic split as configured,
+            by label or version.
         route: How requests are routed; None while no version is served.
     """
 
@@ -94,7 +93,7 @@ class _Snapshot:
     has_labels: bool = False  # until labels are known, requests must name a version
 
     def for_user(self, may_use: MayUse) -> "_Snapshot":
-        """Return it without the models that a request may not use."""
+        """Return the snapshot without the models that a request may not use."""
         if may_use is _everybody or all(map(may_use, {*self.routes, *(self.listed or ())})):
             return self
         routes = {name: route for name, route in self.routes.items() if may_use(name)}
@@ -220,7 +219,7 @@ class ModelRegistry:
         return model
 
     def stored(self, name: str, *, may_use: MayUse = _everybody) -> StoredModel:
-        """Return what the repository has of a model, as last read.
+        """Return a model in the repository, as last read.
 
         Raises:
             ModelNotFound: it is not listed, or the request may not use it.
@@ -298,7 +297,7 @@ class ModelRegistry:
     def _merge(self) -> None:
         """Build a new snapshot from all backends and the configuration."""
         with self._merging:
-            # In this order: `listed` has what these two say that it has.
+            # In this order: `listed` depends on the other two.
             is_read, has_labels = self._config.is_read, self._config.has_labels
             before, listed = self._snapshot, self._config.models
             probes_by_version: dict[ModelVersion, list[tuple[Replica, Probe]]] = {}
@@ -393,5 +392,5 @@ class ModelRegistry:
 
 
 def fingerprint(card: GeneratorCard, probe: Probe) -> str:
-    """Hash what output depends on beyond the request: weights, code of the graph, arithmetic of the model server."""
+    """Hash what output depends on besides the request: weights, graph code, arithmetic of the model server."""
     return "fp_" + hashlib.sha256(f"{card.weights_sha256} {card.code_sha256} {probe.sha256}".encode()).hexdigest()[:16]

@@ -120,7 +120,7 @@ class VersionFiles:
         self._assets: dict[ModelVersion, Assets] = {}
 
     def load(self, ref: ModelVersion) -> Assets:
-        """Return a version's files; reload them if they were replaced, keep the last ones while they are damaged.
+        """Return a version's files; reload replaced ones, keep the last ones while they are damaged.
 
         Raises:
             ContractError: they cannot be read, and never could.
@@ -148,7 +148,7 @@ class VersionFiles:
         return self._assets.get(ref)
 
     def keep(self, versions: Collection[ModelVersion]) -> None:
-        """Forget the files of all other versions."""
+        """Drop the files of all other versions."""
         for ref in [ref for ref in list(self._assets) if ref not in versions]:
             self._assets.pop(ref, None)
 
@@ -166,7 +166,7 @@ def _sizes(home: Path) -> tuple[int, int]:
     sizes: dict[Path, int] = {}
     for folder, _, names in os.walk(home):
         for path in (Path(folder, name) for name in names):
-            # Only the model server may be allowed to read it, or the version is being removed.
+            # Perhaps only the model server may read it, or the version is being removed.
             with contextlib.suppress(OSError):
                 sizes[path] = path.stat().st_size
     weights = sum(size for path, size in sizes.items() if path.match("variables/variables.data-*"))

@@ -19,9 +19,9 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """Parse NAME, NAME:VERSION or NAME@LABEL; any other text is a name."""
+        """Parse NAME, NAME:VERSION or NAME@LABEL; anything else is a name."""
         name, colon, version = text.partition(":")
-        # TensorFlow Serving accepts no longer version numbers.
+        # TensorFlow Serving does not accept longer version numbers.
         if colon and re.fullmatch("[0-9]{1,19}", version):
             return cls(name, version=int(version))
         name, at, label = text.partition("@")
@@ -34,10 +34,10 @@ class Route:
 
     name: str
     versions: tuple[int, ...]  # ascending, at least one
-    stable: int  # for requests that name none, if there is no traffic split
+    stable: int  # for requests that name none, without a traffic split
     labels: Mapping[str, int] = field(default_factory=dict)  # the version of each, served or not
     shares: Mapping[int, float] = field(default_factory=dict)  # of requests that name no version
-    is_guess: bool = False  # `stable` is a substitute for the version labelled stable, and was never stable itself
+    is_guess: bool = False  # `stable` substitutes for the version labeled stable, and was never stable itself
 
     @property
     def primary(self) -> int:
@@ -45,7 +45,7 @@ class Route:
         return max(self.shares, key=lambda version: (self.shares[version], version)) if self.shares else self.stable
 
     def unserved_version(self, reference: Reference) -> int | None:
-        """Return the version that a reference names, if it is not served; None if it is, or if the label is unknown."""
+        """Return the version that a reference names if it is not served; None if it is, or the label is unknown."""
         if reference.version is None and reference.label in (None, STABLE):
             return self.labels[STABLE] if self.is_guess else None
         version = reference.version if reference.label is None else self.labels.get(reference.label)
@@ -54,8 +54,8 @@ class Route:
     def choose(self, reference: Reference, seed: int | None) -> int:
         """Return the version for a request.
 
-        With a traffic split, a seed always gets the same version, and keeps it when that version's share grows: so the
-        same request is reproducible while the split stays the same. Without a seed, it is the version with the largest
+        With a traffic split, a seed always gets the same version, and keeps it when that version's share grows:
+        requests are reproducible while the split stays the same. Without a seed, it is the version with the largest
         share.
 
         Raises:
@@ -106,9 +106,9 @@ def make_route(
 ) -> tuple[Route, list[str]]:
     """Make the route of a model from its served versions, labels and traffic split, and a message per ignored share.
 
-    `stable_before` is the stable version until now, which is kept while the one labelled stable is being loaded; for
-    `was_guess` see `Route.is_guess`. `available` are the versions whose backends take calls. The others belong
-    to ejected backends that may recover, and get no requests; if there are only such, `stable_before` is kept.
+    `stable_before` is the stable version until now, which is kept while the one labeled stable is being loaded; for
+    `was_guess` see `Route.is_guess`. `available` are the versions whose backends take calls. The others belong to
+    ejected backends, and get no requests; if there are no available ones, `stable_before` is kept.
     """
     if not available:
         available = versions if stable_before is None or stable_before not in versions else [stable_before]

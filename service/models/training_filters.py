@@ -18,7 +18,7 @@ MAX_CACHE_BYTES = 64 * 2**20
 
 
 class TrainingFilters:
-    """Loads filters, checks them against the hash in the card, and keeps those used last in memory; thread-safe.
+    """Loads filters, checks them against the hash in the card, and caches those used last; thread-safe.
 
     They are not memory-mapped: if a mapped file is truncated, reading it kills the process (SIGBUS).
     """
@@ -27,7 +27,7 @@ class TrainingFilters:
         self._models_dir = models_dir
         # By the hash in the card, as a version number may be reused.
         self._filters: SingleFlightCache[str, TrainingFilter] = SingleFlightCache(MAX_CACHE_BYTES)
-        # Files that were unusable when they were read last: they are read again only once they have changed.
+        # Files that were unusable when last read: they are read again only after a change.
         self._unusable: dict[tuple[Path, str], tuple[Stamp, str]] = {}
 
     def get(self, model: ServedModel) -> TrainingFilter | None:

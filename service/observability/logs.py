@@ -25,7 +25,7 @@ _access = logging.getLogger("service.access")
 
 # Finish reasons in a line; a request may have 10,000 choices.
 MAX_REASONS = 128
-# Health checks, which come every few seconds, and the files of the pages, some 20 for each visit.
+# Health checks, every few seconds, and the files of the pages, some 20 per visit.
 _FREQUENT = ("/health", "/healthz", "/ping", "/readyz", "/static/<path:name>", "/docs/<path:name>")
 # A value that needs no quotes after `key=`.
 _PLAIN = re.compile(r'[^\s"=\\]+')
@@ -139,7 +139,7 @@ class AccessLogLine:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     finish_reasons: Iterable[str] = ()
-    error: str | None = None  # its code, or its type if it has no code, also within a stream
+    error: str | None = None  # code, or type if there is no code, even within a stream
     user_agent: str | None = None
     prompt: object = None  # as the suffix, user content: set only if the operator enables it
     suffix: object = None

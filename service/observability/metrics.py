@@ -78,7 +78,7 @@ class Metrics(Collector):
 
     def __init__(self, version: str) -> None:
         """Declare the metrics; `version` is the project's."""
-        # Otherwise every histogram and counter has another series with its creation time, which nobody reads.
+        # Otherwise every histogram and counter has an unused series with its creation time.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()  # a scrape reads it
         self._sequences, self._calls = self._sequence_families(), self._call_families()
@@ -111,7 +111,7 @@ class Metrics(Collector):
             cancelled=self._counter(
                 "sequences_cancelled", "Sequences cancelled by a disconnect or a deadline.", *_MODEL
             ),
-            # Both count tokens, as is usual: their ratio is the share of prefill that was saved.
+            # Both count tokens: their ratio is the share of prefill that was saved.
             prefix_queries=self._counter("prefix_cache_queried_tokens", "Prompt tokens of started sequences.", *_MODEL),
             prefix_hits=self._counter("prefix_cache_hit_tokens", "Prompt tokens that were prefix cache hits.", *_MODEL),
             prompt_tokens=self._counter("prompt_tokens", "Prompt tokens of ended requests.", *_MODEL),
@@ -156,8 +156,7 @@ class Metrics(Collector):
     def token_gap(self, model: ModelVersion, seconds: float, count: int) -> None:
         """Observe `count` tokens, at least one, of a choice that arrived together, `seconds` after the previous ones.
 
-        Each token counts with an equal share of the time: a chunk is weighted by its tokens, and a quantile is one of
-        tokens.
+        Each token counts with an equal share of the time, so chunks are weighted by their tokens.
         """
         self._sequences.of(model).token_gap.observe_tokens(seconds, count)
 
@@ -174,8 +173,8 @@ class Metrics(Collector):
     def responded(self, *, method: str, route: str | None, status: int, error_code: str | None, seconds: float) -> None:
         """Count a request whose response was sent to the last byte, `seconds` after its head.
 
-        `route` is the URL rule that matched, never the path; `error_code` is the code or type of an error, also one
-        within a stream.
+        `route` is the URL rule that matched, never the path; `error_code` is the code or type of an error, even within
+        a stream.
         """
         key = (method if method in HTTP_METHODS else "other", route or "other", status)
         self._requests.labels(*key).inc()
@@ -234,7 +233,7 @@ class Metrics(Collector):
     def _load_gauges(self, loads: Loads) -> list[Metric]:
         running = GaugeMetricFamily("sostenuto_sequences_running", "Sequences that hold a slot.", labels=_MODEL)
         waiting = GaugeMetricFamily("sostenuto_sequences_waiting", "Sequences that wait for a slot.", labels=_MODEL)
-        # Zeros for idle versions: a series that comes and goes cannot be distinguished from a lost one.
+        # Zeros for idle versions: otherwise they would look lost.
         counts = {**dict.fromkeys(self._sequences.models(), (0, 0)), **loads}
         for model, (num_running, num_waiting) in counts.items():
             labels = (model.name, str(model.number))

@@ -82,7 +82,7 @@ class CallSpans:
 class Tracing:
     """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork.
 
-    `ratio` is the share of sampled requests among those without a trace context; the others carry their own decision.
+    `ratio` is the share of requests without a trace context that are sampled; others carry their own decision.
     """
 
     def __init__(self, exporter: "SpanExporter", *, ratio: float, version: str) -> None:
@@ -120,7 +120,7 @@ class Tracing:
         return Trace(span, self._api.set_span_in_context(span)) if span.is_recording() else None
 
     def begin_call(self, call: Call, address: str | None = None) -> CallSpans | None:
-        """Start a span of a call, about to be sent, in every trace of its sequences; return None if there is none."""
+        """Start a span of a call in every trace of its sequences; return None if there is none."""
         traces: Counter[Trace] = Counter(sequence.trace for sequence in call.sequences if sequence.trace is not None)
         if not traces:
             return None

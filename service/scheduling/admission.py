@@ -2,7 +2,7 @@
 
 A request is admitted if there is room for one sequence, and gets more as there is room: requests share two thirds of
 each limit, the sequences in equal parts. The last third is for the first sequences of requests, so that a request of
-10,000 choices keeps out no other.
+10,000 choices does not crowd out others.
 
 Thread-safe: requests are admitted on their own threads, and their sequences are released on the scheduler's.
 """
@@ -79,7 +79,7 @@ class AdmissionControl:
         context = context or RequestContext()
         with self._lock:
             key = self._keys.setdefault(context.key, _Scope("for this API key"))
-            # Of a key file that was changed.
+            # The key file may have changed.
             key.max_sequences, key.max_tokens = context.max_sequences, context.max_queued_tokens
         return Admission((self._server, key), self._lock)
 

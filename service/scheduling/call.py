@@ -148,7 +148,7 @@ class Call:
         return sequence.advance(sampled_ids, outputs["state"][slot], scores)
 
     def _prefill_inputs(self) -> Arrays:
-        extra = int(self.signature in _SCORING)  # the token after the last that is prefilled
+        extra = int(self.signature in _SCORING)  # the token after the last prefilled one
         token_ids = np.zeros((self.batch_size, self.size + extra), np.int32)
         lengths = [self._slice_length(sequence) for sequence in self.sequences]
         for slot, (sequence, length) in enumerate(zip(self.sequences, lengths, strict=True)):
@@ -215,7 +215,7 @@ class Call:
         for slot, (unread, last_id) in enumerate(zip(step.unread, last_ids, strict=True)):
             token_ids[slot, : lengths[slot]] = *unread, last_id
         constraints = constraint_inputs(step.matches, self.batch_size, self._num_steps_ahead + 1, self.vocab_size)
-        # One row is enough, and TensorFlow Serving's batching would take those of each slot and merge searches.
+        # One row is enough; with one per slot, TensorFlow Serving's batching would merge searches.
         is_constrained = len(constraints["transitions"]) != self.batch_size
         return {
             "state": states,
@@ -236,7 +236,7 @@ class Call:
     def _apply_search(self, outputs: Arrays) -> Result:
         (sequence,) = self.sequences
         count = sequence.num_remaining_prompt_tokens
-        # One step after another, as the parents count; copies, which do not keep the response alive.
+        # One step after another, in the order that parents refer to; copies, which do not keep the response alive.
         parents, token_ids, logprobs = (
             outputs[name].swapaxes(0, 1).reshape(-1, *outputs[name].shape[2:]).copy()
             for name in ("parents", "token_ids", "logprobs")

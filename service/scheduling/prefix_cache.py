@@ -22,11 +22,11 @@ import numpy as np
 OVERHEAD_BYTES = 640
 # Tokens of a block. With 128, a lookup hashed 250 tails and took 110 µs; with 16, a prompt has twice the block hashes.
 BLOCK = 32
-# Minimum distance in tokens between states cached during a prefill; beyond the first `FAR` tokens it is `FAR`. So a
-# prompt that shares a prefix has few tokens to prefill again, and a long one does not evict all other entries.
+# Minimum distance in tokens between states cached during a prefill; beyond the first `FAR` tokens it is `FAR`. So
+# prompts that share a prefix have few tokens to prefill again, and a long one does not evict all other entries.
 SPACING, FAR = 128, 1024
-# Maximum hashes that one lookup computes, 0.7 µs each (measured). A prompt crafted to match many entries that differ in
-# their tails alone becomes a miss, and delays no other request.
+# Maximum hashes that one lookup computes, 0.7 µs each (measured). A prompt crafted to match many entries that differ
+# only in their tails becomes a miss, and delays no other request.
 MAX_HASHES = 512
 
 _ITEM_BYTES = np.dtype(np.int32).itemsize
@@ -89,7 +89,7 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        # By key: the state, and of its prefix the block hash and the size of the tail in bytes.
+        # By key: the state, and its prefix's block hash and tail size in bytes.
         self._entries: OrderedDict[bytes, tuple[np.ndarray, bytes, int]] = OrderedDict()
         # By block hash: number of entries per size of their tail.
         self._tails: dict[bytes, Counter[int]] = {}

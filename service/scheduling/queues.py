@@ -13,9 +13,9 @@ in flight, each padded to a batch size that the determinism probe has verified t
 A new sequence has a short first decode call right after its prefill, so that its first token does not wait for the
 steps of running sequences. If other prompts are expected within milliseconds, its prefill waits to share their call:
 anticipatory scheduling. A client in a loop sends its next request when a response is complete, and the sequences of a
-call often end together. If the first prompt of that next wave started at once, its prefill call would take as long as a
-call of eight prompts, and the others would wait for its end. Anticipatory disk schedulers wait for the next read of a
-process for the same reason (Iyer and Druschel, SOSP 2001).
+call often end together. If the first prompt of the next wave started at once, its prefill call would take as long as a
+call of eight prompts, and the others would wait for its end. Anticipatory disk schedulers wait for a process's next
+read for the same reason (Iyer and Druschel, SOSP 2001).
 
 Sequences that fit into the smallest batch are kept in step. Two groups of them take twice the CPU time of one, as a
 slot with padding costs as much as one with a sequence, and groups that end at different times stay apart for good. So
@@ -52,9 +52,9 @@ class BatchLimits:
     precision: signatures.PrecisionName = signatures.FLOAT32
 
 
-# Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that a new sequence waits briefly.
-# Small batches have fast steps, and amortize the overhead of a call over more of them. With 1280, throughput at 64
-# streams was a fifth lower (measured).
+# Maximum batch size × decode steps of one call: some 30 ms for 512 units, so that new sequences wait briefly. Small
+# batches have fast steps, and amortize a call's overhead over more of them. With 1280, throughput at 64 streams was a
+# fifth lower (measured).
 MAX_DECODE_TOKENS_PER_CALL = 2048
 MAX_PREFILL_TOKENS_PER_CALL = 4096
 # Maximum floats of the activations that one `inspect` call returns: 16 MiB.
@@ -64,7 +64,7 @@ FIRST_DECODE_STEPS = 8
 # Maximum decode steps of a partly filled call while other sequences run: they can join the batch after it.
 JOINING_DECODE_STEPS = 32
 # Decode calls of running sequences between two prefill calls of a long prompt. With 1, 64 streams beside one had four
-# fifths of the throughput, and the prompt took nearly as long (measured).
+# fifths of the throughput, and the prompt was hardly faster (measured).
 DECODES_BETWEEN_LONG_PREFILLS = 4
 # Minimum batch size of a step of a search that looks ahead.
 SEARCH_BATCH_SIZE = 16
@@ -183,8 +183,8 @@ class ModelQueue:
     calls: dict[Call, float] = field(default_factory=dict)  # in flight: monotonic seconds at which each was chosen
     num_decodes: int = 0  # decode calls of `ready` sequences since the last prefill call
     first_decode_is_due: bool = True  # whether `ready` sequences had a decode call since the last first decode call
-    # When each prompt that is likely to arrive soon is no longer expected: one for each sequence that ended in the last
-    # `MAX_WAIT_S`, in monotonic seconds.
+    # When each expected prompt is no longer expected, in monotonic seconds: one for each sequence that ended in the
+    # last `MAX_WAIT_S`.
     expected: deque[float] = field(default_factory=deque)
     # An outage, in monotonic seconds: when the first failed call was sent, None while calls succeed; and when to retry,
     # None while an attempt is in flight.
@@ -248,7 +248,7 @@ class ModelQueue:
         is_full = len(self.prefilling) >= self.limits.batch_sizes[0]
         if is_full or any(sequence.is_search_step for sequence in self.prefilling):
             return 0.0
-        # The first in the queue is not always the oldest: a long prompt is enqueued again after each of its calls.
+        # The first in the queue is not always the oldest: a long prompt is enqueued again after each call.
         return min(expected_until, MAX_WAIT_S + min(sequence.accepted_at for sequence in self.prefilling))
 
     def next_call(self, num_free_calls: int, max_calls: int, now: float = math.inf) -> Call | None:
@@ -286,7 +286,7 @@ class ModelQueue:
         """Return the kind of the next decode call of running sequences, or None if none is worthwhile.
 
         A call costs at least as much as one of the smallest batch size, so sequences that fit into one wait for each
-        other, those included whose prefill a call in flight completes.
+        other, including those whose prefill a call in flight completes.
         """
         for kind in dict.fromkeys(sequence.decode_kind for sequence in self.ready):
             running = [count for call in self.calls if (count := _num_ready_after(call, kind))]
@@ -325,7 +325,7 @@ class ModelQueue:
 
     def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
         compatible = _compatible(self.ready, kind)
-        # The running sequences of the kind, those in prefill and their forks included.
+        # The running sequences of the kind, including those in prefill and their forks.
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         num_sequences = _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
         sequences = self._dequeue(self.ready, compatible, num_sequences, max_calls)
@@ -361,7 +361,7 @@ def _num_decoding(sequences: Iterable[Sequence], kind: DecodeKind) -> int:
 
 
 def _num_ready_after(call: Call, kind: DecodeKind) -> int:
-    """Count the sequences that can decode with a kind of calls after a call: their prompt is complete by then."""
+    """Count the sequences whose prompt a call completes, and that then decode with a kind of calls."""
     prefilled = (each for each in call.sequences if each.num_remaining_prompt_tokens <= call.size)
     return _num_decoding(prefilled, kind)
 

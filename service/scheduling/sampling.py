@@ -1,4 +1,4 @@
-"""What a sequence is sampled with: parameters, random numbers, adjustments of its logits, and constraints.
+"""Sampling of a sequence: parameters, random numbers, adjustments of logits, and constraints.
 
 A constraint is an automaton over token ids, which `service.structured_outputs` compiles; a decode call has a transition
 table for all of its sequences.
@@ -22,7 +22,7 @@ FIRST_ROW = 2
 ROW_MASK = signatures.MAX_ROWS - 1
 # Maximum entries of a call's transition table, 16 MiB, if several automata share it.
 MAX_SHARED_ENTRIES = 2**22
-# A table with fewer entries, 1 MiB, is sent whole: to select the reachable rows would take longer.
+# A table with fewer entries, 1 MiB, is sent whole: selecting the reachable rows would take longer.
 _SELECTED_FROM = 2**18
 
 
@@ -42,7 +42,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most probable token is always chosen: then every choice of a prompt has the same text."""
+        """Whether the most probable token is always chosen, so that all choices of a prompt are equal."""
         return self.temperature < signatures.GREEDY_BELOW_TEMPERATURE or self.top_k == 1 or self.top_p == 0
 
     @property
@@ -56,7 +56,7 @@ class SamplingParams:
 
 
 class _Generator(threading.local):
-    """The generator of a thread: a new one costs 15 µs, as numpy asks the system for a seed; setting a state 1 µs."""
+    """A thread's generator: a new one costs 15 µs, as numpy asks the system for a seed; setting a state takes 1 µs."""
 
     def __init__(self) -> None:
         self.philox = np.random.Philox(key=np.zeros(2, np.uint64))
@@ -170,7 +170,7 @@ class Automaton:
     # int32 (M,): minimum number of tokens, at least one, from each row to a complete match; the EOS token does not
     # count.
     continuations: np.ndarray
-    successors: np.ndarray  # int32 (edges,): rows that follow each row, without `FINAL_ROW`, one row after another
+    successors: np.ndarray  # int32 (edges,): the rows that follow each row, without `FINAL_ROW`, concatenated
     first_successor: np.ndarray  # int32 (M + 1,): where those of each row begin
 
     @property
@@ -227,9 +227,9 @@ class Match:
 
     automaton: Automaton
     row: int = FIRST_ROW  # the automaton's row after them; `FINAL_ROW` where no longer match exists
-    # Tokens that may still follow, the last of which are chosen so that the match is complete; None: it may be cut off.
+    # Tokens that may still follow, the last of which complete the match; None: it may be truncated.
     num_left: int | None = None
-    has_ended: bool = False  # whether the match is complete, and no longer one fits into the tokens that are left
+    has_ended: bool = False  # whether the match is complete and cannot be extended within the tokens left
 
     @property
     def is_extensible(self) -> bool:
@@ -332,7 +332,7 @@ def _select(automaton: Automaton, rows: Iterable[int], steps: int) -> tuple[np.n
     if automaton.table.size < _SELECTED_FROM:
         return np.arange(num_rows), np.arange(num_rows, dtype=np.int32)
     kept = automaton.reachable(rows, steps)
-    # Tokens of the last step lead to rows that no step of the call reads: any row will do.
+    # Tokens of the last step lead to rows that the call does not read: any row will do.
     new_rows = np.zeros(num_rows, np.int32)
     new_rows[kept] = np.arange(len(kept), dtype=np.int32)
     return kept, new_rows

@@ -194,7 +194,7 @@ class Scheduler:
         if sequence.prefix is None or not sequence.is_reproducible:
             return
         if sequence.interventions is not None and sequence.num_generated:
-            # Its state is no function of its tokens.
+            # Interventions: its state is not a function of its tokens.
             return
         # A search that begins with the same prompt reads its last token again.
         is_prefilled = sequence.num_remaining_prompt_tokens <= sequence.is_search_step
@@ -212,7 +212,7 @@ class Scheduler:
         needs_outputs = sequence.next_prefill[0] not in (signatures.PREFILL, signatures.NEXT_LOGPROBS)
         cacheable = sequence.prompt_ids[: 0 if needs_outputs else num_cacheable]
         hit = self.prefix_cache.find(sequence.prefix_blocks, cacheable)
-        # No longer needed, and up to 0.3 MB for the longest prompt.
+        # No longer needed; up to 0.3 MB.
         sequence.prefix_blocks = ()
         if hit is None:
             sequence.prefix = Prefix.of(sequence.cache_namespace)
@@ -304,7 +304,7 @@ class Scheduler:
                 sent = self._send_one(version) or sent
 
     def _fill_slots(self) -> None:
-        """Give free slots, and those above a request's fair share, to waiting sequences."""
+        """Give waiting sequences free slots, and slots above a request's fair share."""
         now = time.monotonic()
         while self._slots.any_waiting(self._may_run) and (self._slots.num_free > 0 or self._preempt()):
             sequence = self._slots.assign(self._may_run)

@@ -16,14 +16,14 @@ from service.scheduling.sampling import Adjustments, Match, SamplingParams, unif
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.
 ChoiceIndex = tuple[int, int]
-# The signature of decode calls, and whether they have a single step, as interventions change the state between steps.
+# The signature of decode calls, and whether they have a single step, so that interventions change the state in between.
 DecodeKind = tuple[str, bool]
 _DEFAULTS = SamplingParams()
-# Uniforms that a sequence generates at once, as few cost as much.
+# Uniforms that a sequence generates at once, as fewer cost as much.
 UNIFORMS_AHEAD = 256
 # Token ids are int32.
 MAX_VOCAB_SIZE = 2**31
-# Far beyond what a gate saturates at; without a limit, a cell that is scaled at each step overflows within 130 steps.
+# Far beyond saturation of a gate; without a limit, a cell that is scaled at each step overflows within 130 steps.
 MAX_STATE_VALUE = 1000.0
 
 
@@ -84,10 +84,10 @@ class Result:
     hidden_last: np.ndarray | None = None  # float32 (U,): the top layer's output after the last of them; of "embed"
     # By name, float32 (tokens, units), of the tokens that the call read; of "inspect".
     activations: Mapping[str, np.ndarray] | None = None
-    # Of a search's step: float32 (E, V), log probabilities of every token after each of its prefixes, and after what it
-    # has appended to these; `state` is (prefixes, S).
+    # For a step of a search: float32 (E, V), log probabilities of every token after each of its prefixes and of their
+    # expanded continuations; `state` is (prefixes, S).
     next_logprobs: np.ndarray | None = None
-    # (parent, token) of each of the E: which of them it was appended to; the parent is -1 for the step's own prefixes
+    # (parent, token) of each of the E; the parent, to which the token was appended, is -1 for the step's own prefixes
     # and where nothing was appended.
     appended: list[tuple[int, int]] = field(default_factory=list)
     is_reproducible: bool = True  # see `Sequence`
@@ -104,11 +104,11 @@ class Result:
 
 
 class Status(IntEnum):
-    """Where a sequence is; only the scheduler's thread changes it.
+    """State of a sequence; only the scheduler's thread changes it.
 
     WAITING for its first slot or for the prefill of its prompt; RUNNING in a slot; PREEMPTED, or forked: waiting for a
     slot with a state to continue from; FINISHED with or without an error; CANCELLED by its request, and removed as soon
-    as it is in no call.
+    as it is not in a call.
     """
 
     WAITING = 0
@@ -120,7 +120,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class SearchStep:
-    """What a step of a search needs beside the last tokens of its prefixes; see `next_logprobs` in the exporter."""
+    """Further inputs of a search step, besides the last tokens of its prefixes; see `next_logprobs` in the exporter."""
 
     num_ahead: int = 0  # most probable prefixes to expand ahead, in steps of one for each slot
     logprobs: tuple[float, ...] = (0.0,)
@@ -133,8 +133,8 @@ class Sequence:
     """One choice of one prompt of one request; its model never changes."""
 
     version: ModelVersion
-    # int32 (tokens,), at least one; the last is the first input of `decode`. Of a step of a search: tokens that each
-    # follow a state of their own.
+    # int32 (tokens,), at least one; the last is the first input of `decode`. For a step of a search: tokens that each
+    # follow their own state.
     prompt_ids: np.ndarray
     state: np.ndarray  # float32 (S,), after the tokens that the model has processed; float32 (tokens, S) of such a step
     deliver: Callable[[Result], object]  # gets the results of its calls, in order; must not block the scheduler
@@ -211,7 +211,7 @@ class Sequence:
 
     @property
     def next_prefill(self) -> tuple[str, int]:
-        """Signature of its next prefill call, and the prompt tokens for it: the last one alone predicts the next."""
+        """Signature and prompt tokens of its next prefill call: the last token alone predicts the next."""
         count = self.num_remaining_prompt_tokens
         if self.is_search_step and count > 1 and self.state.ndim == 1:
             return signatures.PREFILL, count - 1
@@ -243,7 +243,7 @@ class Sequence:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why decoding has ended, None while it goes on; "length" also if a longer match does not fit."""
+        """Why decoding has ended, None while it continues; "length" also if a longer match does not fit."""
         match_ended = self.match is not None and self.match.has_ended
         is_whole = self.match is not None and not self.match.is_extensible
         if (self.num_generated and self.last_token_id == self.end_id) or (match_ended and is_whole):

@@ -1,7 +1,7 @@
 """Automata: from a regular expression to an automaton over the tokens of a model.
 
-`outlines-core` compiles the regular expression to an automaton over bytes. Here that is walked by each token's bytes,
-and states from which no text of the model completes a match are removed. Pure: runs in the compiler's process.
+`outlines-core` compiles the regular expression to an automaton over bytes, which is then walked by each token's bytes.
+States from which no text of the model completes a match are removed. Pure: runs in the compiler's process.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ _FAR = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class TokenTexts:
-    """What the tokens of a model add to a text."""
+    """The text of a model's tokens."""
 
     # UTF-8 bytes of each token at the beginning of the text; b"" for one that must not be sampled.
     first: tuple[bytes, ...]
@@ -86,14 +86,14 @@ def _combine(automata: Sequence[ByteAutomaton], texts: TokenTexts, limits: Compi
 def compile_bytes(regex: str) -> ByteAutomaton:
     """Compile a regular expression to an automaton over the bytes of the texts that it matches.
 
-    The library searches: from anywhere in a text, and up to the first match in order of preference. Alone, a|ab would
+    The library searches from anywhere in a text, and up to the first match in order of preference. Alone, a|ab would
     match a only, and `.{20,60}` would take minutes. So the end of the text is part of the expression, and the empty
     alternative matches where a search begins, so that none begins elsewhere. Its match is noted one byte late, and the
     library drops states with one unless the text may end there: hence two bytes before the expression, of which the
     first leads to a state where it may.
 
     Raises:
-        PatternError: it is invalid or has something that no automaton expresses.
+        PatternError: it is invalid, or no automaton can express it.
     """
     whole = as_group(tokenize(regex))
     vocabulary = outlines_core.Vocabulary(_NUM_BYTES, {bytes([byte]): [byte] for byte in range(_NUM_BYTES)})
@@ -119,8 +119,8 @@ def _number(
 ) -> tuple[np.ndarray, list[State]]:
     """Number the states that bytes reach, breadth first in the order of the bytes: equal in every process.
 
-    `followers` returns the bytes after a state, ascending, and the state after each. Returned are the number of the
-    state after each byte, int32 (states, 256), -1 where there is none; and the states.
+    `followers` returns the bytes after a state, ascending, and the state after each. Returns the number of the state
+    after each byte, int32 (states, 256), -1 where there is none; and the states.
 
     Raises:
         PatternError: the automaton over tokens would certainly have more than `max_states` (None: no limit);
@@ -183,9 +183,9 @@ def _reverse(automaton: ByteAutomaton, max_states: int) -> ByteAutomaton:
 
 
 def _over_tokens(by_byte: ByteAutomaton, texts: TokenTexts, limits: CompilationLimits) -> Automaton | None:
-    """Return the automaton over tokens: one state for each that tokens reach, the beginning separate from the rest.
+    """Return the automaton over tokens, with the states that tokens reach and a separate initial state.
 
-    It is None if no text of the tokens matches.
+    None if no text of the tokens matches.
     """
     first, following = (_Trie.of(tokens, backward=texts.backward) for tokens in (texts.first, texts.following))
     # With a dead state at the end.
@@ -250,8 +250,8 @@ class _Trie:
     def walk(self, table: np.ndarray, states: np.ndarray) -> np.ndarray:
         """Return the state after each token from each state, int32 (states, tokens).
 
-        `table` is the state after each byte, int32 (states, 256); its last state is dead, and so is what a token
-        without bytes leads to.
+        `table` is the state after each byte, int32 (states, 256); its last state is dead, and a token without bytes
+        leads to it.
         """
         reached = np.full((len(states), self.num_tokens), len(table) - 1, np.int32)
         at_nodes = states[:, None]
@@ -294,7 +294,7 @@ def _finish(following: np.ndarray, accepts: np.ndarray, texts: TokenTexts) -> Au
     has_next = np.any(following >= 0, axis=1)
     if not has_next[0]:
         raise PatternError("matches the empty text only")
-    # A match that cannot go on is the final row.
+    # A match that cannot be extended is the final row.
     kept = np.flatnonzero((distances < _FAR) & has_next)
     rows = np.full(len(distances), signatures.FINAL_ROW, np.int32)
     rows[kept] = np.arange(FIRST_ROW, FIRST_ROW + len(kept), dtype=np.int32)
@@ -352,7 +352,7 @@ def _successors(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _missing_characters(by_byte: ByteAutomaton, texts: TokenTexts) -> list[str]:
-    """Return characters of a shortest match that no token has, in their order; [] if nothing matches at all."""
+    """Return the characters of a shortest match that no token has, in order; [] if nothing matches."""
     distances = _distances(by_byte.next, by_byte.accepts)
     if distances[0] == _FAR:
         return []

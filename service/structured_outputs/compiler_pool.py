@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 # Memory of a compilation.
 MAX_MEMORY_BYTES = 2**28
-# CPU time and memory of one in the fast lane. Most take a few milliseconds and megabytes; the others are repeated with
-# the whole limits.
+# CPU time and memory in the fast lane. Most compilations take a few milliseconds and megabytes; others are repeated
+# with the full limits.
 FAST_S, FAST_MEMORY_BYTES = 0.1, 2**26
 # Bytes of an entry beside its automaton and key. Errors are cached, too: a pattern that times out is compiled once.
 _ENTRY_BYTES = 1000
@@ -57,7 +57,7 @@ class CompilationQueue:
     Senders take turns by the time that their patterns have taken: start-time fair queueing (Goyal, Vin and Cheng 1996).
     The next compilation is one of the sender that has used the least time, and a sender that was idle starts from the
     time that the last one had used. So a pattern that takes two seconds delays its sender's next ones, and other
-    senders' once at most.
+    senders at most once.
 
     Each waiting request holds a thread, so at most `max_waiting` may wait, two thirds of them from one sender.
     """
@@ -70,7 +70,7 @@ class CompilationQueue:
         self._clock_s = 0.0
 
     def join(self, key: Key, texts: Callable[[], TokenTexts], request: Future[Any], sender: str) -> Compilation:
-        """Let a request wait for a compilation, which others may wait for, too; raise Overloaded if too many wait."""
+        """Let a request wait for a compilation, perhaps with others; raise Overloaded if too many wait."""
         waiting = Counter(sender for each in self._pending.values() for sender in each.waiting.values())
         total, of_sender = waiting.total(), waiting[sender]
         if total >= self._max_waiting or of_sender >= self._max_of_sender:
@@ -108,7 +108,7 @@ class CompilationQueue:
     def end(self, compilation: Compilation, sender: str, seconds: float) -> None:
         """End a run, which counts towards its sender's time."""
         compilation.is_running = False
-        # A sender that was idle has saved up no time.
+        # An idle sender does not save up time.
         self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s) + seconds
         if len(self._used_s) > MAX_SENDERS:
             waiting = {sender for each in self._pending.values() for sender in each.waiting.values()}
@@ -116,7 +116,7 @@ class CompilationQueue:
                 del self._used_s[forgotten]
 
     def remove(self, compilation: Compilation) -> None:
-        """Remove a compilation, which is finished or for which nobody waits."""
+        """Remove a compilation that is finished or that nobody waits for."""
         # By now it may have a successor.
         if self._pending.get(compilation.key) is compilation:
             del self._pending[compilation.key]
@@ -144,9 +144,9 @@ class _Entry:
         )
 
     def automaton(self) -> Automaton:
-        """Return the automaton, or raise the error that there is instead.
+        """Return the automaton, or raise the error.
 
-        Each request raises an exception of its own, with its own traceback.
+        Each request raises its own exception, with its own traceback.
         """
         if isinstance(self.outcome, Automaton):
             return self.outcome
@@ -160,8 +160,8 @@ class _Entry:
 class CompilerPool:
     """Compiles constraints; thread-safe. Requests for the same constraint share one compilation.
 
-    One process tries every constraint, for `FAST_S` at most. Those that take more are repeated by a second process, to
-    their end, and so do not delay the others. In both lanes senders take turns, see `CompilationQueue`.
+    One process tries every constraint for at most `FAST_S`. Those that take longer are repeated by a second process, so
+    that they do not delay the others. In both lanes senders take turns, see `CompilationQueue`.
     """
 
     def __init__(self, settings: Settings, compiled: Callable[..., object]) -> None:
@@ -193,8 +193,8 @@ class CompilerPool:
             vocabulary: Identifies the model's tokens in the cache.
             texts: Returns what the tokens add to a text; called on another thread if it is compiled.
             sender: API key or address of the client, for fairness.
-            wait: Waits for a future, and returns its result. Whatever it raises ends the wait; a compilation that
-                nobody waits for is not started.
+            wait: Waits for a future, and returns its result. An exception ends the wait; a compilation that nobody
+                waits for is not started.
 
         Raises:
             PatternError: a pattern or its JSON Schema is invalid, no text of the model matches, or a limit is exceeded.
@@ -269,7 +269,7 @@ class CompilerPool:
         return self._processes[is_slow].run(job)
 
     def _finish(self, compilation: Compilation, outcome: Outcome, sender: str, seconds: float) -> None:
-        """Pass an outcome to the requests that wait, and keep it; or continue in the slow lane."""
+        """Deliver and cache an outcome, or continue in the slow lane."""
         with self._condition:
             self._queue.end(compilation, sender, seconds)
             if self._is_closed:

@@ -1,8 +1,7 @@
 """The compiler's process, which receives jobs and sends automata or errors, and the gateway's end of it.
 
 A regular expression of twenty characters can occupy a core for minutes, and the library holds the interpreter's lock
-meanwhile. So each is compiled in a fork, with limits of time and memory: the kernel kills it, and nothing else is
-disturbed.
+meanwhile. So each is compiled in a fork with limits of time and memory, at which the kernel kills it.
 """
 
 import contextlib
@@ -31,8 +30,8 @@ log = logging.getLogger(__name__)
 # For the process to start and to respond, beside the wall-clock limit; then it is killed.
 RESPONSE_S = 30.0
 _OUT_OF_MEMORY = 3
-# After this CPU time a compilation gets only what nothing else needs: most patterns take a few milliseconds, and beside
-# one that takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
+# After this CPU time a compilation gets only idle CPU time: most patterns take a few milliseconds, and beside one that
+# takes seconds the gaps between the chunks of other streams were 1.6 times as long (measured).
 _URGENT_S = 0.1
 _POLL_S = 0.02
 _ROOT = Path(__file__).parents[2]
@@ -46,16 +45,15 @@ class Job:
     texts: TokenTexts
     limits: CompilationLimits
     timeout_s: float  # limit of its CPU time in seconds
-    wall_timeout_s: float  # limit of its time in seconds, as others wait
-    max_memory_bytes: int  # limit of its address space, beside what the process has at its start
+    wall_timeout_s: float  # limit of its wall-clock time in seconds, as others wait
+    max_memory_bytes: int  # limit of its address space, in addition to the process's at its start
 
 
 class LimitExceeded(PatternError):
     """A compilation has used its CPU time or its memory."""
 
 
-# A compilation that ends for a reason that has nothing to do with its pattern is `Overloaded` if it was interrupted,
-# `InternalError` if the compiler crashed.
+# Outcomes unrelated to the pattern are `Overloaded` after an interruption and `InternalError` after a crash.
 Outcome = Automaton | PatternError | GatewayError
 
 
@@ -108,7 +106,8 @@ class CompilerProcess:
                     [sys.executable, "-c", f"from {__name__} import main; main({end.fileno()})"],
                     pass_fds=[end.fileno()],
                     cwd=_ROOT,
-                    # A process group: the fork that compiles ends with it. Ctrl-C in a terminal does not reach it.
+                    # A process group, so that the compiling fork ends with it, and Ctrl-C in a terminal does not reach
+                    # it.
                     start_new_session=True,
                 )
         return self.process, self._connection
@@ -143,7 +142,7 @@ def _compile_in_fork(job: Job, connection: Connection) -> bytes:
         os._exit(0)
     writer.close()
     message = b""
-    # A fork that has ended has no clock, and one that was killed sends no whole message.
+    # A fork that has ended has no clock, and a killed one sends no complete message.
     with reader, contextlib.suppress(EOFError, OSError):
         if _takes_long(child, reader):
             # Not permitted in every container.

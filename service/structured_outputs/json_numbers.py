@@ -6,19 +6,19 @@ All are finite doubles: the largest is below 1e115. Within bounds a number has n
 import math
 from decimal import Decimal
 
-# So many digits distinguish two doubles, and an integer of them is exact in any parser.
+# Doubles can be distinguished by so many digits, and integers of so many are exact in any parser.
 MAX_DIGITS = 15
 _NATURAL = f"(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 _FRACTION = rf"(?:\.[0-9]{{1,{MAX_DIGITS}}})?(?:[eE][+-]?[0-9]{{1,2}})?"
 ANY_NUMBER = f"-?{_NATURAL}{_FRACTION}"
 _LIMIT = Decimal(10) ** MAX_DIGITS
-# Bounds of integers beyond these are as none.
+# Integer bounds beyond these are ignored.
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1
 
-# A number, and whether it is excluded itself.
+# A number, and whether it is excluded.
 Bound = tuple[Decimal, bool]
 _ZERO: Bound = (Decimal(0), False)
-# Digits after the point that are a bound, without zeros at the end, and whether it is excluded itself.
+# A bound's digits after the point, without trailing zeros, and whether it is excluded.
 _Digits = tuple[str, bool]
 _NO_DIGITS: _Digits = ("", False)
 
@@ -37,9 +37,9 @@ def integers_within(low: Bound | None, high: Bound | None) -> list[str]:
 
 
 def numbers_within(low: Bound | None, high: Bound | None) -> list[str]:
-    """Return alternatives for the numbers of a range; with a bound other than a minimum of 0 without exponents.
+    """Return alternatives for the numbers of a range; without exponents if there is a bound other than a minimum of 0.
 
-    They have not more digits than distinguish two doubles: one just above an excluded minimum would be equal to it.
+    They have no more digits than distinguish two doubles: one just above an excluded minimum would be equal to it.
     """
     if high is None and low in (None, _ZERO):
         return [f"{_NATURAL}{_FRACTION}" if low else ANY_NUMBER]

@@ -25,8 +25,8 @@ _CHARACTER = r'[^"\\\x00-\x1f]'
 # Without halves of surrogate pairs, which strict parsers refuse.
 _ESCAPED = r'\\(?:["\\/bfnrt]|u(?:[0-9a-ce-fA-CE-F][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2}))'
 _ANY_STRING = rf'"(?:{_CHARACTER}|{_ESCAPED})*"'
-# The name of a property that may have any. An automaton cannot remember those that an object has: with random
-# characters, 57 of 256 objects repeated a name, 55 of them the empty one.
+# An arbitrary property name. An automaton cannot remember the names of an object: with random characters, 57 of 256
+# objects repeated a name, 55 of them the empty one.
 _ANY_NAME = rf'"(?:{_CHARACTER}|{_ESCAPED})+"'
 _SPACE = " ?"
 _COMMA = f",{_SPACE}"
@@ -76,7 +76,7 @@ _FORMATS = {
 }
 # Formats that restrict nothing.
 _ANNOTATING_FORMATS = {"binary", "password"}
-# Without a required property there is an alternative for each that may be the last.
+# Without a required property there is an alternative for each possible last one.
 _MAX_OPTIONAL = 64
 # Arrays of distinct items are listed: up to five items in any order.
 _MAX_ORDERS = 400
@@ -113,7 +113,7 @@ def schema_regex(schema: Any) -> str:
 
 
 class _Converter:
-    """Converts a schema; `_at` is the path of the current subschema, and `_refs` are the references that led to it."""
+    """Converts a schema; `_at` is the path of the current subschema, and `_refs` are the references to it."""
 
     def __init__(self, root: Any) -> None:
         self._root, self._at, self._depth = root, "schema", 0
@@ -159,7 +159,7 @@ class _Converter:
             return _one_of([self._typed(kind, schema) for kind in kinds])
 
     def _resolved(self, schema: Any) -> Any:
-        """Go where references lead, and return the schema there, without OpenAPI 3.0's `nullable`."""
+        """Follow references, and return the schema without OpenAPI 3.0's `nullable`."""
         while isinstance(schema, dict) and "$ref" in schema:
             self._require_alone("$ref", schema)
             ref = schema["$ref"]
@@ -173,7 +173,7 @@ class _Converter:
             self._at, self._refs = f"{self._at}({ref})", (*self._refs, ref)
         if not isinstance(schema, dict) or "nullable" not in schema:
             return schema
-        # It belongs to `type`, as one of its types.
+        # It becomes one of the types in `type`.
         rest = {keyword: value for keyword, value in schema.items() if keyword != "nullable"}
         if not schema["nullable"]:
             return rest
@@ -235,7 +235,7 @@ class _Converter:
         ]
 
     def _tag(self, objects: Sequence[tuple[Mapping[str, Any], str]]) -> str | None:
-        """Return a property that has other constants in each of several objects, which have a place each."""
+        """Return a property with different constants in each of several objects, for which errors have a place each."""
         for name in objects[0][0].get("properties", {}):
             values = [
                 self._canonical_values(schema.get("properties", {}).get(name), f"{place}.properties.{name}")
@@ -385,7 +385,7 @@ class _Converter:
         low, high = self._range(schema, "minItems", "maxItems")
         if rest is None:
             high = len(first) if high is None else min(high, len(first))
-        # A valid array may be shorter than prefixItems; this one is not.
+        # A valid array may be shorter than prefixItems; ours is not.
         first = first[: len(first) if high is None else high]
         if low > len(first) and rest is None:
             self._fail(f".minItems must be at most {len(first)}, the number of prefixItems, got {low}")
@@ -466,7 +466,8 @@ class _Converter:
         first_required = next((number for number, (_, is_required) in enumerate(entries) if is_required), None)
         if first_required is None and len(entries) > _MAX_OPTIONAL:
             self._fail(f".properties must have at most {_MAX_OPTIONAL} optional ones without a required one")
-        # One that is certainly present has no comma of its own: the first required one, or each in turn as the last.
+        # A property that is always present has no comma of its own: the first required one, or each in turn as the
+        # last.
         alternatives = [
             "".join(f"(?:{entry}{_COMMA})?" for entry, _ in entries[:present])
             + entries[present][0]
@@ -495,7 +496,7 @@ def _implied_type(keywords: set[str]) -> str | None:
 
 
 def _canonical(value: Any) -> str:
-    """Return a text that is the same for values that are equal in JSON Schema: 1 and 1.0, but not true."""
+    """Return a text that is equal for values that are equal in JSON Schema: 1 and 1.0, but not true."""
     if isinstance(value, list):
         return f"[{','.join(map(_canonical, value))}]"
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Constraints of a request: patterns that its whole text must match, each as a regular expression.
 
 The syntax is that of Rust's regex crate (https://docs.rs/regex/latest/regex/#syntax), without anchors, word boundaries
-and look-around. Pure: knows text alone.
+and look-around.
 """
 
 import json
@@ -33,8 +33,8 @@ class Pattern:
         """Return the pattern of the JSON texts that a schema describes.
 
         Raises:
-            TypeError: it has what orjson cannot write, such as integers of more than 64 bits.
-            ValueError: it has an infinite number, as 1e400 is once it is parsed.
+            TypeError: it has values that orjson cannot write, such as integers of more than 64 bits.
+            ValueError: it has an infinite number, which 1e400 becomes when parsed.
         """
         source = orjson.dumps(schema).decode()
         # For an infinite number orjson writes null.

@@ -1,7 +1,7 @@
 """Syntax of regular expressions: the tokens of Rust's regex crate, with the position of each error.
 
-The library that compiles regular expressions has one message for all errors, and does not tell which of its characters
-are literal. That depends on flags: in verbose mode `#` begins a comment.
+The library that compiles regular expressions has one message for all errors, and does not report which characters are
+literal, which depends on flags: in verbose mode `#` begins a comment.
 """
 
 import functools
@@ -34,7 +34,7 @@ _CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
 class PatternError(Exception):
-    """A pattern cannot be compiled; the message says what and where, without naming the field."""
+    """A pattern cannot be compiled; the message has the reason and the position, without naming the field."""
 
     is_combined = False  # whether it is about all patterns that a text must match, not about a single one
 
@@ -102,10 +102,10 @@ class _Item:
 
 
 def with_length(tokens: Sequence[Token], low: float, high: float) -> list[Token]:
-    """Return tokens that match those texts of a regular expression that have from `low` to `high` characters.
+    """Return tokens that match only the texts with `low` to `high` characters.
 
     Raises:
-        PatternError: there are none, or more than a change of one quantifier is needed.
+        PatternError: there are none, or changing one quantifier is not enough.
     """
     result, limits = list(tokens), f"at least {low} characters" if high == math.inf else f"{low} to {high} characters"
     branches = _branches(tokens, 0)[0]
@@ -232,9 +232,9 @@ class _Tokenizer:
         return _checked("character", text, f"escape {text}", position), match.end()
 
     def _class(self, start: int) -> tuple[Kind, int]:
-        """Return where the class of characters ends: it may contain others, brackets and, in verbose mode, comments.
+        """Return where a character class ends; it may contain classes, brackets and, in verbose mode, comments.
 
-        The library takes it as far as the bracket that closes it, and not as far as one before.
+        The library accepts it up to the closing bracket, and not up to one before.
         """
         end = start
         while end := self._regex.find("]", end) + 1:
@@ -285,7 +285,7 @@ class _Tokenizer:
             hint = ": it has no minimum" if re.match(r"\{\s*,", text) else r": a literal { is \{"
             _fail(f"repetition {text} at position {position} is invalid{hint}")
         low, comma, high = match.groups()
-        # Python converts no more than 4,300 digits, and the library takes no number of more than ten.
+        # Python converts at most 4,300 digits, and the library accepts at most ten.
         if max(len(low or ""), len(high or "")) > _MAX_DIGITS:
             _fail(f"repetition at position {position} has a number of more than {_MAX_DIGITS} digits")
         if not self._can_repeat:
@@ -300,7 +300,7 @@ def _fail(what: str) -> NoReturn:
 
 
 def _checked(kind: Kind, alone: str, name: str, position: int) -> Kind:
-    """Return the kind of a token if the library takes it, given alone."""
+    """Return the kind of a token if the library accepts it alone."""
     if not (alone in _SHORTHANDS or _is_valid(alone)):
         _fail(f"{name} at position {position} is invalid")
     return kind

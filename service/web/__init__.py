@@ -1,4 +1,4 @@
-"""HTTP: endpoints, middleware, and responses as JSON or server-sent events; to import it declares every endpoint."""
+"""HTTP: endpoints, middleware, and responses as JSON or server-sent events; importing it declares every endpoint."""
 
 from service.web import (  # noqa: F401
     completions,

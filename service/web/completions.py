@@ -1,4 +1,4 @@
-"""The endpoints of completions, next words and scores; OpenAI's format: one JSON object, or server-sent events."""
+"""The endpoints of completions, next words and scores, in OpenAI's format: one JSON object, or server-sent events."""
 
 import logging
 import math
@@ -65,7 +65,7 @@ def completions(services: Services) -> Response:
     "POST /v1/next", COMPLETIONS, "Predict the next words", MODEL_ERRORS, request=NextRequest, response=NextWordsObject
 )
 def next_words(services: Services) -> Response:
-    """Return the most probable words that continue a prompt: the rest of a word that it ends with, or the next word."""
+    """Return the most probable words that continue a prompt: the rest of its last word, or the next word."""
     with ExitStack() as stack:
         processor = start_request(services, NextRequest, services.engine.start_next, stack)
         words, request = processor.words(), processor.request
@@ -211,7 +211,7 @@ class CompletionResponse:
             self._prefix = self._event_prefix()
 
     def _with_partial_output(self, error: GatewayError) -> GatewayError:
-        """Attach the partial output to an error: a client with resume tokens can resume instead of starting again."""
+        """Attach the partial output to an error, so that a client with resume tokens can resume."""
         if not isinstance(error, ClientGone | Unauthorized):
             gone = isinstance(error, VersionGone)
             rest = self._processor.partial_outputs(with_resume_tokens=not gone)

@@ -1,6 +1,6 @@
-"""The declaration of an endpoint: its route, its permission and its entry in the OpenAPI document derive from it.
+"""The declaration of an endpoint, from which its route, permission and OpenAPI entry derive.
 
-And what its view needs: the services, and the request's body.
+Also provides what views need: the services and the request's body.
 """
 
 import re
@@ -147,10 +147,10 @@ class Endpoint:
     # successful response.
     response: Any = None
     query: tuple[QueryParameter, ...] = ()
-    public: bool = False  # whether it never requires an API key
+    public: bool = False  # whether it is public: it never requires an API key
     streams: Any = None  # type of an event, if the response may also come as server-sent events
     uploads: bool = False  # whether the body is a file, as multipart/form-data
-    roles: tuple[Role, ...] = ()  # any of which it requires of a key; by default that of its group
+    roles: tuple[Role, ...] = ()  # roles, any of which it requires; by default that of its group
     view: Callable[..., Any] = field(init=False)
 
     def __call__(self, view: View) -> View:
@@ -213,7 +213,7 @@ def start_request(
 ) -> AnyProcessor:
     """Parse a body and start its request, which ends with the stack.
 
-    A function of its own, so that the body's prompts are freed before the response begins.
+    A separate function, so that the body's prompts are freed before the response begins.
     """
     services.refuse_if_draining()
     body = parse_body(services, body_type)
@@ -230,7 +230,7 @@ def _watch_request(services: Services, stack: ExitStack, running: RunningRequest
 
 
 def parse_body(services: Services, body_type: type[AnyBody]) -> AnyBody:
-    """Charge the principal for one request, even if it fails, and read and parse its body."""
+    """Charge the principal for one request, even if it fails, and parse the body."""
     g.context.charge_request()
     return parse(body_type, read_body(g.context.memory), services.settings)
 

@@ -69,14 +69,14 @@ def list_files(services: Services, after: str | None, limit: int, order: str, pu
 
 @Endpoint("GET /v1/files/{file_id}", TRAINING, "Get a file", (404,))
 def get_file(services: Services, file_id: str) -> FileObject:
-    """Return what is known of a file."""
+    """Return the metadata of a file."""
     training = require_training(services.training)
     return _file_object(find_file(training, file_id), training)
 
 
 @Endpoint("GET /v1/files/{file_id}/content", TRAINING, "Download a file", (404,))
 def file_content(services: Services, file_id: str) -> Response:
-    """Return the content of a file, as it was uploaded."""
+    """Return the content of a file, as uploaded."""
     training = require_training(services.training)
     file = find_file(training, file_id)
     try:

@@ -49,7 +49,7 @@ from service.web.files import AFTER, find_file
 log = logging.getLogger(__name__)
 
 _LIMIT = integer("limit", "maximum number of objects", 1, 1000, 20)
-# Between two looks for new events of a stream.
+# Interval of polling for new events of a stream.
 _POLL_S = 0.5
 # A comment keeps proxies from closing an idle stream.
 _KEEP_ALIVE_S = 15.0
@@ -154,7 +154,7 @@ def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> 
 def list_jobs(services: Services, after: str | None, limit: int, metadata: dict[str, str]) -> FineTuningJobList:
     """Return the jobs of the key's tenant, newest first, and the minutes that they have trained."""
     training, tenant = require_training(services.training), g.context.tenant
-    # Others have no job: neither a request nor a path in SQLite's JSON can have them.
+    # No job has other keys: neither a request nor a path in SQLite's JSON can.
     if len(metadata) > MAX_METADATA or any(len(key) > MAX_METADATA_KEY or {*'"\\'} & {*key} for key in metadata):
         rule = f'have at most {MAX_METADATA} keys of at most {MAX_METADATA_KEY} characters, without " and \\'
         raise InvalidRequest(f"metadata must {rule}, got {shorten(metadata)}", param="metadata")
@@ -192,7 +192,7 @@ def pause_job(services: Services, job_id: str) -> FineTuningJob:
 
 @Endpoint("POST /v1/fine_tuning/jobs/{job_id}/resume", TRAINING, "Resume a job", (404, 409))
 def resume_job(services: Services, job_id: str) -> FineTuningJob:
-    """Queue a paused job again, which continues after its last complete epoch."""
+    """Queue a paused job again; it continues after its last complete epoch."""
     return _act(services, job_id, "resume")
 
 
@@ -252,7 +252,7 @@ def _events(services: Services, training: Training, job: Job, after: int, sock: 
     """Yield events until the job has ended, or the client has closed its socket.
 
     Raises:
-        ShuttingDown: this server drains.
+        ShuttingDown: this server is draining.
     """
     is_closed, written_at = threading.Event(), time.monotonic()
     with services.watch_socket(sock, is_closed.set):
@@ -294,7 +294,7 @@ def _with_error_event(events: Iterator[bytes], failed: Callable[[GatewayError], 
     query=(AFTER, _LIMIT),
 )
 def list_checkpoints(services: Services, job_id: str, after: str | None, limit: int) -> FineTuningCheckpointList:
-    """Return the checkpoint that was published, if the job has succeeded."""
+    """Return the published checkpoint, if the job has succeeded."""
     training = require_training(services.training)
     job = _find_job(training, job_id)
     best, data = training.store.best_epoch(job_id), list[FineTuningCheckpoint]()

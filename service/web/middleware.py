@@ -43,7 +43,7 @@ MAX_SHOWN = 60  # characters of a header in a message
 _MAX_MODEL = 100
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS = {
-    # Pages set their own policies; of other responses nothing may be executed, loaded or framed.
+    # Pages set their own policies; nothing in other responses may be executed, loaded or framed.
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -150,8 +150,8 @@ class Middleware:
         context: RequestContext | None = g.get("context")
         if context is not None:
             response.call_on_close(context.memory.close)
-        # The callback does not hold the response: that cycle would keep the body until a garbage collection. So would
-        # the request in its environ.
+        # The callback does not hold the response, nor the request in its environ: the cycle would keep the body until a
+        # garbage collection.
         response.call_on_close(partial(self._finish, record, response.status_code, request.environ))
         return response
 
@@ -169,7 +169,7 @@ class Middleware:
 def allowed_hosts(settings: Settings) -> frozenset[str]:
     """Return the allowed Host names: those of the settings; else only localhost on loopback without proxies, else any.
 
-    A proxy in front passes on its own host name. Beyond loopback the server may have any name.
+    A proxy in front passes on its own host name, and beyond loopback the server may have any name.
     """
     if settings.allowed_hosts is not None:
         return frozenset(name.strip().lower() for name in settings.allowed_hosts.split(","))

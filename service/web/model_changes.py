@@ -21,8 +21,8 @@ from service.web.models import version_object
 
 _MANAGERS: tuple[Role, ...] = ("train", "admin")
 _ERRORS = (400, 404, 409, 429, 500, 503, 504)
-# A model server loads a small version, or unloads one, within two polls of its files. After this time the response
-# comes anyway, and says what is not in effect yet.
+# A model server loads or unloads a small version within two polls of its files. After this time the response comes
+# anyway, and lists what is not in effect yet.
 _EFFECT_S, _POLL_S = 10.0, 0.1
 
 
@@ -30,8 +30,8 @@ _EFFECT_S, _POLL_S = 10.0, 0.1
 def change_model(services: Services, name: str) -> ModelRouting:
     """Move or remove labels, and set the traffic split; return how this gateway routes requests now.
 
-    `{"labels": {"stable": 2}}` promotes version 2. If its loading takes longer than ten seconds, it is still among
-    `unloaded`, and requests go to the version before until it is loaded. Other gateways follow within a second.
+    `{"labels": {"stable": 2}}` promotes version 2. If loading takes longer than ten seconds, `unloaded` has the
+    version, and requests go to the previous one until it is loaded. Other gateways follow within a second.
     """
     body = parse_body(services, ModelChange)
     stored = _require_managed(services, name)
@@ -42,7 +42,7 @@ def change_model(services: Services, name: str) -> ModelRouting:
 
 @Endpoint("POST /v1/models/{name}/rollback", MODELS, "Roll back a model", _ERRORS, roles=_MANAGERS)
 def roll_back(services: Services, name: str) -> ModelRouting:
-    """Make the version stable that was stable before; without promotions, the second newest one.
+    """Make the previous stable version stable again; without promotions, the second-newest one.
 
     Send it once: a second rollback returns to the first version.
     """
@@ -54,11 +54,11 @@ def roll_back(services: Services, name: str) -> ModelRouting:
 
 @Endpoint("DELETE /v1/models/{name}", MODELS, "Delete a model or a version", _ERRORS, roles=_MANAGERS)
 def delete_model(services: Services, name: str) -> DeletedObject:
-    """Delete a model, or NAME:VERSION; with its last version a model is gone, too.
+    """Delete a model, or NAME:VERSION; deleting the last version deletes the model.
 
-    It is refused for a version with a label other than `previous` or a share of the traffic while others remain, and
-    while an unfinished job needs it. Completions that run on it end with the error `version_gone`. No new ones start
-    once this returns; the files are deleted within a minute.
+    Refused while an unfinished job needs it, and, while others remain, for a version with a label other than `previous`
+    or a share of the traffic. Completions that run on it end with the error `version_gone`. No new ones start once this
+    returns; the files are deleted within a minute.
     """
     g.context.charge_request()
     reference = Reference.parse(name)
@@ -87,7 +87,7 @@ def _require_managed(services: Services, name: str) -> StoredModel:
 
 
 def _require_existing(change: ModelChange, stored: StoredModel) -> None:
-    """Raise InvalidRequest if a label is moved to a version, or a share given to a version or label, that is none."""
+    """Raise InvalidRequest if a label is moved, or a share given, to a version or label that does not exist."""
     labels, existing = {STABLE, *stored.labels}, ", ".join(map(str, stored.versions))
     for label, number in change.labels.items():
         labels = labels - {label} if number is None and label != STABLE else labels | {label}
@@ -106,7 +106,7 @@ def _operate(
     arguments: Mapping[str, Any] | None = None,
     jobs: Collection[str] = (),
 ) -> None:
-    """Let a trainer execute an operation, wait for it, and route by its outcome; `jobs` have published the versions."""
+    """Let a trainer execute an operation, and route by its outcome; `jobs` have published the versions."""
     require_training(services.training).operate(action, model, g.context, arguments or {}, jobs)
     services.model_registry.refresh()
 
@@ -143,7 +143,7 @@ def _served(services: Services, name: str) -> Set[int]:
 
 
 def _jobs_of(services: Services, name: str, numbers: Set[int]) -> set[str]:
-    """Return the jobs that have published versions, as far as their cards are known here."""
+    """Return the jobs that have published versions, by the cards that are known here."""
     of_model = [model for model in services.model_registry.versions() if model.ref.name == name]
     reports = [model.card.training for model in of_model if model.ref.number in numbers]
     return {str(report.settings["job"]) for report in reports if report and report.settings.get("job")}

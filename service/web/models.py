@@ -47,7 +47,7 @@ MAX_VOCABULARY = 10_000
 # Bytes per token of /tokenize, as an id and in JSON, and per token string (measured: 48 and 110).
 _TOKEN_BYTES, _LABEL_BYTES = 60, 120
 # Bytes per token of a vocabulary, as an object and in JSON (measured: 485, and 585 in a file for Hugging Face), and per
-# character of its name (measured: 8; a byte that is no character has the label `bytes:` and its code).
+# character of its name (measured: 8; a byte that is not a character has the label `bytes:` and its code).
 _ENTRY_BYTES, _CHARACTER_BYTES = 600, 40
 
 
@@ -113,7 +113,7 @@ def _model_facts(model: ServedModel) -> ModelFacts:
 
 
 def _corpus_name(report: TrainingReport | None) -> str | None:
-    """Return the name of the corpus, not the path, which is of the machine that trained it."""
+    """Return the name of the corpus, without its path on the training machine."""
     return PurePath(report.corpus).name if report else None
 
 
@@ -170,7 +170,7 @@ def tokenize(services: Services) -> TokenizeObject:
     require_at_most(min_tokens(body.prompt, model), services.settings.max_request_tokens, "prompt")
     memory.hold(prompt_bytes([body.prompt]) + encoding_bytes(body.prompt, model), "prompt", param="prompt")
     special = {tokenizer.tokens[i]: i for i in tokenizer.special.ids}
-    # A prompt that is exactly the name of a special token is encoded as that token: this is how the evaluation harness
+    # A prompt that is exactly the name of a special token is encoded as that token, by which the evaluation harness
     # finds the id of the start token.
     ids = [special[body.prompt]] if body.prompt in special else tokenizer.encode(body.prompt)
     require_at_most(len(ids), services.settings.max_request_tokens, "prompt")
@@ -222,7 +222,7 @@ def tokenizer_info(services: Services, model: str | None, vocabulary: bool, offs
         "bos_token": tokens[special.start],
         "eos_token": None if special.end is None else tokens[special.end],
         "pad_token": tokens[special.padding],
-        # Where nothing is unknown, or unknown characters are dropped, the tokenizer has the padding token's id for it.
+        # If nothing is unknown, or unknown characters are dropped, it is the padding token's id.
         "unk_token": None if special.unknown == special.padding else tokens[special.unknown],
         "chat_template": None,
     }

@@ -1,8 +1,8 @@
 """Pages for browsers: playground, inspector, lesson, training, models, reports, and the API reference by Swagger UI.
 
 None needs the internet. Pages are static files under a Content-Security-Policy that runs no other scripts: generated
-text and URL parameters are never executed. Files are compressed, and at paths that name their content, so that browsers
-keep them.
+text and URL parameters are never executed. Files are compressed, and have a hash in their path, so that browsers cache
+them.
 """
 
 import gzip
@@ -42,7 +42,7 @@ class StaticFiles:
         version, _, rest = name.partition("/")
         is_versioned = version == self.version
         path = safe_join(str(self._directory), rest if is_versioned else name)
-        # Unlike `Path.is_file` this returns False for a name that is too long.
+        # Unlike `Path.is_file`, it returns False for an overlong name.
         if path is None or not os.path.isfile(path):
             abort(404)
         mimetype = mimetypes.guess_type(path)[0] or "application/octet-stream"
@@ -52,7 +52,7 @@ class StaticFiles:
             response.vary.add("Accept-Encoding")
         if is_compressed:
             response.content_encoding = "gzip"
-        # A name alone may get another content with the next release.
+        # Without a version, the content may change with the next release.
         kept = f"public, max-age={_YEAR_S}, immutable" if is_versioned else "no-cache"
         response.headers["Cache-Control"] = kept
         response.set_etag(f"{self.version}-gzip" if is_compressed else self.version)
@@ -93,14 +93,14 @@ def register_pages(app: Flask, docs_url: str | None) -> None:
     for path, name in _TEMPLATES.items():
         app.add_url_rule(path, name, partial(_render, name))
     app.add_url_rule("/static/<path:name>", "page_file", lambda name: _with_policy(_FILES.respond(name)))
-    # Flask's own redirect would not count as public.
+    # Flask's own redirect would not be public.
     app.add_url_rule("/docs", "docs_redirect", lambda: redirect("docs/"))
     app.add_url_rule("/docs/<path:name>", "docs_file", _SWAGGER_UI.respond)
     app.add_url_rule("/openapi.json", "openapi", openapi_document)
 
 
 def not_found_page() -> Response | None:
-    """Return the page with the way back, status 404, if the client is a browser."""
+    """Return the 404 page if the client is a browser."""
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
         return None
     response = _render("not_found")
@@ -109,7 +109,7 @@ def not_found_page() -> Response | None:
 
 
 def _render(name: str) -> Response:
-    # Pages link to each other by relative paths, for a proxy that serves the gateway below a path.
+    # Pages use relative links, for proxies that serve the gateway below a path.
     root = "../" * (request.path.count("/") - 1) or "./"
     response = make_response(render_template(f"{name}.html", root=root))
     response.headers["Cache-Control"] = "no-cache"
