@@ -64,8 +64,9 @@ class StoredModel:
     """A model in the repository, served or not.
 
     Attributes:
-        versions: In its directory, ascending. labels: Version of each label. shares: Its traffic split as configured,
-            by label or version.
+        versions: In its directory, ascending.
+        labels: Version of each label.
+        shares: Its traffic split as configured, by label or version.
         route: How requests are routed; None while no version is served.
     """
 

@@ -1,7 +1,7 @@
 """Python client of Sostenuto, a server for recurrent text generators. Start with `Client`.
 
-Its names are imported when they are first used. So the command line handles Ctrl-C before `requests` is imported, which
-takes most of its start.
+Names are imported on first use, so that the command line handles Ctrl-C before it imports `requests`, which takes most
+of its start-up time.
 """
 
 from sostenuto._version import __version__

@@ -16,7 +16,7 @@ from sostenuto._results import required
 if TYPE_CHECKING:
     from sostenuto._client import Client
 
-# Of one request: the server's limit on values is some 17 million.
+# Per request: the server's limit on values is some 17 million.
 MAX_TOKENS, MAX_VALUES = 2048, 8_000_000
 _KINDS = {"hidden": 1, "cell": 1, "gates": 4}
 _ITEM_BYTES = {"F16": 2, "I32": 4}
@@ -32,7 +32,7 @@ def write_activations(
     labels: Mapping[str, str | float] | None,
     observe: Callable[[int, int], object],
 ) -> None:
-    """Write the activations of each token of a text; see `Client.save_activations`. `fields` are those of requests."""
+    """Write the activations of each token of a text; see `Client.save_activations`. `fields` go into each request."""
     token_ids = client.tokenize(text, model=model).ids
     if not token_ids:
         raise InvalidArgument("text has no tokens: pass a text that is not empty")
@@ -59,7 +59,7 @@ def _inspections(
     fields: Mapping[str, Any],
     labels: Mapping[str, str | float] | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Inspect a text in windows, each from the state after the one before; yield where each begins, and the response.
+    """Inspect a text in windows, each from the state after the previous one; yield the start of each, and the response.
 
     A backward model reads the last window first.
     """

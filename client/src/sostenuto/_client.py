@@ -120,7 +120,7 @@ class Client(AbstractContextManager["Client"]):
 
         Args:
             prompt: str, or list of int (token ids), or a list of either.
-            suffix: Same types. For a backward model, in place of the prompt: the text that the completion precedes.
+            suffix: Same types. For a backward model, instead of the prompt: the text that the completion precedes.
             model: str. Default: the first model that the server lists, looked up once.
             max_tokens: int. Maximum number of tokens to generate.
             temperature: float. Sampling temperature; 0 is greedy decoding.
@@ -131,12 +131,12 @@ class Client(AbstractContextManager["Client"]):
             stop: str or list of str. Stop strings: the text ends before the first one. Text generated for a `suffix`
                 starts after it.
             n: int. Number of choices per prompt.
-            labels: dict. Label of the text by column, of a model that was trained with labels: `{"style": "elvish"}`.
+            labels: dict. Labels of the text by column, if the model was trained with labels: `{"style": "elvish"}`.
             regex: str. Regular expression that the whole completion matches.
             choices: list of str. The completion is one of these texts.
             json_schema: dict, or str (JSON), or a pydantic model. The completion is JSON that is valid against it.
-            allowed: str. Characters; the completion has no others. Also beside one of the three above.
-            banned: str. Characters that the completion does not have. Also beside one of them.
+            allowed: str. Characters; the completion has no others. May be combined with one of the three above.
+            banned: str. Characters that the completion does not have. Likewise.
             min_length: int. Minimum number of characters of the completion.
             top_texts: int. Instead of sampling, return this many of the most probable completions.
             use_beam_search: bool. Instead of sampling, return the `n` best completions that beam search finds.
@@ -144,7 +144,8 @@ class Client(AbstractContextManager["Client"]):
                 this client go into `extra_body`, a dict.
 
         Raises:
-            InvalidArgument: an argument is not a field of the API, or two exclude each other, as `regex` and `choices`.
+            InvalidArgument: an argument is not a field of the API, or two, such as `regex` and `choices`, exclude each
+                other.
         """
         return Generation.from_response(
             self._call(self._transport.send, "POST", COMPLETIONS, self._completion(prompt, fields))
@@ -161,7 +162,7 @@ class Client(AbstractContextManager["Client"]):
     ) -> Stream:
         """Generate a completion and stream it.
 
-        The call sends the request, so that a rejected request raises here. Other arguments and errors are those of
+        The call itself sends the request, and raises if it is rejected. Other arguments and errors are those of
         `generate`.
 
         `prepend` streams the choices of a backward model. Such a model generates a text from its end, so each delta
@@ -171,12 +172,12 @@ class Client(AbstractContextManager["Client"]):
         `resume` resumes an interrupted stream, byte-identically. The server sends a resume token every 256 tokens.
         After a lost connection, a read timeout, or a failure or shutdown of the server, a new request continues from
         the last token. The stream fails after two minutes without new text. If the client has had a response before,
-        the first request waits for a lost server as long. Without `max_tokens` the request is sent again with its seed.
-        It needs a single prompt and `n` = 1.
+        the first request also waits that long for a lost server. Without `max_tokens` the request is sent again with
+        its seed. It needs a single prompt and `n` = 1.
 
         Raises:
             InvalidArgument: `resume` with several prompts or `n` above 1.
-            ResumptionFailed: while the stream is read: it could not be resumed exactly.
+            ResumptionFailed: raised while reading: the stream could not be resumed exactly.
         """
         options = {"include_usage": True, **({"prepend": True} if prepend else {})}
         body = {**self._completion(prompt, {"stream_options": options, **fields}), "stream": True}
@@ -217,10 +218,10 @@ class Client(AbstractContextManager["Client"]):
             tokens: bool. Whether to return each token with its log probability.
             model: str. Default: that of `state`, or else as `generate`.
             fields: `whole`, whether a text is a whole document, whose beginning and end are scored, too (default:
-                whether the model was trained on short documents); `labels` of the texts, which `model` reads before
-                them; `ratio_to`, a second model, for log-likelihood ratios; `carry_state`, whether the texts are
-                consecutive parts of one text; `state`, the `Score.state` of the text before them, or a completion's
-                resume token; `timeout_s`.
+                whether the model was trained on short documents); `labels`, which `model` reads before each text;
+                `ratio_to`, a second model, for log-likelihood ratios; `carry_state`, whether the texts are consecutive
+                parts of one text; `state`, the `Score.state` of the text before them, or a completion's resume token;
+                `timeout_s`.
 
         Returns:
             A Score, or a list of Score for a list of texts.
@@ -320,14 +321,14 @@ class Client(AbstractContextManager["Client"]):
         """Estimate how many texts a model would guess before each of these: the strength of passwords.
 
         The first call for a version generates and scores a sample, which the client keeps for later calls with the same
-        arguments. The model must have been trained on short documents, such as the lines of a list of passwords. Texts
-        of the sample that have not ended after `max_tokens` tokens count as less probable than all others.
+        arguments. The model must have been trained on short documents, such as the lines of a list of passwords.
+        Sampled texts without an end after `max_tokens` tokens count as less probable than all others.
 
         Args:
             texts: list of str. Whole documents.
             model: str. Default: as `generate`.
             num_samples: int. Size of the sample; the standard error falls with its square root.
-            max_tokens: int. Maximum length of its texts.
+            max_tokens: int. Maximum length of its texts, in tokens.
             seed: int. Seed of the sample.
 
         Raises:
@@ -378,7 +379,7 @@ class Client(AbstractContextManager["Client"]):
         """Write a model's tokenizer to a directory that Transformers' `AutoTokenizer.from_pretrained` loads.
 
         Args:
-            directory: Where to write `tokenizer.json` and `tokenizer_config.json`; it is created if there is none.
+            directory: Where to write `tokenizer.json` and `tokenizer_config.json`; created if missing.
             model: str. Default: as `generate`.
 
         Raises:
@@ -480,13 +481,13 @@ class Client(AbstractContextManager["Client"]):
         and for each kind and layer a tensor such as `cell_1`, float16 (tokens, units).
 
         Args:
-            path: The file; it is complete or, if something fails, not there.
+            path: The file; written atomically.
             text: str. At most the server's maximum of tokens per prompt.
             model: str. Default: as `generate`.
             include: list of str. "hidden", "cell" and "gates".
             layers: list of int. Layer numbers, from 1. Default: all.
             labels: dict. Labels of the text by column, which the model reads before it: `{"style": "elvish"}`.
-            observe: Called with the number of tokens that are done, and of all.
+            observe: Called with the number of processed tokens, and of all.
 
         Raises:
             OSError: the file cannot be written.
@@ -512,8 +513,8 @@ class Client(AbstractContextManager["Client"]):
             generated: list of str, or list of dict (rows of a table).
             training: Same types. What the model was trained on.
             held_out: Same types. Real records that it was not trained on: they get the same report, as the ceiling.
-            training_file: str. Id of an uploaded file, in place of `training`.
-            held_out_file: str. Id of an uploaded file, in place of `held_out`.
+            training_file: str. Id of an uploaded file, instead of `training`.
+            held_out_file: str. Id of an uploaded file, instead of `held_out`.
             fields: The endpoint's other fields: `pattern`, `json_schema`, `columns`, `field`, `near`, `smiles`, `seed`.
 
         Raises:
@@ -604,12 +605,12 @@ class Client(AbstractContextManager["Client"]):
             seeds: sequence of int, instead of `seed`. One seed per prompt.
             concurrency: int. Maximum number of concurrent requests. Default: the server's limit, at most 64.
             progress: bool. Show a progress bar on standard error.
-            return_errors: bool. Yield an error in place of its completion, instead of raising it.
+            return_errors: bool. Yield errors as results, instead of raising them.
             options: Arguments of `generate` for every prompt.
 
         Raises:
             InvalidArgument: `concurrency` is below 1, or `seeds` does not have one entry per prompt. If the number of
-                prompts is unknown, the latter is raised by `next()`, after the results of the prompts that have one.
+                prompts is unknown, `next()` raises the latter after the results of prompts with a seed.
             SostenutoError: as `generate`, unless `return_errors`. Requests in flight finish in the background; no more
                 are sent.
         """
@@ -669,13 +670,13 @@ class Client(AbstractContextManager["Client"]):
             InvalidArgument: there is no such file, or a text cannot be encoded.
             OSError: a file cannot be read.
             BadRequest: a setting is invalid or exceeds a limit of the server.
-            QuotaReached: you have as many jobs, minutes of training or bytes of files as the server allows.
+            QuotaReached: you are at the server's limit of jobs, minutes of training or bytes of files.
             TrainingDisabled: the server does not train.
         """
         if minutes is not None:
             settings["max_minutes"] = minutes
         elif model is None and "epochs" in settings:
-            settings.setdefault("max_minutes", None)  # in place of the recipe's
+            settings.setdefault("max_minutes", None)  # instead of the recipe's
         if isinstance(validation, (int, float)):
             settings["validation"], validation = validation, None
         options = {"suffix": name, "seed": seed, "settings": settings}
@@ -697,7 +698,7 @@ class Client(AbstractContextManager["Client"]):
     def upload(self, file: Source, filename: str | None = None) -> UploadedFile:
         """Upload a text to train on. `train` does this by itself; upload it to train on it several times.
 
-        If the response is lost, it is sent again: the server may then have a copy, which it deletes by its age.
+        If the response is lost, the text is sent again: the server may then have a copy, which it deletes by age.
 
         Args:
             file: As `text` of `train`.
@@ -707,7 +708,7 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             InvalidArgument, OSError: as `train`.
             BodyTooLarge: it exceeds the server's limit.
-            QuotaReached: all your files together have as many bytes as the server allows.
+            QuotaReached: your files would exceed the server's limit of bytes.
         """
         return upload(self._transport, file, filename)
 
@@ -727,7 +728,7 @@ class Client(AbstractContextManager["Client"]):
     def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
         """Send a request body unchanged, and return the response unparsed.
 
-        Use it for endpoints that have no method, and for bodies that are encoded already.
+        Use it for endpoints without a method, and for encoded bodies.
 
         Args:
             path: str. Path of the endpoint, such as "/v1/completions".
@@ -760,8 +761,8 @@ class Client(AbstractContextManager["Client"]):
     ) -> Model:
         """Move labels of a model to versions, and set its traffic split; return how requests are routed then.
 
-        When it returns, the server routes by it. A version that is still being loaded, which takes a second or two, is
-        among `Model.unloaded`; until then requests go to the version before.
+        When it returns, the change is in effect. A version that is still being loaded, which takes a second or two, is
+        in `Model.unloaded`; until it is loaded, requests go to the previous version.
 
         Args:
             id: str. NAME.
@@ -771,7 +772,7 @@ class Client(AbstractContextManager["Client"]):
                 `{"stable": 90, "canary": 10}`. It replaces the one before; `{}` ends it. Default: it stays.
 
         Raises:
-            MissingRole: the API key has not the role `admin`, nor `train` for a model that its tenant trained.
+            MissingRole: the API key has neither the role `admin`, nor `train` for a model that its tenant trained.
             Conflict: a label that is to be removed has a share of the traffic.
             TrainerUnavailable: no trainer of the server runs; nothing was changed.
             TrainingDisabled: the server has none.
@@ -785,9 +786,9 @@ class Client(AbstractContextManager["Client"]):
         return self.update_model(id, labels={label: version})
 
     def rollback(self, id: str) -> Model:
-        """Make the version stable that was stable before; return how requests are routed then.
+        """Make the previous stable version stable again; return how requests are routed then.
 
-        It is sent once: if the response is lost, look at the model before you send it again.
+        The request is sent once: if the response is lost, check the model before you repeat it.
 
         Raises:
             Conflict: there is no earlier stable version.
@@ -799,7 +800,7 @@ class Client(AbstractContextManager["Client"]):
         """Delete a model, or one version of it.
 
         Args:
-            id: str. NAME or NAME:VERSION. With its last version a model is gone, too.
+            id: str. NAME or NAME:VERSION. Deleting the last version deletes the model.
 
         Raises:
             ModelNotFound: there is no such model or version.
@@ -839,7 +840,7 @@ class Client(AbstractContextManager["Client"]):
         return self._body(with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)
 
     def _body(self, fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-        """Build a request body; without a model it is the default, unless a resume token implies one."""
+        """Build a request body, with the default model unless one is given or implied by a resume token."""
         present = present_fields(fields, allowed)
         return present if "model" in present or "state" in present else {"model": self._first_model(), **present}
 
@@ -850,7 +851,7 @@ class Client(AbstractContextManager["Client"]):
         return self._call(self._transport.send, "GET", f"{_model_path(self._model_or_default(model))}/{rest}")
 
     def _call(self, send: Callable[..., T], *arguments: Any) -> T:
-        """Send a request. NotFound resets the default model, as the server may serve others by now."""
+        """Send a request. NotFound resets the default model, as the server may serve other models by now."""
         try:
             return send(*arguments)
         except NotFound:

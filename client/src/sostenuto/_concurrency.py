@@ -40,10 +40,10 @@ def in_order(
     return_errors: bool = False,
     stopped: LinkedEvent | None = None,
 ) -> Iterator[Output | SostenutoError]:
-    """Yield `make(input)` for each input, in order; with `return_errors`, an error in place of its result.
+    """Yield `make(input)` for each input, in order; with `return_errors`, yield errors as results.
 
-    Several threads, as many as `concurrency()` returns at the first result, call `make`. Inputs are consumed only as
-    far ahead as needed. `total` is their number, if known, for the progress bar. `stopped` is set at the end.
+    `concurrency()` threads, evaluated at the first result, call `make`. Inputs are consumed only as far ahead as
+    needed. `total` is their number, if known, for the progress bar. `stopped` is set at the end.
     """
     workers = _Workers(make, concurrency())
     pending: deque[Future[Output]] = deque()
@@ -168,9 +168,9 @@ def _wrong_length(seeds: list[int], num_prompts: str) -> InvalidArgument:
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """A thread-safe progress bar: one rewritten line in a terminal, and a new line at intervals elsewhere.
+    """A thread-safe progress bar: one rewritten line in a terminal, a new line at intervals elsewhere.
 
-    As a context manager it writes a last line on exit, and nothing after it. `num_done` items were done before.
+    As a context manager it writes a last line on exit, and nothing afterwards. `num_done` items were done before.
     """
 
     def __init__(self, total: int | None, *, shown: bool, num_done: int = 0, file: TextIO | None = None) -> None:

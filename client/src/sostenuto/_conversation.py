@@ -184,14 +184,14 @@ class Conversation:
             )
         if self.state is None:
             return {"model": self.model, "prompt": self.text + prompt, **fields}
-        # The token determines the model version and the labels; the model's name may resolve to another one by now.
+        # The token determines the model version and the labels; the name may resolve to another version by now.
         kept = {name: value for name, value in self.options.items() if name != "labels"}
         return {"prompt": prompt, "state": self.state, **kept, **options}
 
     def _add(self, prompt: str, before: tuple[Turn, ...], generation: Generation) -> None:
         choice = generation.choices[0] if generation.choices else None
         if choice is not None:
-            # The state follows the turns at the time of the request, so it is invalid after any other turns.
+            # The state follows the turns at the time of the request, so it is invalid after other turns.
             state = choice.state if self.turns is before else None
             self.turns = (*self.turns, Turn(prompt, choice.text, choice.finish_reason, state))
 

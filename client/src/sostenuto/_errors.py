@@ -33,7 +33,7 @@
         ├── TooManyRequests         429
         │   ├── Overloaded          the server's queue is full
         │   │   └── MemoryExhausted     the server's memory for requests is full
-        │   ├── QuotaReached        as many jobs, minutes or bytes of files as the tenant may have
+        │   ├── QuotaReached        the tenant is at its limit of jobs, minutes or bytes of files
         │   └── RateLimited         requests or tokens per minute of the API key are exhausted
         └── ServerError             500 and above
             ├── InternalError       500: a bug in the server
@@ -54,8 +54,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from sostenuto._results import Choice
 
-# Classes of the server's errors, as they declare themselves. A code is more specific than a status, which several
-# errors share; a type is all that an error inside a stream may have.
+# Classes of the server's errors, which register themselves. A code is more specific than a status, which several errors
+# share; an error inside a stream may have only a type.
 BY_CODE: dict[str, type[APIError]] = {}
 BY_STATUS: dict[int, type[APIError]] = {}
 BY_TYPE: dict[str, type[APIError]] = {}
@@ -205,11 +205,10 @@ class StateRefused(BadRequest):
     """The server rejects the resume token (400, 403, 410).
 
     Attributes:
-        code: str. The reason: "state_malformed" (no resume token, or truncated), "state_key_unknown" (signed with a key
-            that this server does not have: another server's, or a retired one), "state_altered" (its signature does not
-            match), "state_foreign" (issued to another tenant), "state_expired" (older than the server accepts),
-            "state_of_another_model" (the request names another model), or "state_outdated" (its model version is no
-            longer served).
+        code: str. The reason: "state_malformed" (no resume token, or truncated), "state_key_unknown" (signed with
+            another server's or a retired key), "state_altered" (its signature does not match), "state_foreign" (issued
+            to another tenant), "state_expired" (too old), "state_of_another_model" (the request names another model),
+            or "state_outdated" (its model version is no longer served).
     """
 
     advice = "send the text so far as prompt instead"
@@ -297,7 +296,7 @@ class MemoryExhausted(Overloaded, code="memory_full"):
 
 
 class QuotaReached(TooManyRequests, code="quota_reached"):
-    """The tenant has as many jobs, minutes of training or bytes of files as it may have. It is not retried."""
+    """The tenant is at its limit of jobs, minutes of training or bytes of files. It is not retried."""
 
     advice = "delete files, or wait until a job ends"
     retryable = False

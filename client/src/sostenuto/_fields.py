@@ -1,4 +1,4 @@
-"""The API's fields as keyword arguments: names, types, and the request body that they become."""
+"""The API's fields as keyword arguments: names, types, and conversion to a request body."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CompletionArguments(TypedDict, total=False):
     add_special_tokens: bool | None
     user: str | None
     stream_options: Mapping[str, Any] | None
-    # Other notations of structured outputs, as vLLM and OpenAI have them.
+    # Other notations of structured outputs, from vLLM and OpenAI.
     structured_outputs: Mapping[str, Any] | None
     guided_regex: str | None
     guided_choice: Sequence[str] | None
@@ -125,9 +125,9 @@ def with_signature(arguments: type) -> Callable[[Method], Method]:
 
 
 def present_fields(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-    """Return the fields to send: those that are not None, and what `extra_body` contains.
+    """Return the fields to send: those that are not None, and those in `extra_body`.
 
-    Another name than those of the API is an InvalidArgument.
+    Raise InvalidArgument for a name that is not a field.
     """
     own = {name: value for name, value in fields.items() if name != "extra_body"}
     for name in own.keys() - allowed:
@@ -140,9 +140,9 @@ def present_fields(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[s
 
 
 def with_structured_outputs(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields with `structured_outputs` in place of its arguments.
+    """Return the fields with `structured_outputs` instead of its arguments.
 
-    Arguments that contradict each other, or have the name of a member, are an InvalidArgument.
+    Raise InvalidArgument for arguments that contradict each other or have the name of a member.
     """
     for argument, member in _MEMBERS.items():
         if member in fields and member not in _MEMBERS:
@@ -164,7 +164,7 @@ def with_structured_outputs(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json_schema(schema: JSONSchema) -> Any:
-    """Return a schema as JSON; that of a pydantic model is its `model_json_schema()`."""
+    """Return a schema as JSON; for a pydantic model, its `model_json_schema()`."""
     return schema.model_json_schema() if hasattr(schema, "model_json_schema") else schema
 
 

@@ -20,10 +20,10 @@ class GuessNumbers:
     def __init__(self, logprobs: Iterable[float], num_samples: int) -> None:
         """Sort the sample, the most probable first, and sum 1/p and 1/p² over it.
 
-        `num_samples` is its size, with the texts whose log probability is unknown: less than all of these.
+        `num_samples` is its size, including texts of unknown log probability, below all of these.
         """
         self._num_samples, self._costs = num_samples, sorted(-logprob for logprob in logprobs)
-        # The sums over the first texts, as multiples of 1/p and 1/p² of the last of them: 1/p² exceeds a float for a
+        # The sums over the first texts, as multiples of 1/p and 1/p² of the last one, as 1/p² overflows a float for a
         # text of 355 nats.
         self._sums, self._squares = [0.0], [0.0]
         for before, cost in pairwise([0.0, *self._costs]):

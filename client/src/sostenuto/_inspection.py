@@ -54,8 +54,8 @@ class Score:
         nats_per_token: float or None. Mean over the scored tokens; None if there is none.
         nats_per_character: float or None. `nats` divided by their characters; comparable between tokenizers.
         num_tokens: int. Number of scored tokens.
-        percentile: float or None. Percentage of held-out texts with less nats per character; None if the model's
-            version does not know it, or not for texts that are scored in this way.
+        percentile: float or None. Percentage of held-out texts with fewer nats per character; None if unknown for the
+            model's version or for texts that are scored in this way.
         ratio: float or None. Log probability minus that by the model of `ratio_to`, in nats.
         tokens: tuple of ScoredToken, in reading order; empty unless they were requested.
         model: str. NAME:VERSION.
@@ -194,9 +194,9 @@ class NextWord:
     """A word that may follow a prompt.
 
     Attributes:
-        word: str. The whole word, also if the prompt has begun it.
+        word: str. The whole word, including the part in the prompt.
         text: str. What to append to the prompt: the rest of the word, or the separators before it and the word.
-        logprob: float. Natural log probability of the text, followed by a character that is not of the word.
+        logprob: float. Natural log probability of the text, followed by its end or a character outside the word.
     """
 
     word: str

@@ -69,7 +69,7 @@ class JobEvent:
 class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
     """The events of a job, as they come. Iteration ends when the job has ended, or the iterator is closed.
 
-    After a lost connection it connects again and continues after the last event, for two minutes. One thread reads;
+    After a lost connection it reconnects for up to two minutes and continues after the last event. One thread reads;
     any thread may close.
 
     Raises, while it is read:
@@ -78,7 +78,7 @@ class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
     """
 
     def __init__(self, transport: Transport, path: str, after: str | None) -> None:
-        """Prepare to read the events at a path after one with an id; sends nothing."""
+        """Prepare to read the events at a path after the one with an id; sends nothing."""
         self._reader = _Reader(transport, path, after)
         # The reader does not refer to it: a reference cycle would delay the close on garbage collection.
         self._events = self._reader.events()
@@ -154,7 +154,7 @@ class _Reader:
             yield chunk
 
     def _back_off(self, lost: SostenutoError) -> None:
-        """Wait before the next connection; raise the error if it is final, or PATIENCE_S have passed."""
+        """Wait before the next connection; raise the error if it is final or PATIENCE_S have passed."""
         pause_s = min(max(self._waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
         if not lost.retryable or self._waited_s + pause_s > PATIENCE_S:
             raise lost

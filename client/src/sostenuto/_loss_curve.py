@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 560, 240  # pixels
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 24, 32  # margins
-TRAINING, VALIDATION = "#1f77b4", "#d95f02"  # also told apart by people who are color-blind
+TRAINING, VALIDATION = "#1f77b4", "#d95f02"  # distinguishable for color-blind people
 
 
 @dataclass(frozen=True, repr=False)

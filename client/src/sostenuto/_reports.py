@@ -57,7 +57,7 @@ class Report:
             pattern: str. Regular expression in Python's syntax that a valid record matches as a whole.
             json_schema: dict. A valid record is JSON that is valid against it.
             validator: str. `module:function`; the function gets a record and returns whether it is valid, or its
-                canonical form, or None. It runs in processes of its own.
+                canonical form, or None. It runs in separate processes.
             validator_timeout: float. Limit of the function's time for a record, in seconds.
             columns: Names of the columns of texts that are lines of CSV, or of CSV files without a header.
             file_format: str. `lines`, `csv` or `jsonl`. Default: by the suffix of a file.
@@ -67,7 +67,7 @@ class Report:
             near: float. Normalized edit distance up to which a record is a near copy.
             smiles: bool. Add the metrics of MOSES.
             seed: int. Of samples and folds.
-            observe: Called with the part that is done, from 0 to 1, and what is being done.
+            observe: Called with the completed share, from 0 to 1, and the current step.
 
         Raises:
             InvalidArgument: an argument is invalid, a file cannot be read, or the extra is not installed.
@@ -101,7 +101,7 @@ class Report:
         )
 
     def summary(self) -> str:
-        """Return some fifteen lines of text: a metric each, beside that of the held-out records."""
+        """Return some fifteen lines of text: a metric each, with that of the held-out records."""
         from sostenuto._report.display import summary  # noqa: PLC0415 - loaded only if it is used
 
         return summary(self.data)

@@ -1,4 +1,4 @@
-"""What a response or a failed request becomes: JSON, or an error with advice."""
+"""Conversion of responses and failed requests: to JSON, or to an error with advice."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sostenuto._settings import Settings, without_password
 
 _FIRST_ERROR = 400  # below it a status is a redirect
 
-# OpenSSL's messages for a response that is not of TLS, the start of an alert of TLS in place of a status line, and what
-# nginx, servers in Go and Apache respond to plain HTTP on a port for TLS.
+# OpenSSL's messages for a response that is not TLS, the start of a TLS alert instead of a status line, and what nginx,
+# Go servers and Apache respond to plain HTTP on a TLS port.
 _HANDSHAKE_TIMEOUT = "handshake operation timed out"
 _NO_TLS = re.compile("WRONG_VERSION_NUMBER|UNKNOWN_PROTOCOL|RECORD_LAYER_FAILURE|PACKET_LENGTH_TOO_LONG")
 _TLS_ALERT = "\x15\x03"
@@ -43,7 +43,7 @@ def json_object(response: requests.Response) -> dict[str, Any]:
 def raw_json(response: requests.Response) -> RawResponse:
     """Return a successful response whose content type is JSON, without parsing it.
 
-    Another type is an UnexpectedResponse, and retryable: a proxy may answer in place of a server that restarts.
+    Another type is an UnexpectedResponse, and retryable: a proxy may respond for a server that restarts.
     """
     if "json" in response.headers.get("content-type", ""):
         return RawResponse(response.status_code, _request_id(response.headers), response.content)
@@ -106,7 +106,7 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoE
             "HTTPS_PROXY and NO_PROXY"
         )
     why = "its host does not respond any more" if is_lost_host(error) else reason(error)
-    # Many servers close a connection for TLS that begins with plain HTTP.
+    # Many servers close a TLS connection that begins with plain HTTP.
     scheme = " (is it https://?)" if url.startswith("http://") and _CLOSED.search(why) else ""
     line = f"no response from {url} ({why}): check base_url{scheme}, and that the server is running"
     is_refused = any(isinstance(getattr(arg, "reason", None), NewConnectionError) for arg in error.args)
@@ -120,7 +120,7 @@ def _not_connected(line: str) -> errors.ConnectionFailed:
 
 
 def _wrong_scheme(why: str, url: str, connect_s: float | None) -> errors.SostenutoError | None:
-    """Return the error for a server that speaks TLS where the URL does not, or the reverse; None for any other."""
+    """Return the error for a server that speaks TLS but the URL does not, or the reverse; None for other errors."""
     if _HANDSHAKE_TIMEOUT in why:
         return errors.Timeout(f"{url} did not complete a TLS handshake within {connect_s} s: is it http://?")
     if _NO_TLS.search(why):
@@ -137,8 +137,8 @@ def is_read_timeout(error: BaseException) -> bool:
 def is_lost_host(error: BaseException | None) -> bool:
     """Return whether TCP keepalive closed the connection.
 
-    Python raises the same class as for a read timeout, so that urllib3 takes it for one; only the innermost error has
-    the operating system's number.
+    Python raises the same class as for a read timeout, as which urllib3 treats it; only the innermost error has the
+    operating system's number.
     """
     while error is not None:
         if getattr(error, "errno", None) == errno.ETIMEDOUT:

@@ -40,7 +40,7 @@ class Choice:
         logprobs: dict or None. If `logprobs=…` was set, lists with one entry per token: `tokens`, `token_logprobs`,
             `top_logprobs` and `text_offset`.
         cumulative_logprob: float or None. With `top_texts` and `use_beam_search`, the natural log probability of the
-            generated tokens, including that of the end.
+            generated tokens, including the end token.
     """
 
     index: int
@@ -143,7 +143,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A served version of a model. What only `Client.model` returns, or is not known, is None.
+    """A served version of a model. Values that are unknown, or that only `Client.model` returns, are None.
 
     Attributes:
         version: int.
@@ -191,7 +191,7 @@ class Model:
         created: int or None. Unix time in seconds.
         owned_by: str or None.
         max_model_len: int or None. Maximum number of prompt and completion tokens together; None for no limit.
-        version: int or None. The default version: that of requests that name the model alone.
+        version: int or None. The default version, for requests that name only the model.
         cell: str or None. "lstm", "gru" or "simple_rnn"; None if the layers are of several kinds or unknown.
         layers: int or None. Number of recurrent layers.
         units: int or None. Units of a layer.

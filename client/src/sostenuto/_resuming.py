@@ -1,4 +1,4 @@
-"""Resumption of interrupted streams: with which request, after which errors, and for how long."""
+"""Resumption of interrupted streams: the request, the errors, and the time limit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Resumption:
     ) -> None:
         """Prepare to resume the request of a body; `send` opens a stream. If `stopped`, nothing more is sent.
 
-        `is_known` says that the server has responded before: then it is lost, and not at a wrong address.
+        `is_known`: whether the server has responded before: then it is lost, not at a wrong address.
 
         Raises:
             InvalidArgument: the request has several sequences, which a single resume token cannot resume.

@@ -1,4 +1,4 @@
-"""Whether a failed request is sent again, after which wait, and what ends the wait.
+"""Retries of failed requests: whether, after which wait, and what ends the wait.
 
 A generation has no effects on the server, so a retry is always safe. A request that creates a training job is sent
 again only if the server has not processed it.
@@ -107,7 +107,7 @@ class WaitForReady:
             self.num_responses += 1
 
     def record_error(self, error: SostenutoError) -> float:
-        """Record what a request waits for, and return the seconds that it may wait.
+        """Record the error that a request waits for, and return the seconds that it may wait.
 
         Raises:
             NotReady: the server was unavailable for `timeout_s`.
@@ -126,8 +126,8 @@ class WaitForReady:
 class Attempts:
     """The attempts of one request: whether and when it is sent again.
 
-    The waits of `wait_for_ready` do not count as retries; if `patient`, those after 429 do not, either. If `once`, the
-    request must not be processed twice.
+    Waits of `wait_for_ready` do not count as retries; if `patient`, nor do those after 429. If `once`, the request must
+    not be processed twice.
 
     Attributes:
         may_be_processed: bool. Whether the server may have processed one of the attempts so far that may be repeated.
@@ -137,7 +137,7 @@ class Attempts:
         self._max_retries, self._wait_for_ready, self._patient = max_retries, wait_for_ready, patient
         self._once, self.may_be_processed = once, False
         self._num_attempts = self._num_failures = 0
-        self._num_responses: int | None = None  # to all requests, when this one lost its connection
+        self._num_responses: int | None = None  # to all requests when this one lost its connection
 
     def succeed(self) -> None:
         """Record that the request got its response."""
@@ -173,7 +173,7 @@ class Attempts:
         if isinstance(error, ConnectionFailed):
             before, self._num_responses = self._num_responses, wait_for_ready.num_responses
             if before not in {None, self._num_responses}:
-                return False  # others got responses since its last lost connection: it breaks its connections itself
+                return False  # others got responses since its last lost connection: it breaks its own connections
         return wait_for_ready.is_unavailable(error)
 
 
@@ -212,7 +212,7 @@ def wait_s(attempt: int, asked_s: float | None, chance: float) -> float:
     """Return the seconds before the next attempt, after one that had `attempt` attempts before it.
 
     They are `asked_s`, the server's Retry-After, plus up to a quarter; without it, FIRST_WAIT_S · 2^attempt, at most
-    MAX_WAIT_S, minus up to a quarter. `chance`, in [0, 1), is the random number for that.
+    MAX_WAIT_S, minus up to a quarter. `chance`, in [0, 1), is the random number for the jitter.
     """
     if asked_s is None:
         # The exponent is limited: a night of waiting for a server has thousands of attempts.

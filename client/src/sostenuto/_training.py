@@ -31,7 +31,7 @@ from sostenuto._results import required
 from sostenuto._retries import FIRST_SERVER_ERROR, may_be_processed
 from sostenuto._transport import Transport
 
-# What can be uploaded: a text or a path, bytes, or an open file.
+# Sources of an upload: a text or a path, bytes, or an open file.
 Source: TypeAlias = str | PathLike[str] | bytes | IO[str] | IO[bytes]
 
 DEFAULT_NAME = "text.txt"  # of an uploaded text
@@ -87,7 +87,7 @@ class Job:
         training_file: str. Id of the uploaded file.
         validation_file: str or None. Id of the file to validate with.
         seed: int or None.
-        created_at: int. Unix time in seconds, as the next two.
+        created_at: int. Unix time in seconds, like the next two.
         finished_at: int or None.
         estimated_finish: int or None.
         trained_tokens: int or None.
@@ -143,7 +143,7 @@ class Job:
         return JobEvents(self._transport, f"{self._path}/events", after)
 
     def wait(self, timeout: float | None = None, *, plot: bool = False) -> Job:
-        """Wait until the job has succeeded, and return it. Its model then answers at once.
+        """Wait until the job has succeeded, and return it. Its model is then ready.
 
         Args:
             timeout: float. Maximum number of seconds. Default: no limit.
@@ -297,7 +297,7 @@ def create_job(
     validation: Source | UploadedFile | None,
     fields: dict[str, Any],
 ) -> Job:
-    """Upload what is not uploaded yet, and create a job; if the server refuses it, delete the uploads."""
+    """Upload the texts, and create a job; if the server refuses it, delete the uploads."""
     uploaded: list[UploadedFile] = []
 
     def sent(source: Source | UploadedFile) -> str:
@@ -359,7 +359,7 @@ def _exhaust(events: Iterable[JobEvent]) -> None:
 
 def _plot_live(events: Iterable[JobEvent]) -> None:
     """Show the loss curves in a notebook, and update them; elsewhere show nothing."""
-    # IPython is no dependency, and a notebook has imported it.
+    # IPython is not a dependency; a notebook has imported it.
     display = getattr(sys.modules.get("IPython.display"), "display", None)
     seen: list[JobEvent] = []
     shown = None

@@ -1,4 +1,4 @@
-"""HTTP: sessions, headers, connections that notice a lost host, and requests with retries."""
+"""HTTP: sessions, headers, detection of lost hosts, and requests with retries."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Transport:
         return self._retry(json_object, method, path, body, _JSON, stopped=stopped, attempts=attempts)
 
     def delete(self, path: str) -> None:
-        """Delete a resource. Once the response to a request is lost, a 404 says that this one has deleted it."""
+        """Delete a resource. After a lost response, 404 means that the lost request deleted it."""
         attempts = self._attempts()
         try:
             self._retry(json_object, "DELETE", path, None, _JSON, attempts=attempts)
@@ -230,9 +230,9 @@ class Session(requests.Session):
 
 
 class _KeepAliveAdapter(HTTPAdapter):
-    """Connections with TCP keepalive, by which the operating system notices a host that is gone.
+    """Connections with TCP keepalive, by which the operating system detects a lost host.
 
-    A wait for a slow response stays possible: the operating system of the server acknowledges the probes.
+    Slow responses are not affected: the server's operating system acknowledges the probes.
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -245,7 +245,7 @@ class _KeepAliveAdapter(HTTPAdapter):
 
 
 def socket_options() -> list[tuple[int, int, int]]:
-    """Return urllib3's own options and those of keepalive that the operating system has."""
+    """Return urllib3's own options and the keepalive options that the operating system supports."""
     of_tcp = {
         "TCP_KEEPIDLE": KEEPALIVE_S,
         "TCP_KEEPALIVE": KEEPALIVE_S,  # its name on macOS

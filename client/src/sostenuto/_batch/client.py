@@ -1,4 +1,4 @@
-"""The client of the gateway: the SDK, with the rules of a batch for what fails a line and what ends the run."""
+"""The client of the gateway: the SDK, with a batch's rules for which errors fail a line and which end the run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class BatchClient:
     """A client of the gateway. Thread-safe. All requests wait together for a gateway that is unavailable.
 
     Args:
-        settings: The SDK's, complete: a worker on another machine has another environment.
+        settings: Complete settings of the SDK, as workers on other machines have another environment.
         give_up_after_s: Seconds without any response after which the run ends.
     """
 
@@ -31,7 +31,7 @@ class BatchClient:
             sostenuto.Client, settings.base_url, api_key=settings.api_key or "", max_retries=settings.max_retries
         )
         self._timeout_s = settings.timeout[1]
-        # Not with the shared wait: a response with the status is no response to a line.
+        # Not with the shared wait: a status response is not a response to a line.
         self._status_client = connect(timeout=(CONNECT_TIMEOUT_S, STATUS_TIMEOUT_S))
         self._wait = _WaitForModels(give_up_after_s, self._status_client)
         self._client = connect(timeout=settings.timeout, wait_for_ready=self._wait)
@@ -80,13 +80,13 @@ class BatchClient:
         raise LineError(code, message, request.custom_id)
 
     def close(self) -> None:
-        """Wake all threads that wait, and send nothing more."""
+        """Wake all waiting threads, and send nothing more."""
         self._client.close()
         self._status_client.close()
 
 
 class _WaitForModels(sostenuto.WaitForReady):
-    """Waits also for a model that may be loaded soon."""
+    """Also waits for a model that may be loaded soon."""
 
     def __init__(self, timeout_s: float, status_client: sostenuto.Client) -> None:
         super().__init__(timeout_s)

@@ -1,4 +1,4 @@
-"""Errors that end a run early, with their exit codes, and those of one line or one file, which do not."""
+"""Errors that end a run early, with their exit codes, and errors of one line or file, which do not."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Stopped(BatchError):
 
 
 class OutputLost(BatchError):
-    """OUT is not at its path any more: what was written is in a removed or renamed file."""
+    """OUT is no longer at its path: the written lines are in a removed or renamed file."""
 
 
 class LineError(Exception):
-    """A line of IN that gets no HTTP response: it is invalid and never sent, or its request failed. OUT has the error.
+    """A line of IN without an HTTP response: it is invalid and not sent, or its request failed. OUT has the error.
 
     Attributes:
         code: Machine-readable code.
@@ -39,7 +39,7 @@ class LineError(Exception):
 
 
 class ForeignContent(Exception):
-    """The content of a file that no batch wrote in this format, at a line from 1; it becomes a UsageError."""
+    """A file has content that no batch wrote in this format, at a line from 1; it becomes a UsageError."""
 
     def __init__(self, line: int) -> None:
         super().__init__(f"line {line}")

@@ -1,8 +1,8 @@
-"""The formats of OUT: OpenAI's, with a line per response, and records of dataset tools, with one per choice.
+"""The formats of OUT: OpenAI's, with a line per response, and records for dataset tools, with one per choice.
 
-A record has custom_id, index, text and finish_reason, as a line of JSON or of CSV. The records of a response follow one
-another with descending indices. Index 0 completes them, so that records which a killed run left incomplete are
-recognized without knowing their number.
+A record has custom_id, index, text and finish_reason, as a line of JSON or CSV. The records of a response follow one
+another with descending indices. Index 0 completes them, so that the incomplete records of a killed run are recognized
+without knowing their number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 
 @dataclass(frozen=True)
 class OutputLine:
-    """What a response adds to OUT: a line, or several that belong together, with what is counted of it."""
+    """The lines that a response adds to OUT, one or several, with its error code and tokens for the summary."""
 
     content: bytes  # each line with its line feed
     code: str | None = None  # of an error
@@ -46,7 +46,7 @@ class OutputLine:
 
 @dataclass(frozen=True)
 class OutputRecord:
-    """What was read of a response: its line of IN and its error."""
+    """A response as read from OUT: its line of IN and its error."""
 
     custom_id: str | None
     line: int | None  # the number of the line of IN, if no custom_id identifies it
@@ -58,21 +58,21 @@ class OutputFormat:
     """A format of OUT."""
 
     name: str  # as `--format` has it
-    urls: tuple[str, ...]  # endpoints whose responses it can represent
+    urls: tuple[str, ...]  # endpoints with supported responses
     has_errors: bool  # whether errors are lines of OUT; otherwise they go to a file of their own, in OpenAI's format
     header: bytes  # the beginning of OUT
     # Returns what a response adds to OUT: (custom_id, status, request id, body). An error is in OpenAI's format. Raises
     # LineError if the format cannot represent the response.
     serialize: Callable[[str, int, str | None, bytes], OutputLine]
-    # Yields what each response has added, as bytes and parsed, from the lines after the header; ends before what a
-    # killed run left incomplete. Raises ForeignContent.
+    # Yields each response, as bytes and parsed, from the lines after the header; ends before an incomplete one of a
+    # killed run. Raises ForeignContent.
     read: Callable[[Iterable[bytes]], Iterator[tuple[bytes, OutputRecord]]]
 
 
 def response_line(custom_id: str, status: int, request_id: str | None, content: bytes) -> OutputLine:
     """Serialize an HTTP response, success or error; content that is not JSON becomes a string."""
     parsed = _parse_json(content)
-    # The received bytes: numbers keep their digits, and nothing is serialized again.
+    # The received bytes, so that numbers keep their digits and nothing is serialized again.
     body = content.strip() if parsed is not None else orjson.dumps(content.decode(errors="replace"))
     if b"\n" in body:
         body = orjson.dumps(parsed)
@@ -126,7 +126,7 @@ def choice_records(
     if not isinstance(choices, list) or not all(map(_is_choice, choices)):
         raise LineError("not_a_completion", "the response must have choices with index and text, got none", custom_id)
     by_index = {choice["index"]: choice for choice in choices}
-    # Between them numbers are missing where a prompt of several got fewer choices than n.
+    # Numbers are missing where one of several prompts got fewer choices than n.
     if 0 not in by_index or len(by_index) < len(choices):
         message = f"the response must have choices with distinct indices from 0, got {sorted(by_index)[:10]}"
         raise LineError("not_a_completion", message, custom_id)
@@ -154,7 +154,7 @@ def write_escaped_csv(row: tuple[Any, ...]) -> bytes:
 
 
 class _Record(NamedTuple):
-    """A record that was read: its first line in the file, its bytes, and its custom_id and index."""
+    """A record as read: its first line in the file, its bytes, custom_id and index."""
 
     line: int
     content: bytes
@@ -182,7 +182,7 @@ def _by_response(records: Iterator[_Record]) -> Iterator[tuple[bytes, OutputReco
     before: _Record | None = None
     for record in records:
         is_next = before is not None and record.custom_id == before.custom_id and record.choice < before.choice
-        # In a file whose order was changed, complete records at its end could be taken for incomplete ones.
+        # In a reordered file, complete records at the end could be taken for incomplete ones.
         if is_next != bool(contents) or (not contents and before and record.custom_id == before.custom_id):
             raise ForeignContent(record.line)
         contents.append(record.content)
@@ -242,7 +242,7 @@ def _is_choice(fields: Any) -> bool:
 
 
 def _error_code(status: int, body: Any) -> str | None:
-    """Return the code by which an error is counted, OpenAI's or else the status; None for a success."""
+    """Return the code under which an error is counted, OpenAI's or else the status; None for a success."""
     if status < _FIRST_ERROR:
         return None
     error = body.get("error") if isinstance(body, dict) else None
@@ -271,7 +271,7 @@ def _new_id() -> bytes:
 OPENAI = OutputFormat("openai", URLS, True, b"", response_line, read_lines)
 JSONL = OutputFormat("jsonl", (COMPLETIONS,), False, b"", partial(choice_records, write_json), read_json)
 CSV = OutputFormat("csv", (COMPLETIONS,), False, write_csv(COLUMNS), partial(choice_records, write_csv), read_csv)
-# The header is quoted, the same to programs: a run without the option is refused on this OUT, and the other way round.
+# The quoted header is equivalent to programs, but refuses a run without the option on this OUT, and vice versa.
 ESCAPED_CSV = OutputFormat(
     "csv --escape-formulas",
     (COMPLETIONS,),

@@ -1,4 +1,4 @@
-"""OUT, and beside it the errors file of a format that has no errors: recovered from an earlier run, then appended.
+"""OUT and, for formats without errors, the errors file: recovered from an earlier run, then appended to.
 
 Each file is locked for one process at a time.
 """
@@ -36,7 +36,7 @@ class Journal(AbstractContextManager["Journal"]):
         self.close()
 
     def recover(self, on_record: Callable[[OutputRecord], None]) -> None:
-        """Call `on_record` with every existing record, and truncate what a killed run left incomplete.
+        """Call `on_record` with every existing record, and truncate an incomplete one of a killed run.
 
         Raise UsageError, and change nothing, if the file has a line that no batch wrote in this format.
         """
@@ -50,7 +50,7 @@ class Journal(AbstractContextManager["Journal"]):
             self.append(self._format.header)
 
     def drop_errors(self) -> None:
-        """Replace the file atomically by one that has only the successes."""
+        """Replace the file atomically with one that has only the successes."""
         replacement_path = self._path.with_name(f"{self._path.name}.rewriting")
         try:
             # Locked before it is renamed, so that no other run can lock it in between.
@@ -74,7 +74,7 @@ class Journal(AbstractContextManager["Journal"]):
         """
         self._unsynced = True
         try:
-            # One call as a rule; a disk that is filling up accepts a part, and so may a call that a kill interrupts.
+            # Usually one call; a disk that is filling up, or a kill, may write only a part.
             while content:
                 content = content[os.write(self._file, content) :]
         except OSError as error:
@@ -88,7 +88,7 @@ class Journal(AbstractContextManager["Journal"]):
             self.check()
 
     def check(self) -> None:
-        """Raise OutputLost if the file that is written is not the one at its path any more."""
+        """Raise OutputLost if the open file is no longer the one at its path."""
         with suppress(OSError):
             if os.path.samestat(self._given_path.stat(), os.fstat(self._file)):
                 return
@@ -114,7 +114,7 @@ class Journal(AbstractContextManager["Journal"]):
         self._synced_at, self._unsynced = time.monotonic(), False
 
     def _sync_directory(self) -> None:
-        # A file that is new there, or has a new name. Not every file system supports it.
+        # For a new or renamed file. Not every file system supports it.
         with suppress(OSError):
             directory = os.open(self._path.parent, os.O_RDONLY)
             try:
@@ -146,7 +146,7 @@ class Journal(AbstractContextManager["Journal"]):
 class OutputFiles(AbstractContextManager["OutputFiles"]):
     """OUT and the errors file, open and locked; a context manager that closes them.
 
-    `errors_path` is the errors file, or None if errors are lines of OUT. It exists after the run if there are errors.
+    `errors_path` is the errors file, or None if errors are lines of OUT. After the run it exists if there are errors.
     """
 
     def __init__(self, target: Path, output_format: OutputFormat) -> None:

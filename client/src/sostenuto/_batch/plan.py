@@ -1,4 +1,4 @@
-"""The plan of a run: which lines of IN have no output record yet, found in one pass over IN.
+"""The plan of a run: the lines of IN without an output record, found in one pass over IN.
 
 Memory: 16 bytes per custom_id while IN and OUT are compared, then one byte per line.
 """
@@ -35,7 +35,7 @@ class CompletedLines:
 
 @dataclass(frozen=True)
 class PendingLines:
-    """The lines to be sent, in their order; iterable more than once, and picklable."""
+    """The lines to send, in order; iterable more than once, and picklable."""
 
     path: Path  # IN
     states: np.ndarray  # uint8 (lines,): EMPTY, PENDING or COMPLETED
@@ -45,16 +45,16 @@ class PendingLines:
 
     @property
     def num_lines(self) -> int:
-        """Lines that are not empty."""
+        """Number of lines that are not empty."""
         return int(np.count_nonzero(self.states != EMPTY))
 
     @property
     def num_pending(self) -> int:
-        """Lines that have no output record yet."""
+        """Number of lines without an output record."""
         return int(np.count_nonzero(self.states == PENDING))
 
     def __iter__(self) -> Iterator[Line]:
-        """Yield the lines to be sent, reading IN again up to the length that it had in the first pass."""
+        """Yield the lines to send, reading IN again up to its length in the first pass."""
         for line in read_lines(self.path):
             if line.number > len(self.states):
                 return
@@ -101,7 +101,7 @@ def _compare(out: np.ndarray, requested: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _ids(keys: np.ndarray) -> np.ndarray:
-    """Number the different rows of uint64 (count, 2), as int64 (count,): equal ones get the same number."""
+    """Number the distinct rows of uint64 (count, 2), as int64 (count,): equal ones get the same number."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     is_new = np.ones(len(keys), bool)
     is_new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
@@ -111,7 +111,7 @@ def _ids(keys: np.ndarray) -> np.ndarray:
 
 
 def _mark_lines(state: np.ndarray, has_id: np.ndarray, repeated: np.ndarray, lines: np.ndarray) -> None:
-    """Mark the lines that OUT has by number as completed, unless they have a unique custom_id by now."""
+    """Mark the lines that OUT identifies by number as completed, unless they have a unique custom_id by now."""
     lines = lines[(lines >= 1) & (lines <= len(state))]
     lines = lines[~np.isin(lines, has_id) | np.isin(lines, repeated)]
     state[lines - 1] = np.where(state[lines - 1] == PENDING, COMPLETED, state[lines - 1])

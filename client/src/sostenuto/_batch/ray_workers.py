@@ -1,8 +1,8 @@
 """Execution on several machines: Ray Data maps `process_line` over the lines of IN.
 
-One task on the machine of this process reads IN, and this process writes OUT, so only requests and responses are
-transferred. A task is a block of lines, shared by the threads of a worker; a worker has a few tasks at once, so no
-thread waits for the last line of one.
+One task on this machine reads IN, and this process writes OUT, so only requests and responses are transferred. A task
+is a block of lines, shared by the threads of a worker; a worker has a few tasks at once, so that no thread waits for
+the last line of one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sostenuto._batch.requests_file import Line
 
 TASKS_AT_ONCE = 4  # per worker, each with half as many lines as the worker has threads
 YIELD_EVERY_S = 1.0  # a kill loses at most the responses since
-# Almost zero, as workers wait for the gateway; not zero, or Ray would not count them.
+# Almost zero, as workers wait for the gateway; Ray does not count workers with zero.
 NUM_CPUS = 0.01
 
 _LINE = pa.struct([("number", pa.int64()), ("content", pa.binary()), ("same_as", pa.int64())])
@@ -50,8 +50,8 @@ def process_lines(
 ) -> Iterator[OutputLine]:
     """Yield lines of OUT in the order of completion.
 
-    `address` is that of a running cluster, as `ray.init` takes it; None: one is started for this run and stopped after
-    it. Without `max_workers` there is one per machine. `connect`, which is pickled, makes the client of each.
+    `address` is that of a running cluster, as for `ray.init`; None: one is started for this run and stopped after it.
+    Without `max_workers` there is one per machine. `connect`, which is pickled, creates each worker's client.
 
     Raises:
         Stopped: no line would get a response, or there is no cluster at the address.
@@ -72,7 +72,7 @@ def process_lines(
 def _connect(address: str | None) -> None:
     if address is not None:
         _check_reachable(address)
-    # The workers get the version of this package that runs here.
+    # Workers get this version of the package.
     packages = {"py_modules": [sostenuto.__path__[0]]}
     cluster = {"include_dashboard": False} if address is None else {"address": address}
     try:

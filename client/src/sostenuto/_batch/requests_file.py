@@ -1,4 +1,4 @@
-"""IN, in OpenAI's format: its lines, and the requests that they become."""
+"""IN, in OpenAI's format: its lines, parsed into requests."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def parse(line: Line) -> BatchRequest:
             got = _excerpt(value) if field in fields else "none"
             raise LineError(f"invalid_{field}", f"{field} must be {requirement}, got {got}", custom_id)
     body = fields["body"]
-    # Other values than true are left to the gateway to refuse.
+    # The gateway refuses other values.
     if body.get("stream") is True:
         raise LineError("invalid_body", "body.stream must be false or absent in a batch, got true", custom_id)
     try:
@@ -124,7 +124,7 @@ def _parse_fields(content: bytes) -> tuple[str, dict[str, Any]]:
 
 
 def _excerpt(value: object) -> str:
-    """Return the beginning of a value in JSON, or in Python if it nests too deep for that."""
+    """Return the beginning of a value in JSON, or in Python if it nests too deep for JSON."""
     try:
         text = value.decode(errors="replace") if isinstance(value, bytes) else orjson.dumps(value).decode()
     except TypeError:

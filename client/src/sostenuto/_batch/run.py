@@ -130,9 +130,9 @@ def in_threads(
 ) -> Iterator[OutputLine | None]:
     """Yield lines of OUT in the order of completion, and None after a second without one.
 
-    Lines are read only as fast as threads and queue have room for them. `end` wakes waiting threads at the end. Threads
-    in the middle of a request are left until the process exits, as their response is not needed. The first exception
-    that `lines` or `process` raised is raised here.
+    Lines are read only as threads and queue have room. `end` wakes waiting threads at the end. Threads in the middle of
+    a request run until the process exits, as their response is not needed. Raises the first exception of `lines` or
+    `process`.
     """
     done: queue.Queue[OutputLine | BaseException | None] = queue.Queue(2 * concurrency)
     source, lock, over = iter(lines), threading.Lock(), threading.Event()

@@ -145,7 +145,7 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
 
 
 def _report(options: Options, training: Path, held_out: Path | None) -> None:
-    """Report on the texts of OUT: a summary here, and the rest in files beside it."""
+    """Report on the texts of OUT: print a summary, and write the rest to files beside it."""
     file_format = "csv" if options.output_format.name == "csv" else "jsonl"
     with ReportProgress() as progress:
         found = compute(

@@ -23,7 +23,7 @@ Exit codes:
   130  interrupted by Ctrl-C
   141  broken pipe: the reader of the output has exited; no message"""
 
-# Replaces advice of the SDK that applies to Python programs only.
+# Replacements for advice of the SDK that applies only to Python programs.
 _ADVICE: dict[type[sostenuto.SostenutoError], str] = {
     sostenuto.ModelNotFound: "`sostenuto models` lists the models",
     sostenuto.NotFound: "check --base-url",

@@ -26,7 +26,7 @@ REDRAWS_PER_S = 2
 
 
 def follow(job: Job) -> None:
-    """Show the events of a job until it has ended, and then the next command; raise JobFailed if it has no model.
+    """Show the events of a job until it has ended, then the next command; raise JobFailed if it has no model.
 
     Ctrl-C leaves the job, and says how to follow or cancel it.
     """
@@ -79,7 +79,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
 
     def show(self, event: JobEvent) -> None:
         if event.type == "message":
-            # Without a total the bar pulses: nothing is known about how long a job is queued, paused or loaded.
+            # Without a total the bar pulses: how long a job is queued, paused or loaded is unknown.
             self._bar.update(self._task, description=event.message, total=None, losses="", ends_at=None)
             self._print(event.message)
         elif event.is_best is not None:
@@ -105,9 +105,9 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
         return labels + "".join(parts[::-1] if self._is_backward else parts)
 
     def _example(self, samples: list[dict[str, Any]]) -> list[str]:
-        """Return the labels of a sample and the line of its prompt or suffix that is next to the text.
+        """Return the labels of a sample and the line of its prompt or suffix next to the text.
 
-        Without what a shell would not show as it is, or the program would take for an option.
+        Omit what would need quoting in a shell, or would be taken for an option.
         """
         for sample in samples:
             lines = sample["given"].splitlines() or [""]
@@ -125,7 +125,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
 
 
 class _TimeLeft(ProgressColumn):
-    """The time left, which also counts down between two events."""
+    """The time left, which counts down between events."""
 
     def render(self, task: Task) -> Text:
         ends_at = task.fields["ends_at"]

@@ -153,10 +153,10 @@ class Run:
     ) -> None:
         self._client, self._row_format, self._output = client, row_format, output
         self._held_out, self._rate = held_out, false_positive_rate
-        # All requests go to the version that this one finds.
+        # All requests use the version that this one resolves.
         empty = client.score("", model=model, whole=whole, labels=labels, ratio_to=ratio_to)
         self._model, self._carries = empty.model, carry_state
-        # Only the end of a whole document is scored of an empty one. Of a running text, line breaks are a part.
+        # An empty whole document still has its end to score. Line breaks are part of a running text.
         is_whole = empty.num_tokens > 0
         self._line_break = "\n" if carry_state and not is_whole else ""
         self._options: dict[str, Any] = {"model": empty.model, "whole": is_whole, "labels": labels}
@@ -172,7 +172,7 @@ class Run:
         )
 
     def execute(self, lines: Lines) -> None:
-        """Score the lines, write their rows, and say how many are flagged."""
+        """Score the lines, write their rows, and print how many are flagged."""
         threshold = None if self._held_out is None else self._threshold(Lines(self._held_out))
         rows, num_flagged, num_rows = list[dict[str, Any]](), 0, 0
         with self._writer(lines) as (write, num_before):
@@ -196,7 +196,7 @@ class Run:
             yield row
 
     def _scores(self, lines: Lines, num_before: int = 0) -> Iterator[Score]:
-        """Yield the scores of the lines after the first `num_before`, and show progress; say how far it came."""
+        """Yield the scores of the lines after the first `num_before`, and show progress; report how far it came."""
         total, num_done = lines.count(), num_before
         texts = (line + self._line_break for line in islice(lines, num_before, None))
         with Progress(total, shown=total != 1, num_done=num_before) as progress:
@@ -207,13 +207,13 @@ class Run:
                 progress.advance()
 
     def _surprise(self, score: Score) -> float | None:
-        """Return what the threshold is compared with; None if nothing was scored."""
+        """Return the value that the threshold applies to; None if nothing was scored."""
         if score.ratio is not None:
             return -score.ratio
         return score.nats_per_character
 
     def _threshold(self, lines: Lines) -> float:
-        """Return the threshold that the requested share of held-out lines is above, or less."""
+        """Return the threshold that at most the requested share of held-out lines is above."""
         found = [surprise for score in self._scores(lines) if (surprise := self._surprise(score)) is not None]
         assert self._rate is not None, "it is given with held-out lines"
         if len(found) * self._rate < 1:
@@ -274,7 +274,7 @@ class Run:
         return num_rows
 
     def _require_same(self, last: str, text: str | None) -> None:
-        """Raise Failure unless the last row is that of a line, by the same model."""
+        """Raise Failure unless the last row is that of the line, by the same model."""
         if self._row_format == "csv":
             start, end = _csv_line((text, "")).removesuffix("\n"), f",{self._model}\n"
             is_same = text is not None and last.startswith(start) and last.endswith(end)

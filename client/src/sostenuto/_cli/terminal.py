@@ -1,4 +1,4 @@
-"""Texts in and out: arguments, files and standard input; output without active control characters; tables; Ctrl-C."""
+"""Input and output: arguments, files, standard input; output without active control characters; tables; Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 STDIN = "-"
 GAP = 2  # spaces between two columns
-CHECK_S = 0.2  # a signal that comes just before a wait begins does not interrupt it
-# Characters that move the cursor, change colours, write titles or reorder a line; tab and newline are harmless.
+CHECK_S = 0.2  # a signal just before a wait begins does not interrupt it
+# Characters that move the cursor, change colors, write titles or reorder a line; tab and newline are harmless.
 _DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
@@ -106,7 +106,7 @@ def _decoded(content: bytes, where: str, before: int = 0) -> str:
 def read_until_ctrl_c(stream: Iterable[T], show: Callable[[T], None], close: Callable[[], None]) -> None:
     """Show each item of a stream in another thread; close the stream at the end.
 
-    Ctrl-C closes the stream and lets the thread end, so that the text so far can be kept; another one interrupts at
+    Ctrl-C closes the stream and lets the thread end, so that the text so far can be kept; a second one interrupts at
     once. An exception raised within a read sometimes left the connection open and the server generating.
     """
     failures: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""`sostenuto inspect`, `activations`, `next` and `tokens`: what a model makes of a text."""
+"""`sostenuto inspect`, `activations`, `next` and `tokens`: a model's view of a text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sostenuto._cli.terminal import (
 )
 
 NEXT_HEADINGS = ("word", "text", "probability")
-# Minimum probability and style. Black on colours of the 256-colour palette that dark and light terminals show alike.
+# Minimum probability and style. Black on colors of the 256-color palette that dark and light terminals show alike.
 SHADES = ((0.5, ""), (0.1, "black on color(194)"), (0.01, "black on color(229)"), (0.001, "black on color(216)"))
 LEAST = "black on color(210)"
 MAX_ALTERNATIVES = 5
@@ -93,7 +93,7 @@ def inspect(
 def _print_shaded(screen: Console, all_tokens: Iterable[ScoredToken]) -> None:
     shaded = Text()
     for token in all_tokens:
-        # A line break has no width, so a visible character carries its colour.
+        # A line break has no width, so a visible character carries its color.
         shaded.append(visible(token.text.replace("\n", "⏎\n")), _style(token.probability))
     screen.print(shaded)
     legend = Text("\nprobability ", "dim")
@@ -189,7 +189,7 @@ def activations(
     labels: dict[str, str] | None,
     model: str | None,
 ) -> None:
-    """Write the hidden and cell states at each token of FILE, a text, for probes and plots; - is standard input.
+    """Write the hidden and cell states at each token of a text FILE, for probes and plots; - is standard input.
 
     The output has `token_ids`, and for each kind and layer a tensor such as `cell_1`: float16, tokens × units. Python
     reads it with `safetensors.numpy.load_file`.

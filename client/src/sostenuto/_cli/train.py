@@ -1,4 +1,4 @@
-"""`sostenuto train --server`: train on a server. Without the server's distribution, it is the only way to train."""
+"""`sostenuto train --server`: train on a server, the only way without the server's distribution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCAL = (
 SERVER_HELP = "Train on the server at this URL, which publishes the model there. An API key needs the role `train`."
 DETACH_HELP = "With --server: print the id of the job, and do not wait for its end."
 
-# Arguments of `Client.train` that are no settings.
+# Arguments of `Client.train` that are not settings.
 _NO_SETTINGS = {"text", "minutes", "model"}
 
 EPILOG = """\
@@ -61,7 +61,7 @@ def train_on_server(
     given_options()["base_url"] = server
     text = sys.stdin.buffer.read() if corpus == STDIN else Path(corpus)
     if recipe is None and "epochs" in settings:
-        settings.setdefault("max_minutes", None)  # as without a server: in place of the default's
+        settings.setdefault("max_minutes", None)  # as without a server: instead of the default's
     fraction = settings.pop("validation", None)
     held_out = fraction if validation is None else Path(validation)
     with connect() as client:

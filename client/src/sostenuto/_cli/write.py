@@ -31,9 +31,9 @@ from sostenuto._cli.terminal import (
 from sostenuto._fields import PATTERNS
 
 MAX_TOKENS = 200  # per turn; the server's default is 16
-TAIL, END = 400, 60  # characters of a loaded text to show, and of a changed one
+TAIL, END = 400, 60  # characters to show of a loaded text, and of a changed one
 MAIN = "main"
-SEED_BITS = 53  # as the server's own seeds: exact in a double
+SEED_BITS = 53  # like the server's own seeds, exact in a double
 _BRANCH = re.compile(r"[\w-]+")
 
 EPILOG = """\
@@ -128,7 +128,7 @@ class Session:
     Attributes:
         branches: dict of str to Conversation, in order of creation.
         current: str. Name of the current branch.
-        patient: bool. Whether it continues after a failure, as in a terminal, and shows more messages.
+        patient: bool. Whether it continues after a failure and shows more messages, as in a terminal.
     """
 
     def __init__(self, client: Client, conversation: Conversation, path: Path | None = None) -> None:
@@ -273,7 +273,7 @@ class Session:
             raise Failure(f"{name!r} is not a branch name: use letters, digits, _ and -")
         if name in self.branches:
             raise Failure(f"there is a branch {name!r} already: /switch {name}")
-        if self._has_file(name):  # which is no branch, or one of an earlier text
+        if self._has_file(name):  # which is not a branch, or one of an earlier text
             raise Failure(
                 f"there is a file {self._file(name)} already, where {name!r} would be saved: use another name"
             )

@@ -1,7 +1,7 @@
-"""A report in a process of its own, for a server: a request on standard input, the report on standard output.
+"""A report in a separate process, for a server: a request on standard input, the report on standard output.
 
-The request is a line of JSON; the answer is {"report": …}, or {"error": message, "param": field}, where the message is
-null if the memory does not suffice. The process ends with its parent or after its time, and has a low priority.
+The request is a line of JSON; the response is {"report": …}, or {"error": message, "param": field}, where the message
+is null if memory ran out. The process ends with its parent or at its time limit, and has a low priority.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sostenuto._report.records import InvalidInput, Records, records_of
 from sostenuto._report.report import Options, build_report
 from sostenuto._report.validity import Checks
 
-# Of a core that serving needs, it gets about a tenth: what only idle cores get does not end on a busy server.
+# Gets about a tenth of a core that serving needs: at idle priority it would not finish on a busy server.
 NICENESS = 10
 SEARCH_S = 5.0  # of CPU time, for each set
 _PR_SET_PDEATHSIG = 1
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _limit(request: dict[str, Any]) -> None:
-    """Let the kernel end the process: a thread of it could not, while a regular expression holds the interpreter."""
+    """Let the kernel end the process: a thread could not while a regular expression holds the interpreter's lock."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != request["parent"]:
         os._exit(1)

@@ -1,6 +1,6 @@
 """A classifier two-sample test: how well a small model tells generated records from real ones.
 
-Logistic regression on the n-grams of a record, its length and, of a table, its values and pairs of values. The area
+Logistic regression on the n-grams of a record, its length and, for a table, its values and pairs of values. The area
 under the ROC curve (AUC) on records that it was not trained on is the probability that it scores a random generated
 record above a random real one (Lopez-Paz and Oquab 2017). The labels are balanced, so 0.5 is chance.
 """
@@ -63,7 +63,7 @@ def _sums(places: Integers, values: Floats, size: int) -> Floats:
 def classifier_report(
     generated: Records, real: Records, against: str, seed: int, advance: Callable[[float], object]
 ) -> dict[str, Any] | None:
-    """Return AUC by cross-validation and what gives generated records away; None for fewer than 20 of a kind.
+    """Return the AUC by cross-validation and the features that give generated records away; None below 20 of a kind.
 
     Args:
         generated: Distinct records.
@@ -149,7 +149,7 @@ def _features(both: Sequence[Records]) -> Features:
 
 
 def _joined(parts: Sequence[tuple[Integers, Integers, list[str]]], num_records: int) -> Features:
-    """Join features of several kinds, and drop repetitions within a record and rare ones."""
+    """Join features of several kinds, without rare ones and repetitions within a record."""
     offsets = np.cumsum([0, *(len(names) for _, _, names in parts)])
     ids = np.concatenate([part[0] + offset for part, offset in zip(parts, offsets[:-1], strict=True)])
     owners = np.concatenate([part[1] for part in parts])

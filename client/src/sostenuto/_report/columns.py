@@ -14,13 +14,13 @@ from sostenuto._report.display import NUM_VALUES
 from sostenuto._report.distributions import Floats, Integers, align, histogram, jensen_shannon, moments, ngrams
 from sostenuto._report.records import Records
 
-# A column is one of numbers if this share of its training values are.
+# A column is numeric if this share of its training values are numbers.
 MIN_NUMBERS = 0.95
-# A column has categories if it has so few different training values, or each is repeated on average ten times.
+# A column is categorical if it has at most this many distinct training values, or each occurs ten times on average.
 MAX_CATEGORIES, MAX_REPEATED_CATEGORIES, MIN_REPEATS = 50, 1000, 10
 MAX_COLUMNS = 30  # that are reported
 NUM_BINS = 20
-MAX_NUMBER = 1e150  # a larger one is none: the sum of its squares could exceed a float
+MAX_NUMBER = 1e150  # larger ones do not count as numbers: the sum of their squares could overflow a float
 NUMBER, CATEGORY, TEXT = "number", "category", "text"
 
 
@@ -157,7 +157,7 @@ def _codes(values: Sequence[str]) -> Integers:
 
 
 def _varies(values: Floats) -> bool:
-    """Return whether values are not all equal, and their squares not too small for a float."""
+    """Return whether values vary, and their squares are not too small for a float."""
     return len(values) > 1 and bool(np.ptp(values) and values.std())
 
 

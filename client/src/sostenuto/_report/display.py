@@ -11,7 +11,7 @@ NUM_VALUES = 12  # of a column of categories that a report lists
 
 
 def summary(report: dict[str, Any]) -> str:
-    """Return the summary of a report: a line per metric, beside that of the held-out records if there are some."""
+    """Return the summary of a report: a line per metric, with that of held-out records if there are any."""
     names = ["generated", *(["held-out"] if report["held_out"] is not None else [])]
     rows = [("", *names, ""), *((name, *values, meaning) for name, values, meaning in metrics(report))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -23,7 +23,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def metrics(report: dict[str, Any]) -> list[tuple[str, list[str], str]]:
-    """Return the metrics that the report has: name, value of each set, and what it is."""
+    """Return the metrics of the report: name, value of each set, and explanation."""
     subjects = [report[name] for name in ("generated", "held_out") if report[name] is not None]
     rows = [(name, [cell(subject) or NONE for subject in subjects], meaning) for name, cell, meaning in _rows(report)]
     return [row for row in rows if set(row[1]) != {NONE}]
@@ -113,7 +113,7 @@ def _short(text: str) -> str:
 
 
 def percent(share: float | None) -> str | None:
-    """Return a share in percent; one below 100% never as 100%, and one above 0 never as 0%."""
+    """Return a share in percent; never 100% for less than all, and never 0% for more than none."""
     if share is None:
         return None
     rounded = f"{100 * share:.1f}%"

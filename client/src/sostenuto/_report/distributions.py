@@ -26,7 +26,7 @@ def lengths(texts: Sequence[str]) -> Integers:
 
 
 def length_edges(samples: Sequence[Sequence[str]]) -> list[int]:
-    """Return edges of at most 40 bins of lengths, of equal width; the last one is open, and has the longest 0.5%."""
+    """Return edges of at most 40 length bins of equal width; the last one is open, with the longest 0.5%."""
     every = np.concatenate([lengths(sample) for sample in samples])
     low, high = int(every.min()), int(np.quantile(every, 0.995, method="higher"))
     width = -(-(high - low + 1) // MAX_BINS)
@@ -34,7 +34,7 @@ def length_edges(samples: Sequence[Sequence[str]]) -> list[int]:
 
 
 def length_report(texts: Sequence[str], edges: Sequence[int], training: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return statistics and the histogram of lengths and, with training records, the divergence from theirs."""
+    """Return statistics and the histogram of lengths and, with training records, the divergence from those."""
     own = histogram(lengths(texts), edges)
     found = {**moments(lengths(texts)), "counts": own.tolist()}
     if training is not None:
@@ -50,7 +50,7 @@ def moments(values: Integers | Floats) -> dict[str, float]:
 
 
 def histogram(values: Integers | Floats, edges: Sequence[float]) -> Integers:
-    """Count values by bin, the lower edge included; what is beyond the outer edges counts in the outer bins."""
+    """Count values by bin, including the lower edge; values beyond the outer edges count in the outer bins."""
     bins = np.searchsorted(np.asarray(edges[1:-1], dtype=np.float64), values, side="right")
     return np.bincount(bins, minlength=len(edges) - 1)
 

@@ -32,7 +32,7 @@ def read_records(
 
     Args:
         path: A file in UTF-8, with line feeds or CRLF as line ends.
-        name: What the report and errors call it, and whose suffix decides; None: the path.
+        name: Its name in the report and errors, whose suffix decides; None: the path.
         file_format: lines, csv or jsonl; None: by the suffix, lines for any but .csv, .jsonl and .ndjson.
         field: Name of the column that is the text of a record; None: `text`, or `prompt` and `completion` joined,
             where there are such columns; else a record is the whole row.
@@ -80,7 +80,7 @@ def _csv(where: str, content: str, field: str | None, columns: tuple[str, ...]) 
 
 
 def _csv_rows(where: str, content: str) -> list[list[str]]:
-    """Return the rows that are not blank; refuse a quotation mark that is not closed, which would take the rest."""
+    """Return the rows that are not blank; refuse an unclosed quotation mark, which would swallow the rest."""
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     reader, rows, last_line = csv.reader(io.StringIO(content, newline=""), strict=True), list[list[str]](), 0
     try:
@@ -101,7 +101,7 @@ def _jsonl(where: str, content: str, field: str | None) -> Records:
     is_batch = isinstance(first.get("response"), dict) or ("custom_id" in first and "error" in first)
     names = () if is_batch else _text_fields(list(first), field, where)
     if objects and not is_batch and not names:
-        # A line that is no object is an invalid record: it has no row.
+        # A line that is not an object is an invalid record, without a row.
         columns = tuple(dict.fromkeys(name for value in objects for name in value))
         rows = [object_row(value, columns) if isinstance(value, dict) else None for value in values.values()]
         return Records(where, list(lines.values()), columns, rows)

@@ -13,7 +13,7 @@ from rapidfuzz.distance import Levenshtein
 from sostenuto._report.distributions import Floats
 
 MAX_RECORDS = 5000  # whose nearest training record is searched
-MIN_RECORDS = 200  # to be searched; beyond the budget they are searched among fewer training records
+MIN_RECORDS = 200  # minimum to search; beyond the budget, among fewer training records
 # CPU time per pair on an Intel Xeon (Sapphire Rapids class): with vector instructions, and per character and word of 64
 # for longer texts.
 SHORT_CHARACTERS, SHORT_NS, WORD_NS = 64, 33.0, 4.5
@@ -23,7 +23,7 @@ _BATCH_PAIRS = 4_000_000  # a matrix of 16 MB
 
 
 def sizes(texts: Sequence[str], num_training: int, budget_s: float) -> tuple[int, int]:
-    """Return of how many records and of how many training records a search within a CPU time has samples."""
+    """Return the sample sizes of records and of training records for a search within a CPU time."""
     length = min(MAX_CHARACTERS, float(np.mean([len(text) for text in texts[:MAX_RECORDS]]))) if texts else 0.0
     words = -(-length // SHORT_CHARACTERS)
     # A mean of 32 has few longer than 64.
@@ -42,7 +42,7 @@ def nearest_report(
 ) -> dict[str, Any]:
     """Return how far records are from the nearest training record.
 
-    The distance is that of Levenshtein, divided by the number of characters of the longer text: 0 for equal texts, 1 if
+    The distance is Levenshtein's, divided by the number of characters of the longer text: 0 for equal texts, 1 if
     nothing is shared.
 
     Args:

@@ -1,4 +1,4 @@
-"""Records to report on: texts, and the columns of those that are rows of a table."""
+"""Records to report on: texts, and the columns of table rows."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class InvalidInput(InvalidArgument):
 
 @dataclass(frozen=True)
 class Records:
-    """A list of records; `rows` are their fields, None for a record that is no row of the table.
+    """A list of records; `rows` are their fields, None for a record that is not a row of the table.
 
     Attributes:
-        name: str. What the report calls them, such as the name of their file.
+        name: str. Their name in the report, such as that of their file.
         texts: list of str.
         columns: tuple of str. Names of the columns; empty if the records are texts alone.
         rows: list of list, as long as `texts` if there are columns. A missing value is None.
@@ -62,10 +62,10 @@ class Records:
 
 
 def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) -> Records:
-    """Return records that are given as values: texts, or objects, the fields of each.
+    """Return records that are given as texts, or as objects of fields.
 
     Args:
-        name: What the report calls them.
+        name: Their name in the report.
         values: All str, or all dict.
         columns: Names of the columns of texts that are lines of CSV.
 
@@ -91,7 +91,7 @@ def with_columns(records: Records, columns: tuple[str, ...], like: Records | Non
     Args:
         records: Those to parse; returned as they are if they have columns.
         columns: Names of the columns.
-        like: Records of the same table, whose texts show how a row is written.
+        like: Records of the same table, whose texts show the format.
     """
     if records.columns or not columns:
         return records
@@ -131,7 +131,7 @@ def csv_line(row: Sequence[str]) -> str:
 
 
 def require_same_columns(param: str, records: Records, columns: tuple[str, ...]) -> Records:
-    """Return records with the columns of a table in its order; raise InvalidInput if one is missing."""
+    """Return records with the columns of a table, in its order; raise InvalidInput if one is missing."""
     if records.columns == columns:
         return records
     missing = [name for name in columns if name not in records.columns]

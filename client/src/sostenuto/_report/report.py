@@ -1,4 +1,4 @@
-"""A report on generated records: what it measures, in which order, and its parts as JSON."""
+"""A report on generated records: its measurements in order, as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Observe = Callable[[float, str], object]
 
 @dataclass(frozen=True)
 class Options:
-    """What a report is asked for.
+    """Options of a report.
 
     Attributes:
         checks: Checks. What makes a record valid.
@@ -61,9 +61,9 @@ def build_report(
     Args:
         generated: The records to report on.
         training: Those that the model was trained on.
-        held_out: Real records that it has not seen; they get the same report, as the ceiling.
+        held_out: Real records that it was not trained on; they get the same report, as the ceiling.
         options: Checks and seeds.
-        observe: Called with the part that is done, from 0 to 1, and what is being done.
+        observe: Called with the completed share, from 0 to 1, and the current step.
 
     Raises:
         InvalidArgument: there are no records, a column is missing, or a check is invalid.
@@ -102,7 +102,7 @@ def build_report(
 
 
 def _as_table(param: str, records: Records, training: Records) -> Records:
-    """Parse lines as rows of the training records' columns, where these have some."""
+    """Parse lines as rows of the training records' columns, if there are any."""
     if not training.columns:
         return Records(records.name, records.texts)
     return require_same_columns(param, with_columns(records, training.columns, training), training.columns)
@@ -117,7 +117,7 @@ class _Progress:
         self._sizes = {name: size / sum(steps.values()) / num_subjects for name, size in steps.items()}
 
     def step(self, name: str, share: float = 1.0) -> Callable[[float], None]:
-        """Return what to call with the part of a step that is done; `share` is the step's share of its kind."""
+        """Return the callback for the completed share of a step; `share` is the step's share of its kind."""
         begun, size = self._done, self._sizes[name] * share
         self._done += size
 
@@ -130,7 +130,7 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Basis:
-    """What all parts of a report share.
+    """Data that all parts of a report share.
 
     Attributes:
         sample: Records. A sample of the training records, of `size`.
@@ -211,7 +211,7 @@ def _counts(records: Records, validity: Validity, basis: _Basis) -> dict[str, An
 
 
 def _distinct(records: Records, forms: Sequence[str | None]) -> Records:
-    """Return the first of each group of records of equal form; None is that of an invalid one."""
+    """Return the first record of each form; None is the form of an invalid one."""
     first: dict[str, int] = {}
     for index, form in enumerate(forms):
         if form is not None:
@@ -248,7 +248,7 @@ def _classifier(
 
 
 def _moses(report: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Return the metrics of MOSES (Polykovskiy et al. 2020) by their names, without those that need a network."""
+    """Return the metrics of MOSES (Polykovskiy et al. 2020) by name, without those that need a neural network."""
     return {
         "valid": None if options.checks.validator is None else report["valid_share"],
         "unique@1k": report["unique_at"]["1000"],
@@ -258,7 +258,7 @@ def _moses(report: dict[str, Any], options: Options) -> dict[str, Any]:
 
 
 def _notes(basis: _Basis, held_out: Records | None) -> list[str]:
-    """Return what a reader must know to read the numbers."""
+    """Return notes that readers need to interpret the numbers."""
     notes = []
     if not basis.options.checks.names():
         notes.append("No check was given: every record counts as valid.")

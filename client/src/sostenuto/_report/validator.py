@@ -1,6 +1,6 @@
-"""A user's validator: a Python function, called in processes of its own, with a time limit for each record.
+"""A user's validator: a Python function, called in separate processes, with a time limit for each record.
 
-A record that makes the function raise, hang or crash is invalid, and nothing else is disturbed.
+A record that makes the function raise, hang or crash is invalid; nothing else is affected.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Validator:
     timeout_s: float
 
     def check(self, texts: Sequence[str], advance: Callable[[float], object]) -> list[Verdict]:
-        """Return for each text the form in which a valid one is compared with others, and why an invalid one is.
+        """Return for each text the form in which it is compared with others, or the reason why it is invalid.
 
         One of the two is None.
 
@@ -162,11 +162,11 @@ class _Process(AbstractContextManager["_Process"]):
             raise InvalidArgument(f"validator must be module:function, got {target!r}: {problem}")
 
     def send(self, texts: Sequence[str]) -> None:
-        """Send all texts, on another thread; the process answers while they are sent."""
+        """Send all texts, on another thread, while the process responds."""
         threading.Thread(target=self._send, args=(texts,), daemon=True).start()
 
     def answer(self, timeout_s: float) -> Any:
-        """Return the next answer; raise TimeoutError if there is none in time, or EOFError if the process has ended."""
+        """Return the next response; raise TimeoutError if there is none in time, EOFError if the process has ended."""
         deadline = time.monotonic() + timeout_s
         while not self._stopped.is_set():
             try:
@@ -207,7 +207,7 @@ def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
 
 def main() -> None:
     """Import a function and answer for each record on standard input, a line of JSON each; the process of a check."""
-    # What the user's code prints is not an answer.
+    # The user's code may print to standard output.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.path.insert(0, os.getcwd())

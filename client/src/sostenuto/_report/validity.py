@@ -18,7 +18,7 @@ Check = Callable[[str], "str | None"]
 
 @dataclass(frozen=True)
 class Checks:
-    """What makes a record valid: all that are given.
+    """The checks of a valid record, all of which must pass.
 
     Attributes:
         pattern: str. Regular expression in Python's syntax that the whole record matches.
@@ -44,7 +44,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Validity:
-    """What checks have found.
+    """Results of the checks.
 
     Attributes:
         forms: list of str or None, one per record. None for an invalid record; of a valid one, the form in which it is
@@ -59,7 +59,7 @@ class Validity:
 
 
 def check(records: Records, checks: Checks, advance: Callable[[float], object]) -> Validity:
-    """Check records; `advance` is called with the part that is done, from 0 to 1.
+    """Check records; `advance` is called with the completed share, from 0 to 1.
 
     Raises:
         InvalidArgument: the pattern or the schema is invalid, or the function cannot be imported.
