@@ -176,7 +176,7 @@ class Engine:
         if body.carry_state:
             require_at_most(num_tokens, settings.max_prompt_tokens, "input", total=" in all with carry_state")
         if body.tokens and num_tokens > limit:
-            raise InvalidRequest(f"tokens may be returned of at most {limit} tokens, got {num_tokens}", param="tokens")
+            raise InvalidRequest(f"tokens may be returned for at most {limit} tokens, got {num_tokens}", param="tokens")
         processor.lay_out()
         context.memory.hold(held + processor.num_bytes, "the request and its response")
         on_start(request)

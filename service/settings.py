@@ -161,7 +161,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     published_host: str | None = Field(
         None,
-        description="address on which something else publishes the port, such as Docker; a loopback address says that "
+        description="address on which something else publishes the port, such as Docker; a loopback address means that "
         "only this machine reaches the gateway; unset: SOSTENUTO_HOST",
     )
     num_proxies: int = Field(
@@ -233,13 +233,13 @@ class Settings(BaseSettings):
     )
     audit_file: Path | None = Field(
         None,
-        description="append-only file of JSON Lines: who published, promoted, removed, trained, uploaded, and added "
-        "and revoked keys; unset: none. The commands of the exporter use it, too",
+        description="append-only audit log, JSON Lines: who published, promoted, removed, trained, uploaded, and added "
+        "and revoked keys; unset: none. The exporter's commands use it, too",
     )
     training_dir: Annotated[Path | None, BeforeValidator(_unless_empty)] = Field(
         None,
-        description="directory that gateways and trainers share, of uploaded files and runs; empty or unset: no "
-        "training, but for `sostenuto serve`, where it is ./training",
+        description="directory of uploaded files and runs, shared by gateways and trainers; empty or unset: no "
+        "training, except that `sostenuto serve` uses ./training",
     )
     training_database: str | None = Field(
         None, description="SQLAlchemy URL of the job database; unset: jobs.sqlite in SOSTENUTO_TRAINING_DIR"

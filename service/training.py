@@ -188,7 +188,7 @@ class Training:
         deadline = time.monotonic() + _OPERATION_S
         while (operation := operations.get(operation_id)).status in UNFINISHED:
             if time.monotonic() > deadline and not operations.withdraw(operation_id):
-                raise DeadlineExceeded(f"a trainer has not finished within {_OPERATION_S:g} s: look at the model again")
+                raise DeadlineExceeded(f"a trainer has not finished within {_OPERATION_S:g} s: check the model")
             time.sleep(_POLL_S)
         if operation.status == "failed":
             raise _failure(operation)

@@ -77,7 +77,7 @@ def _visit(tensor: keras.KerasTensor, nodes: list[Node], indices: dict[int, int]
                 f"output {output} of layer {layer.name!r} is used: states that are passed explicitly are not supported"
             )
         if not isinstance(layer, keras.layers.Layer):
-            raise UnsupportedModel(f"{type(layer).__name__} {layer.name!r} is no layer")
+            raise UnsupportedModel(f"{type(layer).__name__} {layer.name!r} is not a layer")
         arguments = layer._inbound_nodes[call].arguments
         # `Embedding.skips_padding` represents the mask that Keras derives from an embedding's padding.
         unmasked = {name: value for name, value in arguments.kwargs.items() if name != "mask"}

@@ -23,11 +23,11 @@ class ReportRequest(Body):
     training: Annotated[Values, Field(min_length=1)] | None = None
     """records that the model was trained on"""
     training_file: FileId | None = None
-    """id of an uploaded file with them, in place of `training`"""
+    """id of an uploaded file with them, instead of `training`"""
     held_out: Annotated[Values, Field(min_length=1)] | None = None
     """real records that the model was not trained on: they get the same report, as the ceiling"""
     held_out_file: FileId | None = None
-    """id of an uploaded file with them, in place of `held_out`"""
+    """id of an uploaded file with them, instead of `held_out`"""
     field: Annotated[str, Field(max_length=MAX_COLUMN_NAME)] | None = None
     """column of the files that is the text of a record; by default `text`, or `prompt` and `completion`"""
     columns: Annotated[list[Annotated[str, Field(max_length=MAX_COLUMN_NAME)]], Field(max_length=MAX_COLUMNS)] = Field(

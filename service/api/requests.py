@@ -232,7 +232,7 @@ class Intervention(Body):
     set: InterventionValue | None = None
     """The value it gets; 0 removes the unit."""
     scale: InterventionValue | None = None
-    """The factor its value is multiplied by, in place of `set`; the product is limited to ±1000."""
+    """The factor its value is multiplied by, instead of `set`; the product is limited to ±1000."""
 
 
 # Fields of a completion that must have their default in a search.

@@ -24,7 +24,7 @@ class Hyperparameters(Body):
     """OpenAI's hyperparameters; the recipe or the base model decides those that are `auto`."""
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
-    """number of epochs, in place of the recipe's time limit"""
+    """number of epochs, instead of the recipe's time limit"""
     batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """sequences trained in parallel"""
     learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
@@ -35,7 +35,7 @@ class Supervised(Body):
     """The method's parameters."""
 
     hyperparameters: Hyperparameters = Hyperparameters()
-    """as the field of the same name outside"""
+    """same as the top-level field of this name"""
 
 
 class Method(Body):

@@ -34,7 +34,7 @@ def train(settings: Settings) -> int:
     with try_lock(LOCK) as is_free:
         if not is_free:
             raise click.ClickException(
-                f"another `sostenuto demo` trains the model in {Path.cwd()}, and then serves it: wait for it"
+                f"another `sostenuto demo` is training the model in {Path.cwd()} and will serve it: wait for it"
             )
         return _train(settings)
 

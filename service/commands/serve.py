@@ -36,7 +36,7 @@ from service.settings import Settings
 GATEWAY_TIMEOUT_S = 120.0
 POLL_S = 0.05
 MODEL_SERVER, GATEWAY = "model server", "gateway"
-# Before a trainer that has ended is started again.
+# Before a trainer that has ended is restarted.
 TRAINER_PAUSE_S = 5.0
 # How long sequences wait for the model server by default: it may have to load many versions again.
 BACKEND_GRACE_S = 120.0
@@ -101,7 +101,7 @@ class Supervisor:
 
     Whichever process is killed, the gateway drains, and the model server runs until the gateway's last process has
     ended: a pipe held by those signals the model server, and the end of this process signals the gateway. A trainer
-    that ends is started again, and a model server, too, if it had loaded its versions: sequences wait for it.
+    that ends is restarted; so is a model server, if it had loaded its versions: sequences wait for it.
     """
 
     def __init__(self, settings: Settings, *, trains: bool = False) -> None:
@@ -155,13 +155,13 @@ class Supervisor:
         if code is None:
             self._is_loaded = self._is_loaded or _listens(self._backend_port)
         elif self._is_loaded and not self._num_signals and self._children[GATEWAY].poll() is None:
-            click.echo(f"the model server {_how(code)}; it is started again")
+            click.echo(f"the model server {_how(code)}; restarting it")
             self._launch_model_server()
 
     def _keep_trainer(self) -> None:
         """Start the trainer, if it does not run."""
         if self._trainer is not None and (code := self._trainer.poll()) is not None:
-            click.echo(f"the trainer exited with code {code}; it is started again in {TRAINER_PAUSE_S:g} s")
+            click.echo(f"the trainer exited with code {code}; restarting it in {TRAINER_PAUSE_S:g} s")
             self._trainer, self._trainer_at = None, time.monotonic() + TRAINER_PAUSE_S
         if self._trainer is None and time.monotonic() >= self._trainer_at:
             prepare = partial(terminate_with_parent, os.getpid())

@@ -77,7 +77,7 @@ EXAMPLE_ERRORS: dict[int, GatewayError] = {
         InvalidRequest("a field is invalid; `param` names it", param="temperature"),
         Unauthorized("the API key is missing or invalid"),
         CrossOrigin(
-            "the request comes from a page of another origin, the key has not the endpoint's role, or the resume token "
+            "the request comes from a page of another origin, the key lacks the endpoint's role, or the resume token "
             "belongs to another tenant"
         ),
         ModelNotFound("there is no such model", param="model"),

@@ -40,7 +40,7 @@ def test_sostenuto_serve_starts_in_any_directory_and_survives_its_model_server(t
         (model_server,) = [pid for pid, command in commands.items() if "model_server" in command]
         os.kill(model_server, signal.SIGKILL)
         rest = [event["choices"][0] for event in events if event and event["choices"]]
-        assert (rest[-1]["finish_reason"], "it is started again" in serving.output) == ("length", True)
+        assert (rest[-1]["finish_reason"], "restarting it" in serving.output) == ("length", True)
         assert first + "".join(choice["text"] for choice in rest) == client.text(**body)
     finally:
         assert serving.end(signal.SIGINT, timeout=60) == 0

@@ -76,7 +76,7 @@ def test_a_text_becomes_a_model_that_writes(open_train, service):
     page.page.wait_for_url("**/train")
     page.page.locator("#lead", has_text="No model is served yet").wait_for()
     page.describe(START + CORPUS + END)
-    page.page.get_by_role("button", name="Remove the licence").click()
+    page.page.get_by_role("button", name="Remove the license").click()
     assert page.page.input_value("#text").strip() == CORPUS.strip()
     page.page.fill("#name", "cities")
     page.click("#advanced summary")
@@ -266,7 +266,7 @@ def test_a_long_text_that_is_pasted_stays_outside_the_text_field(page, queueing)
     page.page.locator("#text").evaluate(PASTE, whole)
     page.page.locator("#filename", has_text="Pasted text").wait_for()
     assert page.page.input_value("#text") == ""
-    page.page.get_by_role("button", name="Remove the licence").click()
+    page.page.get_by_role("button", name="Remove the license").click()
     page.page.fill("#name", "long")
     page.start()
     job = queueing.get(f"/v1/fine_tuning/jobs/{page.page.url.partition('job=')[2]}")[1]

@@ -5,7 +5,7 @@ const KEY = "sostenuto-key";
 export class Failure extends Error {
   status;
   code;
-  // The field that is wrong.
+  // The invalid field.
   param;
 
   constructor(message, status, code, param) {

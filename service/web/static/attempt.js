@@ -5,13 +5,13 @@ import { findAll } from "./dom.js";
 import { sentence } from "./format.js";
 
 const [notice, retry, key, keyValue, keyRefused] = findAll(["notice", "retry", "key", "key-value", "key-refused"]);
-// Failures that the same request may not meet again: no connection, too many requests, a server that is down.
+// Failures after which the same request may succeed: no connection, too many requests, a server that is down.
 const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
 
-// What a request was refused for may have been changed; before a failure that may pass, the same request is offered again.
+// After a temporary failure, the same request is offered again; the cause of any other must be changed first.
 addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);
 
-// Removes the notice of a failure, and with it the offer to try again.
+// Removes the notice of a failure and its retry button.
 export function forget() {
   [notice.hidden, retry.hidden] = [true, true];
 }
@@ -46,7 +46,7 @@ export async function attempt(work, gone = () => {}, again = () => attempt(work,
 export function askForKey(refused) {
   keyRefused.textContent = refused && `The key was refused: ${refused}.`;
   keyRefused.hidden = !refused;
-  // Escape leaves the value of the last time.
+  // Escape keeps the previous value.
   key.returnValue = "";
   key.showModal();
   return new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// The branches of a text as a tree: which texts share a beginning, and where each parts from the one that it replaced.
+// The branches of a text as a tree: which texts share a beginning, and where each diverges from the one that it replaced.
 
 import { textOf, visible } from "./format.js";
 
@@ -30,7 +30,7 @@ export function showBranches(element, texts, shown, { hrefOf, opened }) {
   if (hadFocus) element.querySelector("[aria-current]").focus();
 }
 
-// The positions at which branches part from a text.
+// The positions at which branches diverge from a text.
 export function partings(text, texts) {
   return texts.filter(({ from, at }) => from === text && at !== null).map(({ at }) => at);
 }
@@ -44,7 +44,7 @@ function tree(text, texts, depth = 0) {
   return [{ text, depth }, ...children.flatMap((child) => tree(child, texts, depth + 1))];
 }
 
-// How a text goes on after the token where it parts, in one line.
+// How a text continues after the token where it diverges, on one line.
 function excerpt({ tokens, at, generated }) {
   const start = at === null ? 0 : at + 1;
   const labels = tokens.slice(start, start + MAX_EXCERPT).map(({ text }) => text);

@@ -16,14 +16,14 @@ export async function branchBody(origin, texts, token, fields, { model, promptFi
   const seed = { seed: token.seed ?? newSeed() };
   const replay = (replayed) => replayTokens(origin, replayed, pattern && promptField, post);
   if (!pattern || pattern !== constraint(fields)) return { body: { state: (await replay(texts)).state, [promptField]: token.text, ...seed }, isComplete: false };
-  // With a prompt after the resume token another match would begin: the token is generated instead.
+  // A prompt after the resume token would begin another match: the token is generated instead.
   const choice = token.same
     ? await replay([...texts, token.text])
     : await generateToken(token.text, { ...origin.fields, state: (await replay(texts)).state }, model, post);
   return { body: { state: choice.state, ...seed }, isComplete: choice.finish_reason === "stop" };
 }
 
-// Returns the resume token after the tokens with these `texts`, of a text that was stopped before its own arrived.
+// Returns the resume token after the tokens with these `texts`, for a text that was stopped before its own arrived.
 export async function resumeToken(origin, texts, { promptField }, post) {
   return (await replayTokens(origin, texts, constraint(origin.fields) && promptField, post)).state;
 }
@@ -58,7 +58,7 @@ function constraint({ structured_outputs, min_length }) {
   return structured_outputs || min_length ? JSON.stringify({ structured_outputs, min_length }) : "";
 }
 
-// With the seed of the resume token the same token would be followed by the same text, and another one sometimes, too.
+// With the resume token's seed, the same token, and sometimes another one, would be followed by the same text.
 function newSeed() {
   return Math.floor(Math.random() * Number.MAX_SAFE_INTEGER);
 }

@@ -1,17 +1,17 @@
-// Colours of numbers: cold below zero, warm above, the background for zero. They follow the theme.
+// Colors of numbers: cold below zero, warm above, the background for zero. They follow the theme.
 
 const STEPS = 256;
 
 let current = null;
 
-// The colours of the current theme.
+// The colors of the current theme.
 export function palette() {
   const { theme } = document.documentElement.dataset;
   if (current?.theme !== theme) current = new Palette(theme);
   return current;
 }
 
-// The colour of a value as CSS that follows a change of the theme, for what is not drawn again then.
+// The color of a value as CSS that follows the theme, for elements that are not redrawn on a change.
 export function themed(value, limit) {
   const share = Math.max(-1, Math.min(1, value / limit));
   return `color-mix(in srgb, var(${share < 0 ? "--cold" : "--warm"}) ${(100 * Math.abs(share)).toFixed(1)}%, var(--raised))`;

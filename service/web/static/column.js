@@ -33,11 +33,11 @@ export class Column {
   #branches;
   // The shown text: see `begun`; null before the first one.
   #shown = null;
-  // The texts of this column that one can go back to, the newest last.
+  // The earlier texts of this column, the newest last.
   #texts = [];
   #on;
 
-  // `values` are those of the fields by name, and `model`; `on` has the callbacks `changed` and `branch`, and `idle`, which
+  // `values` has the fields by name, and `model`; `on` has the callbacks `changed` and `branch`, and `idle`, which
   // does something unless a request is running.
   constructor(number, models, values, on) {
     this.#on = on;
@@ -92,13 +92,13 @@ export class Column {
     return this.canContinue ? recipeOf(this.#shown) : undefined;
   }
 
-  // Whether one request returns all of the shown text: it has no branch, and does not continue after an end.
+  // Whether one request returns the whole shown text: it has no branch, and does not continue after an end.
   get isOneRequest() {
     return !this.#shown?.tokens.some(({ branched, isEnd }, i, all) => branched || (isEnd && i < all.length - 1));
   }
 
-  // The body of the request for a prompt, with the seed of the shown text, and its length if it was continued, so that it
-  // returns that.
+  // The body of the request for a prompt, with the seed of the shown text, and its length if it was continued, so that the request
+  // returns that text.
   request(prompt) {
     const { model, ...values } = this.values;
     const fields = requestFields(values);
@@ -107,7 +107,7 @@ export class Column {
     return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
   }
 
-  // Titles the column by what its text was generated with, or will be.
+  // Titles the column with the settings of its text, present or future.
   showTitle() {
     const { model, temperature } = this.#shown?.generated.values ?? this.values;
     this.element.querySelector("h2").textContent = `${this.number + 1}: ${model}, temperature ${temperature}`;
@@ -176,7 +176,7 @@ export class Column {
   // Generates the text of a link again: the first request, then its branches and continuations.
   async replay(prompt, recipe, signal, requests) {
     for (const [i, { at, text, same, seed, num_tokens: count }] of recipe.entries()) {
-      // What a branch parts from is the beginning of a match.
+      // The text before a branch is the beginning of a match.
       const fields = { max_tokens: count, ...(i < recipe.length - 1 && { complete_within_max_tokens: false }) };
       if (i === 0) await this.generate(prompt, signal, requests.stream, { seed, ...fields });
       else if (at === undefined) await this.continue(signal, requests, fields);
@@ -187,10 +187,10 @@ export class Column {
   // Shows a text that begins, with the tokens that it has already; the one that it replaces is kept.
   #begin(text, tokens = []) {
     const kept = new Set([...this.#texts, text].slice(-MAX_KEPT));
-    // With a branch, what it parts from is kept, which may be a branch itself.
+    // The text that a branch diverges from, perhaps a branch itself, is kept.
     for (const { at, from } of kept) if (at !== null) kept.add(from);
     this.#texts = [...this.#texts, text].filter((each) => kept.has(each));
-    // What nobody can go back to is freed.
+    // Unreachable texts are freed.
     this.#texts.filter(({ at, from }) => at === null && !this.#texts.includes(from)).forEach((first) => { first.from = null; });
     this.#show(text, tokens);
   }
@@ -229,7 +229,7 @@ export class Column {
     partings(shown, this.#texts).forEach((position) => this.#text.elementOf(position)?.classList.add("parting"));
   }
 
-  // Does something that sends requests, and shows an error beside the field that it is about.
+  // Runs a function that sends requests, and shows an error beside its field.
   async #explained(work) {
     this.#form.clearErrors();
     try {
@@ -341,7 +341,7 @@ export class Column {
 // A text that begins. `generated` has its model, direction, field of the prompt and settings, whatever is selected meanwhile;
 // `origins` are the requests that generated it: each continues after `count` tokens, with the seed of its response, and
 // `token` is the one that a branch chose before them; `state` is the resume token after the last token, if it has arrived;
-// `from` is the text that it replaced, and `at` the position where a branch parts from that.
+// `from` is the text that it replaced, and `at` the position where a branch diverges from that.
 function begun(prompt, generated, from, at = null) {
   return { prompt, generated, origins: [], state: null, tokens: [], from, at };
 }

@@ -1,4 +1,4 @@
-// What a text is for a training: its size, characters, documents, duplicates, order and licence. No elements of the page.
+// A text's properties for training: size, characters, documents, duplicates, order and license. No elements of the page.
 
 import { readRecords } from "./records.js";
 
@@ -6,7 +6,7 @@ import { readRecords } from "./records.js";
 export const MIN_CHARACTERS = 1000;
 const SCRIPTS = ["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Han", "Hiragana", "Hangul", "Thai"];
 const SCRIPT_SAMPLE = 20_000;
-// Characters that occur so seldom cannot be learned.
+// Characters this rare cannot be learned.
 const RARE = 2;
 // Lines of fewer words on average are taken for a list, and shorter lines than this repeat in any text.
 const LIST_WORDS = 4;
@@ -114,7 +114,7 @@ function isSorted(items) {
   return inOrder >= SORTED_SHARE * (items.length - 1);
 }
 
-// The text between the marks of Project Gutenberg's licence; the same text without such marks.
+// The text between the marks of Project Gutenberg's license; the same text without such marks.
 export function licenceFree(text) {
   const start = GUTENBERG_START.exec(text);
   const begun = start ? text.slice(start.index + start[0].length) : text;

@@ -1,5 +1,5 @@
 // The API page: a request as code, which it can send, and the reference by Swagger UI, whose script comes before this one.
-// Swagger UI's own page starts it by an inline script, which no policy of ours allows.
+// Swagger UI's own page starts it with an inline script, which our policies forbid.
 
 import { get, stream } from "./api.js";
 import { showCode } from "./code.js";
@@ -43,12 +43,12 @@ async function send(body) {
   url: "../openapi.json",
   deepLinking: true,
   displayRequestDuration: true,
-  // A link within the button of an operation would be a control in a control; its address is in the bar once it is open.
+  // A link within an operation's button would be a control in a control; the URL bar has its address once it is open.
   plugins: [{ components: { DeepLink: ({ text }) => text } }],
   // Below the title of level 1: the groups of operations, and the types.
   onComplete: () => document.querySelectorAll("h3.opblock-tag, .models h4").forEach((tag) => tag.setAttribute("aria-level", "2")),
   // The list of types stays closed: each operation shows its own.
   defaultModelsExpandDepth: 0,
-  // Swagger UI would ask a server of its own whether the document is valid.
+  // Swagger UI would send the document to its own server for validation.
   validatorUrl: null,
 });

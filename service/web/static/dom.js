@@ -57,7 +57,7 @@ export function svg(name, attributes, text = "") {
   return made;
 }
 
-// A key, or in a text that is written from right to left, the one that does the same elsewhere.
+// A key, or in right-to-left text its mirror image.
 export function keyAlong(key, element) {
   const isMirrored = getComputedStyle(element).direction === "rtl";
   return (isMirrored && { ArrowLeft: "ArrowRight", ArrowRight: "ArrowLeft" }[key]) || key;

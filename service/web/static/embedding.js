@@ -1,4 +1,4 @@
-// A map of the embedding in its first two principal components, and the nearest neighbours of one token.
+// A map of the embedding in its first two principal components, and the nearest neighbors of one token.
 
 import { get } from "./api.js";
 import { palette } from "./colors.js";
@@ -20,7 +20,7 @@ export class EmbeddingMap {
   #chosen = null;
   #near = new Set();
 
-  // `rows` is the table's body for neighbours; `help` gets a description of the map.
+  // `rows` is the table's body for neighbors; `help` gets a description of the map.
   constructor({ canvas, rows, help }, attempt) {
     this.#canvas = canvas;
     this.#rows = rows;
@@ -52,7 +52,7 @@ export class EmbeddingMap {
     if (!isShown && this.#reference === reference) this.#reference = null; // so that it is requested again
   }
 
-  // Shows the neighbours of a token.
+  // Shows the neighbors of a token.
   async choose(tokenId) {
     if (!this.#map || this.#chosen === tokenId) return;
     this.#chosen = tokenId;

@@ -1,6 +1,6 @@
-// What a training of some minutes can reach. Rates and losses of plays are those of docs/benchmarks.md, on two cores with
+// What a training run of some minutes can reach. Rates and losses of plays are those of docs/benchmarks.md, on two cores with
 // nothing else running, the rate of the first recipe times 0.9 for its shorter windows. Losses of smaller texts are those
-// of benchmarks.fine_tuning, trained anew and continued, 256 units.
+// of benchmarks.fine_tuning, from scratch and fine-tuned, 256 units.
 
 import { count } from "./format.js";
 

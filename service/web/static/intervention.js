@@ -1,4 +1,4 @@
-// One unit held at a value while the model writes on: what it writes, beside what it writes otherwise.
+// One unit held at a value while the model continues: what it writes with and without that.
 
 import { post } from "./api.js";
 import { findAll } from "./dom.js";
@@ -9,7 +9,7 @@ const [panel, form, help, value, shown, results, free, held, heldTitle] =
 
 const TOKENS = 240;
 const MAX_PROMPT = 2000;
-// So that what differs is the unit, not chance.
+// So that the difference is due to the unit, not chance.
 const SAMPLING = { max_tokens: TOKENS, temperature: 0.5, seed: 1 };
 
 export class Intervention {
@@ -33,7 +33,7 @@ export class Intervention {
     if (panel.hidden) return;
     const isSame = this.#isOffered(found, { layer, kind, unit });
     [this.#found, this.#chosen, this.#isBackward, this.#labels] = [found, { layer, kind, unit, position }, isBackward, labels];
-    help.textContent = `Unit ${unit} of layer ${layer} gets the same ${kind} state before each token; the model writes on from the selected token.`;
+    help.textContent = `Unit ${unit} of layer ${layer} gets the same ${kind} state before each token; the model continues from the selected token.`;
     if (isSame) return;
     results.hidden = true;
     // Up to twice the largest value in the text; at first the end that is further from the value at the token.

@@ -1,4 +1,4 @@
-// One job of the trainer: its progress as it runs, what its user may do, and the model that it publishes.
+// One training job: its progress, its actions, and the model that it publishes.
 
 import { follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -17,7 +17,7 @@ const ENDED = ["succeeded", "failed", "cancelled"];
 const RECONNECT_MS = 2000;
 const SECOND_MS = 1000;
 const INSPECTED = 200;
-const LOST = "The connection to the server was lost. The training goes on there; trying again…";
+const LOST = "The connection to the server was lost. The training continues there; trying again…";
 
 export const STATUSES = { queued: "waiting", running: "training", paused: "paused", succeeded: "published", failed: "failed", cancelled: "cancelled" };
 

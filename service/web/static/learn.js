@@ -73,7 +73,7 @@ async function start() {
   fill(page.model, models.map(({ id }) => [id, id]), models.some(({ id }) => id === current) ? current : models[0].id);
   page.model.closest("label").hidden = models.length < 2;
   await read();
-  // The browser looked for the stop of the address while there was none yet.
+  // The browser looked for the URL's stop before it existed.
   document.querySelector(":target")?.scrollIntoView();
 }
 
@@ -133,7 +133,7 @@ function isBackward() {
   return model.direction === "backward";
 }
 
-// The kind of a layer's cell, by what it returns: of an imported model the card may not say it.
+// The kind of a layer's cell, by its activations: an imported model's card may not have it.
 function cellOf(layer = chosen.layer) {
   return found.matrix(layer, "forget") ? "lstm" : found.matrix(layer, "update") ? "gru" : found.matrix(layer, "hidden") ? "simple_rnn" : undefined;
 }
@@ -234,7 +234,7 @@ function showResets() {
   page.resets.replaceChildren(...resets.map(({ element }) => element));
   const [at, elsewhere] = [true, false].map((isMark) => mean(resets[0].values, isMark));
   page["forget-text"].textContent = at < elsewhere / 2
-    ? `Here are three units that forget there. Unit ${best[0].unit} keeps ${percent(Math.log(elsewhere))} of its state from token to token, but ${percent(Math.log(at))} of it at a ${marks.name}: it starts anew, and nobody taught it to.`
+    ? `Here are three units that forget there. Unit ${best[0].unit} keeps ${percent(Math.log(elsewhere))} of its state from token to token, but ${percent(Math.log(at))} of it at a ${marks.name}: it starts anew, without having been taught to.`
     : `No unit drops half of its state at a ${marks.name}; these three come closest. The model may need more training, or another text.`;
   return best[0];
 }

@@ -48,7 +48,7 @@ function write() {
   [last, waiting] = [waiting, null];
 }
 
-// Another state, such as that of a pasted link, is shown; the skip link's target gives way to the state of the page.
+// Shows another state, such as that of a pasted link; the skip link's target gives way to the state of the page.
 addEventListener("hashchange", () => {
   if (fromHash(location.hash, () => true)) {
     location.reload();

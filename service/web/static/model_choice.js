@@ -64,7 +64,7 @@ export class ModelChoice {
     const isLabel = this.model?.versions.some(({ labels }) => labels.includes(chosen));
     const isListed = !chosen || versions.some(([version]) => version === chosen);
     const other = isListed ? [] : [[chosen, isLabel ? chosen : `${chosen} (not served)`]];
-    // One version is no choice.
+    // With one version there is no choice.
     this.#version.closest("label").hidden = versions.length < 2 && !chosen;
     fill(this.#version, [["", "default version"], ...other, ...versions], chosen);
   }

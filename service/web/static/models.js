@@ -1,4 +1,4 @@
-// The page of the models that are served: their versions, what they were trained on, and which of them gets the requests.
+// The page of served models: their versions, their training, and which version gets the requests.
 
 import { get, hasKey, patch, post, remove } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -93,12 +93,12 @@ class Card {
     element.querySelector("dl").append(...described(facts));
     const { sample } = facts;
     const details = element.querySelector("details");
-    // How it writes says more than its numbers; of a version with few requests, on demand.
+    // A sample says more than numbers; for a version with few requests, on demand.
     [details.hidden, details.open] = [!sample, share > 0.5];
     if (sample) element.querySelector(".sample").append(...sampleText(sample, this.#model.direction));
     const [promote, erase] = element.querySelectorAll("button");
     promote.hidden = labels.includes("stable");
-    // The only version is deleted with the model; one that requests need is not deleted before another takes its place.
+    // The only version is deleted with the model; a version that requests need cannot be deleted before it is replaced.
     erase.hidden = this.#isLast || share > 0 || labels.some((label) => label !== "previous");
     element.querySelector(".actions").hidden = this.#isLast || (promote.hidden && erase.hidden);
     promote.setAttribute("aria-label", `Promote version ${version}`);

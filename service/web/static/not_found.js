@@ -1,4 +1,4 @@
-// The page of a path that there is not.
+// The page for unknown paths.
 
 import { startTheme } from "./theme.js";
 

@@ -1,4 +1,4 @@
-// The first seconds of the page: a scene types itself in the colors of one unit, of which nobody taught the model what it tracks.
+// The first seconds of the page: a scene types itself in the colors of a unit that tracks a feature without having been taught to.
 
 import { postForBlob, stream } from "./api.js";
 import { showLegend } from "./components/legend.js";
@@ -12,7 +12,7 @@ import { openingPrompt } from "./sample.js";
 const [element, caption, legend, goOn, why] = findAll(["opening", "opening-text", "opening-legend", "opening-continue", "opening-why"]);
 const NUM_TOKENS = 320;
 const TYPED_S = 6;
-// A scene of a model of plays begins with a stage direction, so that the unit that follows these has something to do.
+// A scene of a model of plays begins with a stage direction, for the unit that follows these.
 const SCENE = "ACT II, SCENE I. A garden behind the palace.\n\n[Enter ";
 const TRACKED = {
   brackets: "whether a bracket is open", quotes: "whether quotation marks are open", line: "the position in the line",

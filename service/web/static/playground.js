@@ -1,4 +1,4 @@
-// The page that writes: a prompt, one or two columns of generated text, continuing and branching at each token.
+// The playground: a prompt, one or two columns of generated text, continuing and branching at each token.
 
 import { post, stream } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -43,7 +43,7 @@ async function start() {
   });
   const shown = fromHash(location.hash || noted(), ({ columns }) => Array.isArray(columns));
   await shell.loadModels();
-  // The demo continues a play where somebody speaks; any model generates a text from its beginning.
+  // The demo continues a play with a speech; any model generates a text from its beginning.
   prompt.value = shown?.prompt ?? (models.some((model) => model.corpus === "shakespeare") ? "HAMLET.\n" : "");
   compare.checked = shown?.columns.length === 2;
   showColumns(compare.checked ? 2 : 1, shown?.columns);

@@ -1,6 +1,6 @@
 // The progress of a job, from its events: losses, samples, the best epoch and the time left. No elements of the page.
 
-// Consecutive epochs without improvement after which more minutes are not worth their while.
+// Consecutive epochs without improvement after which more minutes are not worthwhile.
 const STALLED = 2;
 
 export class Progress {

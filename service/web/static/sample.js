@@ -1,4 +1,4 @@
-// Samples of models, and the text that pages look into while there is none yet.
+// Samples of models, and the text that pages show at first.
 
 import { get, post } from "./api.js";
 

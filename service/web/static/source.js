@@ -1,4 +1,4 @@
-// The text to train on: pasted, dropped or chosen, and what the page says about it.
+// The text to train on: pasted, dropped or chosen, and the page's notes on it.
 
 import { Failure } from "./api.js";
 import { MIN_CHARACTERS, describe, licenceFree, withoutDuplicates } from "./corpus.js";
@@ -14,19 +14,19 @@ const MAX_EDITED = 50_000;
 const PAUSE_MS = 250;
 const SHOWN = 600;
 const NAMED = 8;
-// Repeated lines of a running text, such as the titles of its pages, are worth a word from this number on.
+// From this number on, repeated lines of a running text, such as page titles, are mentioned.
 const WORTH_NAMING = 5;
 const NOUNS = { none: "lines", lines: "lines", "blank-line": "paragraphs", file: "files", records: "records" };
 const CANNOT_READ = "is not text in UTF-8, which the trainer requires. Save it as UTF-8, or convert it:";
 
 export class Source {
-  // { text, documents, format, files } as `describe` takes it; `title` if it is not in the text field; for a file also its
+  // { text, documents, format, files } as for `describe`; `title` if it is not in the text field; for a file also its
   // `name` and its original bytes, `blob`.
   #given = { text: "" };
   #changed;
   #attempt;
   #timer = 0;
-  // How many texts were given so far: a file that is read late is not the last one.
+  // Number of texts given so far: a file that is read late is not the last one.
   #count = 0;
 
   // `changed` is called with the description of another text, or null; `attempt` runs work that may fail.
@@ -58,7 +58,7 @@ export class Source {
     this.#show({ ...this.#given, documents });
   }
 
-  // Moves to what is to be filled in.
+  // Moves the focus to the field to fill in.
   focus() {
     (this.#given.title ? choose : text).focus();
   }
@@ -148,14 +148,14 @@ export class Source {
 
   #licence({ hasLicence }) {
     if (!hasLicence) return [];
-    const clean = button("Remove it", "Remove the licence of Project Gutenberg", () => this.#replace(licenceFree(this.#given.text)));
-    return [["The licence of Project Gutenberg is part of the text. The model would learn it.", true, clean]];
+    const clean = button("Remove it", "Remove the license of Project Gutenberg", () => this.#replace(licenceFree(this.#given.text)));
+    return [["The license of Project Gutenberg is part of the text. The model would learn it.", true, clean]];
   }
 
   #duplicates({ duplicates, documents }) {
     const { count: repeated, example, most } = duplicates;
     if (!repeated || (documents === "none" && repeated < WORTH_NAMING)) return [];
-    const sentence = `${count(repeated)} ${NOUNS[documents]} repeat an earlier one; “${visible(example).replaceAll("␣", " ").slice(0, 60)}” occurs ${count(most)} times. What is repeated is soon memorized.`;
+    const sentence = `${count(repeated)} ${NOUNS[documents]} repeat an earlier one; “${visible(example).replaceAll("␣", " ").slice(0, 60)}” occurs ${count(most)} times. Repeated text is soon memorized.`;
     const canRemove = documents === "none" || documents === "lines";
     const clean = () => this.#replace(withoutDuplicates(this.#given.text));
     return [[sentence, true, canRemove ? button("Remove the repeated lines", "", clean) : null]];

@@ -1,4 +1,4 @@
-// The page that trains: a text and a time in, a model out. A job's id is in the address, so that a reload follows it.
+// The training page: a text and a time in, a model out. The job's id is in the URL, so that a reload follows it.
 
 import { get, hasKey, post, upload } from "./api.js";
 import { askForKey, attempt } from "./attempt.js";
@@ -21,9 +21,9 @@ const MAX_NAME = 40;
 const TYPICAL_CHARACTERS = 1_000_000;
 
 let models = [];
-// Of the name of the file, for a new model.
+// Of the file name, for a new model.
 let stem = "";
-// The id of each upload, so that a job that is refused is not sent with its text again.
+// The id of each upload, so that the text of a refused job is not sent again.
 const fileIds = new WeakMap();
 const source = new Source(showDescription, attempt);
 const view = new JobView(({ status }) => {
@@ -73,7 +73,7 @@ async function showModels() {
   showName();
 }
 
-// Runs a request; explains what to do if this server or this key does not train, and then returns null.
+// Runs a request; if this server or this key does not train, explains what to do and returns null.
 async function explained(request) {
   try {
     const result = await request();
@@ -162,11 +162,11 @@ function showUnits() {
   units.disabled = Boolean(base.value);
 }
 
-// By default, a model that is trained further keeps its name, and another one is named after its file.
+// By default, a fine-tuned model keeps its name, and a new one is named after its file.
 function showName() {
   lead.textContent = base.value
     ? `Continue from ${base.value}: give its text again, or another one.`
-    : `${models.length ? "" : "No model is served yet. "}Paste a text, and have a model that writes like it in three minutes.`;
+    : `${models.length ? "" : "No model is served yet. "}Paste a text, and get a model that writes like it in three minutes.`;
   showModelCard(models.find(({ id }) => id === base.value));
   name.placeholder = (unowned(base.value) || stem).slice(0, MAX_NAME) || DEFAULT_NAME;
   const chosen = modelName();
@@ -189,7 +189,7 @@ function unowned(id) {
 async function submit() {
   const description = source.describe();
   if (!description || description.numCharacters < MIN_CHARACTERS || description.problem) {
-    status.textContent = description ? "The text cannot be trained on yet: see what is said about it." : "Paste a text, or choose a file, first.";
+    status.textContent = description ? "The text cannot be used for training yet: see the notes on it." : "Paste a text, or choose a file, first.";
     source.focus();
     return;
   }

@@ -1,4 +1,4 @@
-// Characters of the prompt that a model of characters doesn't know: underlined in it, and counted below.
+// Characters of the prompt outside a character model's vocabulary: underlined in it, and counted below.
 
 import { post } from "./api.js";
 import { findAll } from "./dom.js";
@@ -19,7 +19,7 @@ export function markUnknown(model, reference) {
   const mine = setTimeout(async () => {
     const characters = [...prompt.value];
     const knows = model?.unit === "character" ? await ask(reference, new Set(characters)) : () => true;
-    // The answer may come after that to another prompt.
+    // A response may arrive after a later prompt's.
     if (mine === timer) show(characters, knows, model?.id);
   }, PAUSE_MS);
   timer = mine;
@@ -30,7 +30,7 @@ async function ask(reference, characters) {
   const answers = known.get(reference);
   const asked = [...characters].filter((character) => !answers.has(character));
   if (asked.length) {
-    // Without an answer nothing is marked: the request of the text will say what is wrong.
+    // Without a response nothing is marked: the request of the text will say what is wrong.
     const { token_strs: tokens } = await post("tokenize", { model: reference, prompt: asked.join(""), return_token_strs: true }).catch(() => ({ token_strs: [] }));
     // A tokenizer that drops characters has fewer tokens; the name of the unknown token is longer than a character.
     if (tokens.length === asked.length) asked.forEach((character, i) => answers.set(character, [...tokens[i]].length === 1));

@@ -5,7 +5,7 @@ import { Failure } from "./api.js";
 const END = 0x06054b50;
 const ENTRY = 0x02014b50;
 const STORED = 0;
-// What the trainer unpacks at most.
+// The trainer's limit of unpacked bytes.
 const MAX_BYTES = 256 * 2 ** 20;
 
 // The bytes of the files that are not hidden, in order of their names: [{ name, bytes }].

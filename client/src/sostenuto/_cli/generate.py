@@ -50,7 +50,7 @@ def resume_token(argument: str) -> str:
 @click.option(
     "--suffix",
     metavar="TEXT",
-    help="For a backward model, in place of PROMPT: the end of the text; the model generates what precedes it.",
+    help="For a backward model, instead of PROMPT: the end of the text; the model generates the text before it.",
 )
 @click.option("--echo", is_flag=True, default=None, help="Print the prompt, too.")
 @click.option("--top-texts", type=int, metavar="N", help="Print the N most probable completions instead of sampling.")

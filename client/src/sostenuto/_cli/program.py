@@ -149,7 +149,7 @@ def load(name: str) -> click.Command | None:
     except Exception as error:  # of a module that is not ours
         raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value}: {error}") from error
     if not isinstance(command, click.Command):
-        raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value} is no click command, got {command!r}")
+        raise Failure(f"`sostenuto {name}` cannot be loaded: {point.value} is not a click command, got {command!r}")
     return command
 
 

@@ -40,7 +40,7 @@ not trained on."""
 
 @click.command(epilog=EPILOG, short_help="Score each line of FILE: how surprising it is.")
 @click.argument("source", required=False, metavar="[FILE|-]")
-@click.option("--text", metavar="TEXT", help="Score this text, in place of a file.")
+@click.option("--text", metavar="TEXT", help="Score this text instead of a file.")
 @click.option("--csv", "row_format", flag_value="csv", help="Write CSV, with a header and a row per line.")
 @click.option("--json", "row_format", flag_value="json", help="Write JSON Lines, an object per line.")
 @click.option(

@@ -84,7 +84,7 @@ def train_on_server(
 @click.option("--config", metavar="RECIPE", help="Recipe of a new model.  [default: characters-3-minutes]")
 @click.option("--from", "base", metavar="MODEL", help="Fine-tune this served model.")
 @click.option("--name", metavar="NAME", help="Name of the model.  [default: that of the file or directory]")
-@click.option("--validation-corpus", metavar="PATH", help="Text to validate with, in place of a part of CORPUS.")
+@click.option("--validation-corpus", metavar="PATH", help="Text to validate with, instead of a part of CORPUS.")
 @click.option("--detach", is_flag=True, help=DETACH_HELP)
 @server_options
 def train(

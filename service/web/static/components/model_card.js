@@ -1,4 +1,4 @@
-// What a model is, in a line: for the header of all pages, and for its card.
+// A model described in a line, for the header of all pages and for its card.
 
 import { find } from "../dom.js";
 import { count, number } from "../format.js";

@@ -74,7 +74,7 @@ def test_other_commands_are_imported_only_when_they_run(process, install):
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"), [("import nonsense_", "No module named 'nonsense_'"), ("waltz = 3", "is no click command")]
+    ("module", "reason"), [("import nonsense_", "No module named 'nonsense_'"), ("waltz = 3", "is not a click command")]
 )
 def test_a_broken_command_is_one_line_and_breaks_no_other(sostenuto, install, module, reason):
     install(module, waltz="dances:waltz")

@@ -105,7 +105,7 @@ REFUSED = {
     "read backwards": (lambda: build(LSTM(4, return_sequences=True, go_backwards=True), Dense(9)), "go_backwards"),
     "a state handed on": (handed_on, "states that are passed explicitly are not supported"),
     "two inputs": (two_inputs, "must have one input and one output, got 2 inputs"),
-    "an operation": (operation, r"Multiply 'multiply.*' is no layer"),
+    "an operation": (operation, r"Multiply 'multiply.*' is not a layer"),
     "no recurrence": (past_the_network, "recurrent layers must lead to the last"),
     "a class": (OfAClass, "neither Sequential nor functional"),
     "a sigmoid at the end": (lambda: build(LSTM(4, return_sequences=True), Dense(9, activation="sigmoid")),

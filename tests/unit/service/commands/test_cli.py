@@ -135,7 +135,7 @@ def test_one_demo_trains_in_a_directory(call, processes):
     with try_lock(module.LOCK):
         done, started = call(cli.demo)
     assert (done.exit_code, started, processes[0]) == (1, [], [])
-    assert re.match(rf"Error: another `sostenuto demo` trains the model in {Path.cwd()}", done.stderr)
+    assert re.match(rf"Error: another `sostenuto demo` is training the model in {Path.cwd()}", done.stderr)
     assert call(cli.demo)[0].exit_code == 0
 
 

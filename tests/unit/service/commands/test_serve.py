@@ -120,7 +120,7 @@ def test_no_process_is_left_whichever_is_killed(serving, killed):
 
 def test_a_model_server_that_ends_is_started_again(serving):
     os.kill(serving.pids["model server"], signal.SIGKILL)
-    until(lambda: "the model server was killed by SIGKILL; it is started again" in serving.output)
+    until(lambda: "the model server was killed by SIGKILL; restarting it" in serving.output)
     serving.find_model_server()
     with serving.stream():
         serving.process.terminate()
