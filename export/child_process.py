@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Without the current directory, which has files of a user's.
+# Without the current directory, which has the user's files.
 EXPORT = (sys.executable, "-P", "-m", "export")
-# Of this project's packages. A wheel has them in a directory that is not on Python's path.
+# Of this project's packages, which a wheel has in a directory outside Python's path.
 _PACKAGES = str(Path(__file__).parents[1])
 
 
@@ -21,7 +21,7 @@ def environment() -> dict[str, str]:
 
 
 def train_options(settings: Mapping[str, Any]) -> list[str]:
-    """Return the options of `train` for settings by their names; those that are None are left out."""
+    """Return the options of `train` for settings by name, without those that are None."""
     options = []
     for name, value in settings.items():
         option = name.replace("_", "-")
@@ -33,7 +33,7 @@ def train_options(settings: Mapping[str, Any]) -> list[str]:
 
 
 def last_error(output: str) -> str | None:
-    """Return the exporter's error message: the last line of its output that is one."""
+    """Return the exporter's error message: the last such line of its output."""
     found = [line for line in output.splitlines() if line.startswith("error: ")]
     return found[-1].removeprefix("error: ") if found else None
 
@@ -52,6 +52,6 @@ class ProgressLines:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                # A process that was killed may have written half a line, which the next one continues.
+                # A killed process may have written half a line, which the next one continues.
                 with contextlib.suppress(ValueError):
                     yield json.loads(line)

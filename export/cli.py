@@ -109,7 +109,7 @@ def _one_corpus(_context: click.Context, _param: click.Parameter, values: tuple[
     return values[0] if values else None
 
 
-# A string, as it may also name a demo corpus; as a path, shells complete it.
+# A string, as it may also name a built-in corpus; shells complete it as a path.
 _corpus_argument = click.argument(
     "corpus", type=click.Path(readable=False), nargs=-1, callback=_one_corpus, metavar="[CORPUS]"
 )
@@ -166,10 +166,10 @@ def train(
     CORPUS is a text file, a directory of text files, - for standard input, or a corpus by its name: shakespeare,
     state-of-the-union or pydoc-topics; without it, that of the recipe. The model is named after it.
 
-    With --from it fine-tunes a published model. The result is a version of a model of its own, or of the base if
-    --name is its name.
+    With --from it fine-tunes a published model. The result is a version of a new model, or of the base if --name is its
+    name.
 
-    The recipe sets the other settings. The defaults below apply to those that neither it nor an option sets.
+    The recipe sets all other settings. The defaults below apply to those that neither it nor an option sets.
     """
     given = _given(**settings)
     if config is None and "epochs" in given:
@@ -179,8 +179,8 @@ def train(
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")
-        # A model that was removed from the file on purpose is not listed again; the exporter of a job may have been
-        # killed before it was listed.
+        # A model that was deliberately removed from the file is not listed again; the exporter of a job may have been
+        # killed before listing it.
         is_new_repository = not (models_dir / MODELS_CONFIG).exists()
         if is_new_repository or (
             train_config.job is not None and version_dir.parent.name not in listed_names(models_dir)
@@ -200,7 +200,7 @@ def train(
     return workflow.train(train_config, models_dir, runs_dir, base, **output)
 
 
-# Settings that a search has no use for: a trial has the search's minutes, and standard input is read only once.
+# Settings without use in a search: a trial has the search's minutes, and standard input can be read only once.
 _NOT_TUNED = {"max_minutes", "tensorboard", "job"}
 
 
@@ -223,8 +223,8 @@ _NOT_TUNED = {"max_minutes", "tensorboard", "job"}
 def tune(minutes: float, config: str | None, runs_dir: Path, models_dir: Path, **settings: Any) -> int:
     """Train on CORPUS with several settings, stop the worse runs early, and publish the best one.
 
-    The first trial has the settings of a recipe, the others settings around them, sampled by --seed. Settings that are
-    given are not searched. It needs Optuna: pip install 'sostenuto-server[tune]'.
+    The first trial has the settings of a recipe; the others vary them, sampled by --seed. Given settings are not
+    searched. It needs Optuna: pip install 'sostenuto-server[tune]'.
     """
     from export.tuning import search  # noqa: PLC0415 - nothing else needs it
 
@@ -236,7 +236,7 @@ def tune(minutes: float, config: str | None, runs_dir: Path, models_dir: Path, *
 @_progress_option
 @models_dir_option()
 def resume(run: Path, progress_file: Path | None, models_dir: Path) -> int:
-    """Resume a training run that was stopped, and publish it. RUN is its directory, such as runs/demo."""
+    """Resume a stopped training run, and publish it. RUN is its directory, such as runs/demo."""
     return _workflow(start=False).resume(run, models_dir, progress_file)
 
 
@@ -244,7 +244,7 @@ def resume(run: Path, progress_file: Path | None, models_dir: Path) -> int:
 @_run_argument
 @models_dir_option()
 def publish(run: Path, models_dir: Path) -> int:
-    """Publish the best epoch of a training run that was stopped. RUN is its directory, such as runs/demo."""
+    """Publish the best epoch of a stopped training run. RUN is its directory, such as runs/demo."""
     return _workflow().publish_best(run, models_dir)
 
 
@@ -286,7 +286,7 @@ def import_(**options: Any) -> int:
     return import_model(**options)
 
 
-# Training settings that a vocabulary depends on.
+# Settings that affect the vocabulary.
 _TOKENIZER_SETTINGS = ("documents", "token_unit", "token_regex", "num_words", "vocab_size", "validation", "seed")
 
 
@@ -326,7 +326,7 @@ def _workflow(*, start: bool = True) -> Any:
 
 
 def _add_to_models_config(models_dir: Path, name: str) -> None:
-    """Add a model that was copied here, or whose exporter was killed, so that model servers load it."""
+    """List a model that was copied here, or whose exporter was killed, so that model servers load it."""
     # The protobuf messages need TensorFlow.
     import_tensorflow_quietly(start=False)
     from export.repository.models_config import add_to_models_config  # noqa: PLC0415
@@ -336,7 +336,7 @@ def _add_to_models_config(models_dir: Path, name: str) -> None:
 
 
 def _first_readable_version(models_dir: Path, model: str) -> Path | None:
-    """Return the first version of the models, a glob pattern, that can be read; print why others were skipped."""
+    """Return the first readable version of the models, a glob pattern; print why others were skipped."""
     for path in sorted(models_dir.glob(f"{model}/*/saved_model.pb")):
         if path.parent.name.isdigit():
             try:

@@ -1,4 +1,4 @@
-"""What commands share: one-line errors, exit codes, groups of options, some options, and the import of TensorFlow."""
+"""Shared parts of commands: one-line errors, exit codes, option groups, common options, the import of TensorFlow."""
 
 import atexit
 import functools
@@ -17,7 +17,7 @@ from export.config import MODELS
 from export.errors import ExportError
 from export.interrupts import exit_at_once, exit_code, raise_interrupt, signal_handlers
 
-# The command itself reports a file that it cannot read.
+# The command itself reports unreadable files.
 PATH = click.Path(path_type=Path, readable=False)
 
 
@@ -30,7 +30,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and exit with its code."""
         for stream in (sys.stdout, sys.stderr):
-            # A sample may hold any character of the corpus. A terminal that cannot encode it must not end the training.
+            # A sample may have any character of the corpus. A terminal that cannot encode it must not end the training.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         try:
@@ -59,7 +59,7 @@ class Command(click.Command):
 
 
 class GroupedOption(click.Option):
-    """An option in a group of the help, with a default that the help shows, but the option does not have."""
+    """An option in a group of the help, with a default that only the help shows."""
 
     def __init__(
         self, *declarations: Any, group: str = "options", shown_default: str | None = None, **attributes: Any
@@ -82,9 +82,9 @@ def models_dir_option(group: str = "options") -> Callable[[Callable[..., Any]], 
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:
-    """Import TensorFlow, start its runtime, which warns about a missing GPU, and suppress what they print.
+    """Import TensorFlow and start its runtime, which warns about a missing GPU, and suppress their output.
 
-    A training run starts the runtime itself, for the devices that it finds. If the import fails, the output is printed.
+    A training run starts the runtime itself, for its devices. If the import fails, the output is printed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with suppress_stderr(), signal_handlers(exit_at_once):

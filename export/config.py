@@ -17,13 +17,13 @@ from export.errors import ConfigError
 
 # Default directories of published versions and of training runs.
 MODELS, RUNS = Path("models"), Path("runs")
-# Files of settings that come with the program, by name.
+# Built-in files of settings, by name.
 RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes").glob("*.toml"))}
-# They apply where no other file of settings is given, by the minutes of a run, and in the last case with a base model.
+# The defaults without a given file, by the minutes of a run; the last one with a base model.
 RECIPES_BY_MINUTES = ("characters-3-minutes", "characters", "characters-hour")
 DEFAULT_RECIPE, FINE_TUNING_RECIPE = RECIPES_BY_MINUTES[0], "fine-tuning"
-# The text length that they are made for, and the limits of the factor of their dropout for other texts; more than their
-# own rates was measured for the default recipe alone.
+# The text length that they are made for, and limits of the dropout factor for other texts; higher rates were measured
+# for the default recipe alone.
 _RECIPE_BYTES, _MIN_DROPOUT_FACTOR, _MAX_DROPOUT_FACTOR = 1_200_000, 1 / 3, 2.5
 _DROPOUT = ("dropout", "embedding_dropout", "recurrent_dropout")
 
@@ -35,7 +35,7 @@ DEFAULT_CONTEXT = 20
 # Applies where neither epochs nor max_minutes is given. With max_minutes alone there is no epoch limit: ten epochs
 # might end earlier.
 DEFAULT_EPOCHS = 10
-# Less than a page. A model only memorizes so short a text. The shortest training text in this project's tests has 1,248
+# Less than a page, which a model would only memorize. The shortest training text in this project's tests has 1,248
 # characters.
 MIN_CHARACTERS = 1000
 # Each is a token before every document.
@@ -44,7 +44,7 @@ MAX_LABEL_COLUMNS = 8
 _UNITS_OF_LIMIT = {"num_words": ("word", "exact_word", "regex"), "vocab_size": ("exact_word", "subword", "regex")}
 
 
-# Settings that a fine-tuned model has from its base.
+# Settings that a fine-tuned model gets from its base.
 ARCHITECTURE = (
     *("token_regex", "token_unit", "num_words", "vocab_size", "direction", "cell", "layers", "units", "embedding"),
     *("bidirectional", "context_length", "connections", "tie_embeddings"),
@@ -66,9 +66,9 @@ class Group(StrEnum):
 def _setting(
     group: Group, default: Any = ..., *, metavar: str | None = None, shown_default: str | None = None, **limits: Any
 ) -> Any:
-    """Return a pydantic field with what the help needs.
+    """Return a pydantic field with metadata for the help.
 
-    That is its group, the metavar of its option where the type does not tell it, and what a default of None means.
+    These are its group, the metavar of its option if the type has none, and the meaning of a default of None.
     """
     extra = {"group": group, "metavar": metavar, "shown_default": shown_default}
     return Field(default, json_schema_extra=extra, **limits)
@@ -246,7 +246,7 @@ class TrainConfig(
     @classmethod
     def _require_matching_unit(cls, limit: int | None, info: ValidationInfo) -> int | None:
         units, unit = _UNITS_OF_LIMIT[info.field_name or ""], info.data.get("token_unit")
-        # A base determines the unit, which is compared with what was given once it is known.
+        # A base determines the unit, which is compared with the given one later.
         is_known = unit is not None and info.data.get("base") is None
         if limit is not None and is_known and unit not in units:
             raise _refusal(
@@ -296,7 +296,7 @@ class TrainConfig(
 
 
 def recipe_for(minutes: float) -> str:
-    """Return the name of the recipe for a run of this length: the shortest one that is made for at least half of it."""
+    """Return the name of the recipe for a run of this length: the shortest that is made for at least half of it."""
 
     def lasts(recipe: str) -> float:
         # Rounded up, as the last validation takes the rest of a minute.
@@ -330,13 +330,13 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     if overrides.get("token_regex") is not None:
-        # That of the file, such as a recipe's, is not meant.
+        # Not the name in the file, such as a recipe's.
         values.pop("token_unit", None)
     if overrides.get("validation") is not None:
-        # It takes the place of another text that the file names.
+        # It replaces another text that the file names.
         values.pop("validation_corpus", None)
     if overrides.get("documents", "none") != "none" or overrides.get("label_column") is not None:
-        # Recipes aim at the loss of one running text; but every document is generated from the zero state.
+        # Recipes aim at the loss of one running text, but every document is generated from the zero state.
         values.pop("state_reset_probability", None)
     if path in map(RECIPES.get, RECIPES_BY_MINUTES) and overrides.get("epochs") is None:
         largest = _MAX_DROPOUT_FACTOR if path == RECIPES[DEFAULT_RECIPE] else 1.0
@@ -353,25 +353,25 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
 
 
 def _dropout_for(recipe: dict[str, Any], corpus: str, largest: float) -> dict[str, float]:
-    """Return a recipe's dropout rates for a file or directory: lower ones for a longer text than it is made for.
+    """Return a recipe's dropout rates for a file or directory: lower ones for longer texts than it is made for.
 
     In the same minutes a longer text is read less often, and less of it is memorized: 1,024 units that read a million
-    characters twice ended with 1.465 nats per character at a third of the rates, and with 1.558 at the recipe's own.
-    A shorter text gets higher rates, up to `largest` times the recipe's: twelve epochs of 300,000 characters ended with
+    characters twice ended with 1.465 nats per character at a third of the rates, and with 1.558 at the recipe's own. A
+    shorter text gets higher rates, up to `largest` times the recipe's: twelve epochs of 300,000 characters ended with
     1.326 at twice the recipe's, and with 1.332 at its own, in the seventh (`benchmarks/HISTORY.md`).
     """
     path = Path(corpus)
     files = path.rglob("*") if path.is_dir() else [path]
     shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
     size = sum(file.stat().st_size for file in shown if file.is_file())
-    # Nothing is known of standard input, nor of a corpus that comes with the program.
+    # The length of standard input and of built-in corpora is unknown.
     factor = math.sqrt(_RECIPE_BYTES / size) if size else 1.0
     factor = min(max(factor, _MIN_DROPOUT_FACTOR), largest)
     return {rate: round(recipe.get(rate, 0.0) * factor, 3) for rate in _DROPOUT}
 
 
 def architecture_of(card: GeneratorCard) -> dict[str, Any]:
-    """Return the settings that a model fine-tuned from the version of this card has; see `ARCHITECTURE`."""
+    """Return the settings of a model fine-tuned from the version of this card; see `ARCHITECTURE`."""
     if card.training is not None:
         defaults = {name: TrainConfig.model_fields[name].default for name in ARCHITECTURE}
         own = {name: card.training.settings.get(name, default) for name, default in defaults.items()}
@@ -401,7 +401,7 @@ def _text(value: Any) -> str:
 
 
 def validated(values: dict[str, Any]) -> TrainConfig:
-    """Return the settings of these values, by their names.
+    """Return the settings with these values by name.
 
     Raises:
         ConfigError: a field is missing, unknown or out of range.
@@ -411,7 +411,7 @@ def validated(values: dict[str, Any]) -> TrainConfig:
     except ValidationError as error:
         problems = error.errors()
         if values.get("corpus") is None:
-            # It would give the name, too.
+            # The corpus would give the name, too.
             problems = [problem for problem in problems if (problem["loc"], problem["type"]) != (("name",), "missing")]
         raise ConfigError("; ".join(map(_explain, problems))) from error
 

@@ -17,7 +17,7 @@ ExportError
 
 
 class ExportError(Exception):
-    """Base class; the command prints the message in one line and exits with 1."""
+    """Base class; the command prints the one-line message and exits with 1."""
 
 
 class ConfigError(ExportError):

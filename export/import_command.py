@@ -21,9 +21,9 @@ def import_model(
 ) -> int:
     """Publish an imported model. Returns the exit code.
 
-    The model is named after its file, unless a name is given. Without a tokenizer's file, the tokenizer is the model's
-    `TextVectorization` or `StringLookup` layer. `context_length` is the number of tokens that a sliding-window model
-    sees; None if the model carries state or has a fixed length.
+    The model is named after its file, unless a name is given. Without a tokenizer file, the tokenizer is the model's
+    `TextVectorization` or `StringLookup` layer. `context_length` is the window of a sliding-window model in tokens;
+    None if the model carries state or has a fixed length.
     """
     name = name or model.resolve().stem
     require_name(name)
@@ -44,7 +44,7 @@ def import_model(
 
 
 def _describe(tokenizer: Tokenizer) -> str:
-    """Describe a tokenizer; of a Keras layer's, also how text is standardized, which a vocabulary does not say."""
+    """Describe a tokenizer; for a Keras layer, also its standardization, inferred from the vocabulary."""
     described = f"{tokenizer.unit}, {len(tokenizer.tokens):,} tokens"
     rules = tokenizer.rules if isinstance(tokenizer, WordTokenizer) else tokenizer
     if not isinstance(rules, CharacterTokenizer | WhitespaceRules) or rules.standardization == Standardization():

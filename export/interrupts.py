@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM: both end a command in the same way; a training run defers them to the end of its current step.
 
-Python raises `KeyboardInterrupt` anywhere, and TensorFlow cannot handle that: in a finalizer it is lost with a
+Python may raise `KeyboardInterrupt` anywhere, which TensorFlow cannot handle: in a finalizer it is lost with a
 traceback; during tracing a second one becomes an `AssertionError` (both observed).
 """
 
@@ -17,11 +17,11 @@ _MESSAGES = {
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: as Ctrl-C, but for the exit code."""
+    """SIGTERM: like Ctrl-C, except for the exit code."""
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """Return the exit code of a command that a signal ended: 128 plus its number, as a shell has it."""
+    """Return the exit code of a command that a signal ended: 128 plus its number, as in shells."""
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
 
 
@@ -38,7 +38,7 @@ def exit_on_signals() -> None:
 def exit_at_once(number: int, _frame: FrameType | None) -> None:
     """End the process with the signal's exit code; for imports.
 
-    A module that is being imported may catch an exception, or turn it into another one (observed).
+    A module being imported may catch or convert an exception (observed).
     """
     os._exit(128 + number)
 
@@ -72,7 +72,7 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def signal_handlers(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Handle both signals by a handler within the context."""
+    """Handle both signals with a handler within the context."""
     previous = {number: signal.signal(number, handler) for number in _MESSAGES}
     try:
         yield

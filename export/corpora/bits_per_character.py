@@ -1,6 +1,6 @@
 """Bits per character: the loss per token, made comparable between character, word and subword tokenizers.
 
-All units are normalized by the same text, so two models can be compared on the same validation split:
+All units are normalized by the same text, so that two models are comparable on the same validation split:
 
 - A token counts as its own characters. For a subword these are the bytes that begin a character, so the subwords of a
   text have as many characters as the text.
@@ -28,7 +28,7 @@ def count_tokens(token_ids: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def count_characters(tokenizer: Tokenizer, token_ids: np.ndarray) -> int:
-    """Count the characters of tokens, without unknown ones, in any order; the tokenizer is not an imported one."""
+    """Count the characters of tokens in any order, without unknown ones; not for imported tokenizers."""
     counts = count_tokens(token_ids, len(tokenizer.tokens))
     lengths = [_length(tokenizer, token_id) if counts[token_id] else 0 for token_id in range(len(tokenizer.tokens))]
     return int(counts @ np.asarray(lengths, np.int64))

@@ -31,7 +31,7 @@ from export.terminal import ProgressLine
 SAMPLED_CHARACTERS = 1 << 20
 # UTF-8 continuation bytes, as int8, are below this.
 _FIRST_BYTE = -64
-# Bytes that are searched at once for the position of a character.
+# Bytes to search at once for the position of a character.
 _SEARCHED_BYTES = 1 << 16
 
 
@@ -97,7 +97,7 @@ class Corpus:
         return tuple(self.spool.read(self.start, self.stop).decode().split(SEPARATOR))
 
     def blocks(self, doing: str) -> Iterator[bytes]:
-        """Yield the bytes of all documents, separated by zero bytes; the progress display says what is done."""
+        """Yield the bytes of all documents, separated by zero bytes; the progress display shows `doing`."""
         with ProgressLine(doing, self.stop - self.start) as progress:
             for offset in range(self.start, self.stop, BLOCK_BYTES):
                 block = self.spool.read(offset, min(offset + BLOCK_BYTES, self.stop))
@@ -171,8 +171,8 @@ class Corpus:
     def _shuffled(self, seed: int) -> "Corpus":
         """Return the documents in an order that the seed and their numbers alone determine.
 
-        It does not depend on a library's random generator: a run that is resumed years later gets the same split. Of a
-        document 24 bytes are in memory.
+        It does not depend on a library's random generator: a run that is resumed years later gets the same split. Takes
+        24 bytes of memory per document.
         """
         offset, found = self.start, list[np.ndarray]()
         for block in self.blocks("shuffling"):
@@ -219,8 +219,8 @@ def read_corpus(
 ) -> Corpus:
     """Read a corpus of UTF-8 text.
 
-    The text is copied into an unnamed temporary file: so a pipe can be read several times, training sees the text that
-    was hashed even if the source changes meanwhile, and seeking is fast.
+    The text is copied into an unnamed temporary file, so that a pipe can be read several times, training sees the text
+    that was hashed even if the source changes meanwhile, and seeking is fast.
 
     Args:
         source: A file, a directory (its files sorted by path, without hidden ones), `-` for standard input, or
@@ -228,7 +228,7 @@ def read_corpus(
         documents: How to split the text: `none` joins everything into one running text, `file` makes each file a
             document, `lines` each line that is not blank, `blank-line` each paragraph, `records` each record of JSON
             Lines or CSV.
-        role: The option that named the source, for messages.
+        role: The option of the source, for messages.
         label_columns: Fields of the records to read beside the text.
 
     Raises:
@@ -316,7 +316,7 @@ def _decode(file: BinaryIO, name: str, path: str | None, progress: ProgressLine)
 def _write_documents(parts: Iterable[str]) -> Spool:
     """Write documents, which `SEPARATOR` separates, part by part; skip the blank ones."""
     spool = Spool()
-    # Whether the current document has text, and its leading white space as long as it has none.
+    # Whether the current document has text, and its leading white space until it does.
     has_text, blank = False, ""
     for part in parts:
         first, *others = (blank + part).split(SEPARATOR)

@@ -17,7 +17,7 @@ Documents = Literal["none", "file", "lines", "blank-line", "records"]
 SEPARATOR = "\0"
 _BETWEEN_PARAGRAPHS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"
-# Of a line of JSON, and of a field of CSV.
+# Characters of a line of JSON or a field of CSV.
 MAX_RECORD_CHARACTERS = 16 * 2**20
 MAX_LABEL_CHARACTERS = 100
 # Fields of records that an error lists.
@@ -75,11 +75,10 @@ class RecordReader:
         Args:
             parts: The content of the file, with line feeds as line breaks.
             path: Its suffix decides: .csv, with the names of the fields in the first line; else JSON Lines.
-            role: What an error calls the file.
+            role: Name of the file in errors.
 
         Raises:
-            CorpusError: a record is malformed, has none of these fields, or a label that is none; the message has its
-                line.
+            CorpusError: a record is malformed, has none of these fields, or an invalid label; the message has its line.
         """
         lines = _lines(parts, f"{role} {path}")
         records = (_csv_records if path.suffix.lower() == ".csv" else _json_records)(lines, f"{role} {path}")
@@ -120,7 +119,7 @@ def _json_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, o
 
 def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, object], str]]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    # Strict: else a quotation mark that is not closed takes the rest of the file into its field.
+    # Strict: otherwise an unclosed quotation mark takes the rest of the file into its field.
     reader, last_line = csv.DictReader(lines, restkey="", restval="", strict=True), 0
     try:
         _ = reader.fieldnames
@@ -148,7 +147,7 @@ def _text(record: dict[str, object], where: str) -> str:
 
 def _label(value: object, name: str, where: str) -> str:
     """Return a label as a text: one object for equal labels, which are many."""
-    # Python's `json.dumps` writes a missing number as NaN.
+    # Python's `json.dumps` writes missing numbers as NaN.
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str | int | float):

@@ -1,8 +1,8 @@
 """Encoding of a corpus to token ids in an unnamed, memory-mapped temporary file: only pages in use are in memory.
 
 Text is split at every boundary that `contract.tokenizers.huggingface` could use. The segments, mostly a word with its
-leading space, repeat, and most units encode a segment alone as they do within the text: so they are cached. Tokens of
-regular expressions may cross spaces.
+leading space, are cached: they repeat, and most units encode a segment alone as within the text. Tokens of regular
+expressions may cross spaces.
 """
 
 import re
@@ -90,7 +90,7 @@ class Encoder:
 
 
 def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
-    """Return a table of ids by code point, 20 times as fast as a dictionary; None for other units."""
+    """Return a table of ids by code point, 20 times as fast as a dictionary; None for units other than characters."""
     if not isinstance(tokenizer, CharacterTokenizer) or tokenizer.unknown is None:
         return None
     # Lower-casing depends on the context, and standardization drops characters.

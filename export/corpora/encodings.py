@@ -1,4 +1,4 @@
-"""Decoding of UTF-8; for other bytes an error that names the likely encoding and the command that converts them."""
+"""Decoding of UTF-8; errors for other bytes name the likely encoding and the command that converts them."""
 
 import codecs
 import io
@@ -10,7 +10,7 @@ from typing import BinaryIO
 from export.corpora.spool import BLOCK_BYTES
 from export.errors import NotText
 
-# Size of the sample for detection, from the first line that is not UTF-8 on.
+# Size of the sample for detection, starting with the first line that is not UTF-8.
 SAMPLE_BYTES = 1 << 16
 # Python's names, most common first: the order breaks ties between encodings that decode the bytes alike.
 _ENCODINGS = [

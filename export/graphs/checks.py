@@ -18,12 +18,12 @@ from export.graphs.exportable import Exportable
 
 # Tolerated difference of log probabilities, losses and outputs of layers.
 TOLERANCE = 1e-4
-# Against the model in bfloat16, whose factors have three digits: for a wrong graph, not for a coarse one. How much
-# worse the model becomes is what `check_precision` computes.
+# For bfloat16, whose factors have three digits: detects wrong graphs, not coarse ones. `check_precision` computes how
+# much worse the model becomes.
 BFLOAT16_TOLERANCE = 0.25
 _BATCH_SIZE, _LENGTH = 8, 64
 # Tokens to compare one by one: few, as rounding errors grow with each step in a network with large weights. The state
-# matters from the second one on.
+# matters from the second token on.
 _COMPARED = 4
 _EMBED_LENGTH = 8
 _NUM_SAMPLED = 16
@@ -61,7 +61,7 @@ def check_saved_model(path: Path, model: Exportable, num_tokens: int) -> None:
     functions = tf.saved_model.load(str(path)).signatures
     rng = np.random.default_rng(0)
     token_ids = rng.integers(0, num_tokens, (_BATCH_SIZE, _LENGTH + 1)).astype(np.int32)
-    # Many models treat padding specially, and with a vocabulary of 20,000 random ids would hardly include it.
+    # Many models treat padding specially, and random ids of a vocabulary of 20,000 would hardly include it.
     token_ids[rng.random(token_ids.shape) < _SHARE_PADDING] = 0
     expected = _log_probabilities(model.logits(token_ids[:, :-1]), token_ids)
     logits = _call(functions[signatures.SERVING_DEFAULT], token_ids=token_ids[:, :-1])["logits"]
@@ -81,7 +81,7 @@ def _check_signatures(
     tolerance: float,
     rng: np.random.Generator,
 ) -> None:
-    """Check the signatures of one precision, by their names without it; the tolerance is that of the model's values."""
+    """Check the signatures of one precision, named without it; the tolerance applies to the model's values."""
     state = np.zeros((_BATCH_SIZE, model.network.state_size), np.float32)
     scored = _read(functions[signatures.SCORE], token_ids, _LENGTH, state)["logprobs"]
     scale = np.maximum(1, np.abs(expected))[:, :_COMPARED]
@@ -176,8 +176,8 @@ def check_precision(
     Args:
         functions: The signatures of a version, by name.
         tokenizer: Its tokenizer.
-        documents: A text that the model was not trained on, of which at most 16,384 tokens are used; if it has less
-            than 256, tokens sampled from the model take its place.
+        documents: Held-out text, of which at most 16,384 tokens are used; if it has fewer than 256, tokens sampled from
+            the model are used instead.
         card: Its card.
     """
     token_ids, text = _encode(tokenizer, documents, backward=card.direction == "backward"), "held_out"
@@ -208,7 +208,7 @@ def _encode(tokenizer: Tokenizer, documents: Sequence[str], *, backward: bool) -
 
 
 def _sample(functions: Functions, tokenizer: Tokenizer, state_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return sampled token ids int32 (64, T + 1), from the start token on, and how many of each sequence to score."""
+    """Return sampled token ids int32 (64, T + 1), after the start token, and how many of each sequence to score."""
     rng = np.random.default_rng(0)
     last, state = np.full(_NUM_SCORED, tokenizer.special.start, np.int32), np.zeros((_NUM_SCORED, state_size), "f4")
     parts, ended = [last[:, None]], np.zeros(_NUM_SCORED, bool)
@@ -231,7 +231,7 @@ def _sample(functions: Functions, tokenizer: Tokenizer, state_size: int) -> tupl
 
 
 def _read(function: Any, token_ids: np.ndarray, length: int, state: np.ndarray, **more: np.ndarray) -> dict[str, Any]:
-    """Call a signature that processes as many tokens of each sequence."""
+    """Call a signature that processes equally many tokens of each sequence."""
     lengths = np.full(len(token_ids), length, np.int32)
     specs = function.structured_input_signature[1]
     for name in {"num_top", "num_ahead", "row", "logprob", "transitions"} & specs.keys():

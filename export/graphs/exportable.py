@@ -1,7 +1,4 @@
-"""Preparation of a Keras model or an imported function for export: its step function and its reference logits.
-
-A model is served in one of two ways: with carried state, or with a sliding window.
-"""
+"""Preparation of a Keras model or an imported function for export, with carried state or a sliding window."""
 
 import hashlib
 import json
@@ -30,7 +27,7 @@ from export.graphs.window import (
 
 # int32 (batch, T) to float32 (batch, T, width).
 LogitsFn = Callable[[np.ndarray], np.ndarray]
-# Tolerance of the sum of probabilities; those of bfloat16 are up to 1% off.
+# Tolerance of the sum of probabilities; in bfloat16 it is up to 1% off.
 _PROBABILITY_TOLERANCE = 2e-2
 # Lower limit of probabilities before the logarithm, as log(0) is undefined.
 _MIN_PROBABILITY = 1e-37
@@ -43,7 +40,7 @@ class Exportable:
 
     Attributes:
         network: The step function.
-        weights_sha256: Hash of the weights and of the model structure.
+        weights_sha256: Hash of weights and model structure.
         logits: Reference logits of the original model, up to a constant per token; to verify the export.
         tops: Reference inputs of its last layer, likewise; None if unknown.
         gives_probabilities: Whether the original outputs are probabilities and not logits, as observed in a call.
@@ -194,7 +191,7 @@ def _hash(structure: str, variables: Sequence[tf.Variable]) -> str:
 
 
 def _logits_of(function: Function, context: int, num_ids: int | None) -> tuple[Function, bool]:
-    """Return a function to the logits of the last token, float32 (batch, V), and whether the outputs are probabilities.
+    """Return a function to the last token's logits, float32 (batch, V), and whether the outputs are probabilities.
 
     Raises:
         UnsupportedModel: the outputs have another shape, or are neither logits nor probabilities.
@@ -208,7 +205,7 @@ def _logits_of(function: Function, context: int, num_ids: int | None) -> tuple[F
     outputs = last_output(function(_random_ids(num_ids or int(outputs.shape[1]), context)))
     are_probabilities = _are_probabilities(outputs)
     rows = np.asarray(tf.cast(outputs, tf.float32))
-    # As logits, outputs of sigmoids and similar would give nearly uniform samples. All zeros are the logits of a model
+    # As logits, outputs of sigmoids and the like would give nearly uniform samples. All zeros are the logits of a model
     # with an untrained last layer.
     if not are_probabilities and (rows >= 0).all() and (rows <= 1).all() and rows.any():
         raise UnsupportedModel(
@@ -272,8 +269,8 @@ def _in_float32(dtype: Any) -> Any:
     return "float32" if isinstance(name, str) and "float" in name else dtype
 
 
-# By names of config entries, what a rebuilt model has in their place: it is plain; unfixed, it takes any length, too,
-# and outputs every token.
+# Replacements of config entries in a rebuilt model, by name: a plain model; an unfixed one also takes any length and
+# outputs every token.
 Changes = dict[str, Callable[[Any], Any]]
 _SHAPES = ("batch_shape", "build_input_shape")
 _PLAIN: Changes = {

@@ -1,4 +1,4 @@
-"""Scores of held-out texts, whose quantiles are in the card: the gateway ranks the scores of other texts among them."""
+"""Scores of held-out texts, whose quantiles are in the card: the gateway ranks scores of other texts among them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ from contract.card import GeneratorCard, HeldOutScores
 from contract.label_columns import opening_ids
 from contract.tokenizers import Tokenizer
 
-# Texts, and tokens of all of them, some seconds of two cores; fewer texts would make percentiles of chance.
+# Maximum texts, and tokens in all, some seconds on two cores; and minimum texts, below which percentiles are chance.
 MIN_SCORED, MAX_SCORED, MAX_TOKENS = 100, 1024, 2**15
 # Mean length of documents that are scored whole: of records, not of chapters or plays.
 RECORD_CHARACTERS = 1000
@@ -28,9 +28,9 @@ def score_held_out(
     Args:
         score: The signature.
         tokenizer: Its tokenizer.
-        documents: A text that the model was not trained on. Documents of at most 1,000 characters on average are scored
-            whole, with their end token, if there is one. Of others lines are scored.
-        card: Its card. A model with labels scores texts without.
+        documents: Held-out text. Documents of at most 1,000 characters on average are scored whole, with their end
+            token, if there is one; otherwise lines are scored.
+        card: Its card. A model with labels scores texts without labels.
     """
     is_short = sum(map(len, documents)) <= RECORD_CHARACTERS * len(documents)
     is_whole = is_short and tokenizer.special.end is not None

@@ -1,4 +1,4 @@
-"""The loop over time steps of every signature, for sequences that end before others, too."""
+"""The loop over time steps of every signature, in which some sequences may end before others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ def repeat(num_steps: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variab
         num_steps: T.
         body: One step.
         variables: Its loop variables.
-        unroll: 1 for a step so large that a copy of it takes longer to load than an iteration costs.
+        unroll: 1 for a large step, whose copy takes longer to load than an iteration costs.
     """
 
     def iteration(steps: int) -> Callable[..., tuple[tf.Tensor, Loop]]:
@@ -40,8 +40,8 @@ def repeat(num_steps: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variab
 def keep_ended(precision: Precision, t: tf.Tensor, ends: tf.Tensor, vectors: Vectors, kept: Vectors) -> Vectors:
     """Return the kept vectors, with those of the sequences that step t is the last of.
 
-    A sequence is computed until the loop ends, and what it has kept at its own end is its result. At most steps no
-    sequence ends, and nothing is selected: masks of every step cost a tenth of it (see `benchmarks/HISTORY.md`).
+    Sequences are computed until the loop ends; the vectors kept at a sequence's own end are its result. At most steps
+    no sequence ends, and nothing is selected: masks at every step cost a tenth of it (see `benchmarks/HISTORY.md`).
 
     Args:
         precision: Layout of the vectors.

@@ -18,7 +18,7 @@ CELLS: dict[str, type[keras.layers.Layer]] = {
 NAMES = {kind: name for name, kind in CELLS.items()}
 # Layers that are the identity in inference.
 _TRAINING_ONLY = (keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.GaussianNoise)
-# Index that stands for the model's own input among the inputs of a node.
+# Index of the model's own input among the inputs of a node.
 INPUT = -1
 
 
@@ -69,7 +69,7 @@ def read_graph(model: keras.Model) -> tuple[Node, ...]:
 
 
 def _visit(tensor: keras.KerasTensor, nodes: list[Node], indices: dict[int, int]) -> int:
-    """Append the call that a tensor comes from after its inputs, unless it is there already; return its index."""
+    """Append a tensor's call after its inputs, unless it is there already; return its index."""
     if id(tensor) not in indices:
         layer, call, output = tensor._keras_history
         if output:

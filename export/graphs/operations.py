@@ -1,8 +1,8 @@
 """Allowlist of operations in an imported SavedModel: only pure computation, no side effects outside the graph.
 
 A SavedModel is a program. Its operations can write files, run Python, open connections or end the process, both at load
-and at call time, here and again in the model server. So it is inspected before any of it runs, against an allowlist: an
-unknown operation is rejected.
+and at call time, here and in the model server. So it is checked against an allowlist before any of it runs; unknown
+operations are rejected.
 """
 
 import itertools
@@ -71,9 +71,9 @@ UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum Var
 VariableShape VariableV2 Where While Xdivy Xlog1py Xlogy ZerosLike Zeta
 """
 _COMPUTING = frozenset(_COMPUTING_NAMES.split())
-# What the weights are read by. The loader runs it on the model's own files.
+# Reads the weights. The loader runs it on the model's own files.
 _RESTORING = _COMPUTING | {"RestoreV2"}
-# Operations that save a SavedModel. Every one contains them, so they are allowed where nothing calls them.
+# Operations that save a SavedModel. Every SavedModel contains them, so they are allowed where nothing calls them.
 _SAVING = _RESTORING | {"MergeV2Checkpoints", "SaveV2", "ShardedFilename"}
 # Maximum number of operations in an error message.
 _SHOWN = 3
@@ -86,7 +86,7 @@ def require_harmless(path: Path) -> None:
         UnsupportedModel: an operation is not allowed, or the model needs an asset file.
         OSError: the SavedModel cannot be read.
     """
-    # The loader's own parser, so that the same content is checked and loaded.
+    # The loader's own parser: checks what will be loaded.
     for meta_graph in tf.__internal__.saved_model.parse_saved_model(str(path)).meta_graphs:
         if meta_graph.asset_file_def:
             filename = meta_graph.asset_file_def[0].filename
@@ -165,6 +165,6 @@ def _operation(tensor: str) -> str:
 
 
 def _called(node: Any) -> Iterator[str]:
-    """Yield the functions in a node's attributes. A node whose type is a function name is not on the allowlist."""
+    """Yield the functions in a node's attributes. Function names as node types are not on the allowlist."""
     for value in node.attr.values():
         yield from (function.name for function in (value.func, *value.list.func) if function.name)

@@ -1,4 +1,4 @@
-"""The precisions in which a step computes, and how each lays out the vectors of a batch.
+"""The precisions of a step, and each one's layout of the vectors of a batch.
 
 - `FLOAT32`: a sequence is a row, (batch, width), and a product is `x · kernel`.
 - `BFLOAT16`: a sequence is a column, (width, batch), and a product is `kernelᵀ · x`, with both factors rounded to

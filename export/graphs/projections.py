@@ -8,20 +8,20 @@ import tensorflow as tf
 
 from export.graphs.precision import BFLOAT16, Precision, Vectors
 
-# A tile of AMX takes as many inputs in bfloat16 at a time.
+# Inputs in bfloat16 of an AMX tile.
 _TILE = 32
 # Rows whose size is a multiple of this compete for the same lines of the cache: 1,024 units at batch size 8 take 540 µs
 # a step, and 410 µs with rows that are longer by one tile (measured: `benchmarks/HISTORY.md`).
 _ALIASED_BYTES = 2048
-# A token that would be a larger part of the product's inputs costs more there than its row of the table.
+# With a larger share of the product's inputs, a token costs more there than its row of the table.
 MAX_TOKEN_SHARE = 0.25
 
 
 class Projection(tf.Module):
     """An affine map of one or more vectors, h·R + x·W + … + bias, to one or more parts of equal width: the gates.
 
-    If the last vector is the embedding of a token, a table has x·W + bias for every token. In bfloat16 the bias is part
-    of the product, and so is a token that is not too wide. Results are float32.
+    If the last vector is the embedding of a token, a table has x·W + bias for every token. In bfloat16 the bias, and a
+    token that is not too wide, are part of the product. Results are float32.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Projection(tf.Module):
             return [precision.from_rows(gather(table, token_ids)) for table in self.tables]
         if precision is BFLOAT16:
             return self._parts_in_bfloat16(vectors, token_ids)
-        # A product for each part: slices of the rows of a single one are copies, and take longer.
+        # A product for each part: slicing the rows of a single one copies, which takes longer.
         row = precision.concatenate(vectors)
         if self.tables is None:
             return [tf.matmul(row, kernel) + bias for kernel, bias in zip(self.kernels, self.biases, strict=True)]
@@ -108,8 +108,8 @@ class Projection(tf.Module):
 def gather(table: tf.Variable, token_ids: tf.Tensor) -> tf.Tensor:
     """Return the rows of a table for token ids.
 
-    The value is read first. A session does not inline a function that gathers from the variable itself, as it takes
-    that operation to have side effects: in float32 each step was a call (measured: `benchmarks/HISTORY.md`).
+    The value is read first. A session does not inline a function that gathers from the variable itself, an operation
+    that it assumes to have side effects: in float32 each step was a call (measured: `benchmarks/HISTORY.md`).
     """
     return tf.gather(table.read_value(), token_ids)
 
@@ -137,7 +137,7 @@ def _narrower(embedding: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> tu
 
 
 def _padding(size: int) -> int:
-    """Return by how much a product has to have more inputs to be a number of tiles, and not aliased in the cache."""
+    """Return the padding of a product's inputs to whole tiles without aliasing in the cache."""
     padding = -size % _TILE
     aliased = (size + padding) * tf.bfloat16.size % _ALIASED_BYTES == 0
     return padding + _TILE * aliased

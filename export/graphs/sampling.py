@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from contract.signatures import GREEDY_BELOW_TEMPERATURE
 
-# How many of the most probable tokens are sorted before falling back to the whole vocabulary.
+# Numbers of most probable tokens that are sorted before falling back to the whole vocabulary.
 NUM_CANDIDATES = (128, 1024)
 
 
@@ -33,7 +33,7 @@ class Controls(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What does not change from step to step of a call.
+    """Values that are constant over the steps of a call.
 
     Attributes:
         controls: Sampling parameters of each sequence.
@@ -103,7 +103,7 @@ def _sample_filtered(
     """Sample among the tokens that pass the filters, in descending order of probability.
 
     Only the most probable tokens are sorted. If a sequence's filters may keep more of them, it is sampled again with
-    the next of `num_candidates`, and finally with the whole vocabulary. Other sequences have no influence on that.
+    the next of `num_candidates`, and finally with the whole vocabulary, independently of other sequences.
     """
     vocab_size = probabilities.shape[1]
     few, *more = [number for number in num_candidates if number < vocab_size] or [vocab_size]
@@ -142,7 +142,7 @@ def _sample_candidates(
     mass = tf.where(limit < vocab_size, before[:, -1] + ordered[:, -1], 1.0)
     in_nucleus = (before < (controls.top_p * mass)[:, None]) | (controls.top_p >= 1.0)[:, None]
     likely = ordered >= (controls.min_p * ordered[:, 0])[:, None]
-    # Always keep the most probable token, also with top_p = 0 or rounding errors.
+    # Always keep the most probable token, even with top_p = 0 or rounding errors.
     is_kept = (in_nucleus & likely) | (rank == 0)
     kept = tf.cumsum(tf.where(is_kept, ordered, 0.0), axis=1)
     tokens = tf.gather(token_ids, _inverse_cdf(kept, uniforms), batch_dims=1)

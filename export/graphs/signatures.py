@@ -67,7 +67,7 @@ class Generator(tf.Module):
 
         Args:
             network: The step model, with its weights in variables.
-            special: The special ids, for those that must not be sampled and the end token.
+            special: The special ids: those that must not be sampled, and the end token.
             num_tokens: Size of the tokenizer's vocabulary; ids of the output layer beyond it are never sampled.
             precision: One of the network's, for the methods of this object; `signatures` has all of them.
         """
@@ -164,11 +164,11 @@ class Generator(tf.Module):
         row: tf.Tensor,
         transitions: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        """Prefill sequences of at least one token, predict the token after each, and expand what is most probable.
+        """Prefill sequences of at least one token, predict the token after each, and expand the most probable ones.
 
         Best-first: each of A steps, the largest `num_ahead`, appends a token to `batch` of the sequences so far, such
-        that the results are the most probable ones that the steps before have not expanded. A call costs more than a
-        step, and a search mostly needs these next. The slots of padding, whose `logprob` is -inf, take part in it.
+        that the results are the most probable ones not yet expanded. A call costs more than a step, and a search mostly
+        needs these next. Padding slots, whose `logprob` is -inf, take part.
 
         Returns:
             state float32 (batch, S) after the last given token; logprobs float32 (batch, A + 1, V) of every token there
@@ -204,7 +204,7 @@ class Generator(tf.Module):
         hidden = self._precision.from_rows(tf.zeros([batch, self.network.output_size]))
         vectors = self._scan(token_ids, lengths, step, [hidden, *self._steps.split(state)])
         given = [*expand(vectors, logprob, row), tf.fill([batch], -1), tf.zeros([batch], tf.int32)]
-        # Few steps: one more copy of the loop takes longer to load than its iterations cost.
+        # Few steps: another copy of the loop takes longer to load than its iterations cost.
         logprobs, _, _, _, parents, ids = repeat(tf.reduce_max(num_ahead), body, given, unroll=1)
         outputs = {"logprobs": tf.reshape(logprobs, [-1, batch, vocab_size])}
         outputs |= {"parents": tf.reshape(parents, [-1, batch]), "token_ids": tf.reshape(ids, [-1, batch])}
@@ -373,7 +373,7 @@ def num_top_of(vocab_size: int) -> int:
 def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, num_top: int | tf.Tensor) -> list[tf.Tensor]:
     """Return log probabilities float32 (batch,) of tokens, and the `num_top` top ids and log probabilities of each.
 
-    The latter are omitted if `num_top` is the int 0. If it is a tensor, they are followed by zeros, up to `num_top_of`.
+    The latter are omitted if `num_top` is the int 0, and padded with zeros to `num_top_of` if it is a tensor.
     """
     log_probabilities = tf.nn.log_softmax(logits)
     batch = tf.shape(token_ids)[0]

@@ -1,7 +1,7 @@
-"""Unit search: which single units of a model follow a feature of held-out text; the best ones are in the card.
+"""Unit search: finds individual units that follow a feature of held-out text; the best ones are in the card.
 
 The unit of a feature is chosen on the first half of the text and validated on the second. The inspector's page chooses
-the discoveries of the text that it shows in the same way, by the same features (`static/features.js`).
+the discoveries of its text in the same way, by the same features (`static/features.js`).
 """
 
 import unicodedata
@@ -17,10 +17,10 @@ from contract.tokenizers import Tokenizer
 # Sequences and tokens of each. A call with all of them would take 200 MB for the states and gates of an LSTM of 512
 # units.
 _NUM_SEQUENCES, _LENGTH, _BATCH_SIZE = 16, 1024, 4
-# Less, in either half, is chance, or of no use to a reader: a unit that explains a tenth of a feature.
+# Less, in either half, is chance or useless: the unit explains less than a tenth of the feature.
 MIN_CORRELATION = 0.35
-# Features by name, in groups of a kind, those that need the longest memory first. Not among them: whether the last
-# character is a space, a capital or a digit, which needs no memory at all.
+# Features by name, in groups of a kind, those that need the longest memory first. Whether the last character is a
+# space, a capital or a digit needs no memory at all, and is not among them.
 KINDS = (("brackets", "quotes"), ("line", "word"), ("upper",))
 
 # The value after each character of a text.
@@ -41,7 +41,7 @@ def find_discoveries(
     Args:
         inspect: The signature.
         tokenizer: Its tokenizer.
-        documents: A text that the model was not trained on; without 16,384 tokens there are fewer sequences or none.
+        documents: Held-out text; with fewer than 16,384 tokens there are fewer sequences or none.
         card: Its card.
     """
     token_ids, features = _lay_out(tokenizer, documents, backward=card.direction == "backward")
@@ -105,7 +105,7 @@ def _correlations(
     """Return Pearson's correlation of each feature with each unit, float64 (F, units); 0 where either is constant."""
     y = features.reshape(len(features), -1).astype(np.float64)
     y -= y.mean(axis=1, keepdims=True)
-    # Of each unit: its sum, the sum of its squares, and those of its products with the features.
+    # For each unit: its sum, the sum of its squares, and the sums of its products with the features.
     sums = {each: np.zeros((2 + len(y), each.units)) for each in states}
     for start in range(0, len(token_ids), _BATCH_SIZE):
         batch = token_ids[start : start + _BATCH_SIZE]
@@ -117,9 +117,9 @@ def _correlations(
             sums[each] += np.vstack([x.sum(axis=0), (x * x).sum(axis=0), of_batch @ x])
     found = {}
     for each, (total, squares, *products) in sums.items():
-        # The sum of squared deviations; rounding can make that of a constant unit negative.
+        # The sum of squared deviations; rounding can make it negative for a constant unit.
         variation = np.maximum(0, squares - total * total / y.shape[1])
-        # The feature's mean is 0, so that of the unit has no part in the products.
+        # The feature's mean is 0, so the unit's mean cancels in the products.
         spread = np.sqrt((y * y).sum(axis=1)[:, None] * variation)
         found[each] = np.divide(products, spread, out=np.zeros_like(spread), where=spread > 1e-6)
     return found

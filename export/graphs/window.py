@@ -1,6 +1,6 @@
 """Sliding-window models: models without carried state, whose state is the window of the last tokens.
 
-Bidirectional layers, for one, have to start again at the window's end for each token. The state vector contains token
+Bidirectional layers, for example, must start again at the window's end for each token. The state vector contains token
 ids as floats (exact to 2²⁴), the newest last, left-padded with 0. The zero state is the empty window, so callers handle
 it like any other state.
 """
@@ -27,7 +27,7 @@ class Window(tf.Module):
 
     # A step is large: see `export.graphs.loop.repeat`.
     unroll = 1
-    # Whatever the model itself uses is taken for float32.
+    # The model's own precision is reported as float32.
     precisions = (FLOAT32,)
 
     def __init__(
@@ -51,7 +51,7 @@ class Window(tf.Module):
 
     @property
     def activations(self) -> list[Activation]:
-        """Only the top, as everything below is recomputed for each token."""
+        """Only the top, as everything below it is recomputed for each token."""
         return [Activation(signatures.TOP, 0, self.output_size)]
 
     def step(

@@ -1,1 +1,1 @@
-"""Imported models: Keras files and SavedModels, with their tokenizers, as what the exporter publishes."""
+"""Imported models: Keras files and SavedModels, with their tokenizers, prepared for publication."""

@@ -1,7 +1,7 @@
 """Decompression limits for Keras files, checked before Keras loads them.
 
-Weights hardly compress, and Keras stores them uncompressed. A file that unpacks to many times its size is therefore not
-from a training run, but a decompression bomb.
+Weights hardly compress, and Keras stores them uncompressed. A file that unpacks to many times its size is therefore a
+decompression bomb, not the result of training.
 """
 
 import json
@@ -19,7 +19,7 @@ from export.errors import UnsupportedModel
 # The model config takes a few kilobytes per layer. Parsed JSON takes up to thirty times as much memory.
 MAX_CONFIG_BYTES = 8 << 20
 MAX_METADATA_BYTES = 64 << 10
-# Exceptions of a file that is damaged or no ZIP file.
+# Exceptions for a file that is damaged or not a ZIP file.
 DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, LookupError, ValueError, TypeError)
 # Limit of the unpacked size of a file: the larger of a number of bytes and a multiple of the file's size.
 FREE_BYTES, MAX_EXPANSION = 64 << 20, 16

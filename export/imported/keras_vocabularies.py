@@ -38,7 +38,7 @@ def _named(value: Any) -> Any:
 
 
 class _Config(BaseModel, frozen=True, extra="ignore", strict=True):
-    """The options that token ids depend on. Options that other values would change are limited to what is supported."""
+    """The options that affect token ids, limited to supported values."""
 
     vocabulary: Annotated[list[str], Field(min_length=1)]
     output_mode: Literal["int"] = "int"
@@ -66,8 +66,8 @@ def read_layers(path: Path) -> tuple[Any, list[dict[str, Any]]]:
     """Read a `.keras` file.
 
     Returns:
-        The model's config, and in it the entries of its `TextVectorization` and `StringLookup` layers. Their
-        vocabularies are in it, too, where Keras has written them into files of their own.
+        The model's config, and the entries of its `TextVectorization` and `StringLookup` layers in it, including
+        vocabularies that Keras stores in separate files.
 
     Raises:
         UnsupportedModel: the file is damaged or not a `.keras` file.
@@ -131,9 +131,9 @@ def layer_tokenizer(class_name: str, config: dict[str, Any]) -> Tokenizer:
 def vocabulary_tokenizer(terms: Sequence[str]) -> Tokenizer:
     """Return the tokenizer of `get_vocabulary()`, whose layer's options are inferred from it.
 
-    Terms of one character each are characters; other terms are words between white space. A vocabulary with a mask at
-    its beginning is taken for one of `TextVectorization`, which lower-cases and strips punctuation, unless a term has
-    an upper-case letter or punctuation. Any other is one of `StringLookup`, which does neither.
+    Terms of one character each are characters; other terms are words between white space. A vocabulary that begins with
+    a mask is assumed to be from `TextVectorization`, which lower-cases and strips punctuation, unless a term has an
+    upper-case letter or punctuation. Any other is assumed to be from `StringLookup`, which does neither.
     """
     mask = _MASK if terms[:1] == [_MASK] else None
     vectorizes = mask is not None

@@ -41,7 +41,7 @@ _FRAMES = ("Exception encountered", "Arguments received", "Graph execution error
 def read_imported(path: Path, window: int | None) -> tuple[Exportable, list[str]]:
     """Load a model and prepare it with carried state if its layers allow it, else as a sliding-window model.
 
-    If a window is given, even a model that could carry state gets it. The lines returned say how it will be served.
+    If a window is given, even a model that could carry state gets it. The returned lines say how it will be served.
 
     Raises:
         UnsupportedModel: the model cannot be loaded, has a custom layer, has unsupported inputs or outputs, or needs a
@@ -88,7 +88,7 @@ def _from_keras(path: Path, window: int | None) -> tuple[Exportable, list[str]]:
 
 
 def _from_token_ids(model: keras.Model) -> keras.Model:
-    """Return a model without the layer that maps its input, text, to token ids: the gateway does that."""
+    """Return a model without the layer that maps text to token ids, which the gateway does."""
     lookups = [layer for layer in model.layers if isinstance(layer, _LOOKUPS) and not getattr(layer, "invert", False)]
     if not lookups:
         return model
@@ -104,7 +104,7 @@ def _from_token_ids(model: keras.Model) -> keras.Model:
             f"{kind} {name!r} must be the first layer of a model that was built: {_summary_line(error)}"
         ) from error
     layers = [layer for layer in inner.layers if not isinstance(layer, keras.layers.InputLayer)]
-    # The usual end-to-end model is such a layer before the model that was trained.
+    # Usually, an end-to-end model is such a layer before the trained model.
     return layers[0] if len(layers) == 1 and isinstance(layers[0], keras.Model) else inner
 
 
@@ -195,7 +195,7 @@ def _explained(message: str) -> UnsupportedModel:
 
 
 def _load_keras_3(path: Path) -> keras.Model:
-    """Load a file, with vocabularies moved into the config: Keras misreads a vocabulary file with a newline as term.
+    """Load a file, with vocabularies moved into the config: Keras misreads a vocabulary file with a newline as a term.
 
     `.keras` files of Keras 2 store weights differently.
     """
@@ -259,7 +259,7 @@ def _without_removed_options(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_input(config: Any) -> Any:
-    """Add an input layer to an old Sequential: Keras 3 would derive one with two batch dimensions from the shape."""
+    """Add an input layer to an old Sequential: Keras 3 would derive one with two batch dimensions from its shape."""
     layers = config["config"].get("layers") if isinstance(config.get("config"), dict) else config.get("config")
     if config.get("class_name") != "Sequential" or not layers or layers[0]["class_name"] == "InputLayer":
         return config

@@ -28,7 +28,7 @@ from export.corpora.encodings import decode
 from export.errors import NotText, UnsupportedModel
 from export.imported.keras_vocabularies import model_tokenizer, parse_lines, vocabulary_tokenizer
 
-# Twice the size of the largest vocabularies in use. Parsed JSON takes up to thirty times as much memory.
+# Twice the size of the largest vocabularies in use. Parsed JSON takes up to thirty times the memory.
 MAX_BYTES = 64 << 20
 _ZIP = b"PK\x03\x04"
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}
@@ -85,13 +85,13 @@ def _read(path: Path) -> Tokenizer:
 
 
 def _content(path: Path) -> bytes:
-    """Return the content of a file, of a `.keras` file its beginning, unless it is too large or a pickle."""
+    """Return the content of a file, for a `.keras` file its beginning, unless it is too large or a pickle."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise TokenizerError(error.strerror or str(error)) from error
-    # `model_tokenizer` has limits of its own: the weights of a `.keras` file are of any size.
+    # `model_tokenizer` has its own limits: the weights of a `.keras` file may have any size.
     if len(content) > MAX_BYTES and not content.startswith(_ZIP):
         size = max(len(content), path.stat().st_size)
         raise TokenizerError(f"a tokenizer file must have at most {MAX_BYTES:,} bytes, got {size:,}")
@@ -185,10 +185,10 @@ def _kept_words(config: _KerasConfig) -> list[str]:
     words = sorted(index, key=index.__getitem__)
     for expected_id, word in enumerate(words, 1):
         if index[word] != expected_id:
-            # The texts that it was made from hold the token as a word; Keras then leaves the id unused.
+            # Its texts contain the token as a word; Keras then leaves the id unused.
             hint = f"; oov_token {config.oov_token!r} is a word of the texts" if config.oov_token in index else ""
             raise TokenizerError(
-                f"word_index: ids must run from 1 to {len(words)} without a gap, got {word!r} = {index[word]} in place "
+                f"word_index: ids must run from 1 to {len(words)} without a gap, got {word!r} = {index[word]} instead "
                 f"of {expected_id}{hint}"
             )
     oov, limit = config.oov_token, config.num_words or len(words) + 1
