@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 NOTHING = "–"
 _GAP = "  "
-# A text of a few megabytes is finished before its progress is shown.
+# A text of a few megabytes is done before its progress is shown.
 QUIET_S, LINE_EVERY_S = 3.0, 30.0
 
 
@@ -26,7 +26,7 @@ def echo(line: str) -> None:
 
 
 class ProgressLine(contextlib.AbstractContextManager):
-    """Progress of a task on a large text, if it takes long: a bar on a terminal, occasional lines elsewhere."""
+    """Progress of a long task on a large text: a bar on a terminal, occasional lines elsewhere."""
 
     def __init__(self, doing: str, total_bytes: int | None) -> None:
         self._doing, self._total, self._done = doing, total_bytes, 0
@@ -108,7 +108,7 @@ def _widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[in
 def fraction_bar(left: str) -> Any:
     """Return a progress bar on stderr that counts to 1, hidden without a terminal; `left` is a field of tqdm's format.
 
-    It counts the fraction done, as a time limit may determine it, not steps.
+    It counts the completed fraction, not steps, as a time limit may determine it.
     """
     return tqdm(
         total=1.0,

@@ -29,7 +29,7 @@ from export.errors import ConfigError, CorpusError
 # Fewer tokens leave nothing to sample from.
 MIN_VOCABULARY = 2
 SHOWN_LINES, SHOWN_TOKENS, SHOWN_UNKNOWN = 3, 30, 10
-# Characters read, at most, to find the first lines of a text that has no line ends.
+# Maximum characters to read for the first lines of a text without line ends.
 SHOWN_CHARACTERS = 1 << 20
 _PLURALS = {
     "character": "characters",
@@ -43,7 +43,7 @@ _PLURALS = {
 def run(config_file: Path | None, source: str | None, save: Path | None, show: int, **settings: Any) -> int:
     """Train a tokenizer as a training run does, and print how it encodes a text. Returns the exit code.
 
-    The source is the validation split or the validation corpus if it is None; the settings override the file.
+    A source of None is the validation split or the validation corpus; the settings override the file.
     """
     # `TrainConfig` requires a name; nothing here depends on it.
     config = load_config(config_file, {"name": "tokenizer", **settings})
@@ -91,7 +91,7 @@ def describe(tokenizer: Tokenizer, text: Corpus) -> Iterator[str]:
     for chunk, is_last in text.chunks("encoding"):
         ids = tokenizer.encode(chunk)
         num_tokens += len(ids)
-        # A trailing newline starts no further line.
+        # A trailing newline does not start another line.
         num_lines += chunk.count("\n") + is_last * (not chunk.endswith("\n"))
         if tokenizer.special.unknown in ids:
             unknown.update(_unknown_excerpts(tokenizer, chunk, ids))
@@ -135,8 +135,7 @@ def _unknown_excerpts(tokenizer: Tokenizer, text: str, ids: list[int]) -> Iterat
     offsets = [*tokenizer.offsets(text), len(text)]
     for start, end, token_id in zip(offsets, offsets[1:], ids, strict=False):
         if token_id == tokenizer.special.unknown:
-            # The span of a word also covers separators that belong to no word; elsewhere an unknown token is one
-            # character.
+            # The span of a word also covers separators outside words; elsewhere an unknown token is one character.
             words = tokenizer.rules.words(text[start:end]) if isinstance(tokenizer, WordTokenizer) else []
             yield words[0] if words else text[start]
 

@@ -14,7 +14,7 @@ from export.errors import CorpusError
 
 # Each label is a token.
 MAX_VALUES = 1000
-# For a column of numbers, with as equal numbers of documents as its values allow.
+# For a column of numbers, with document counts as equal as its values allow.
 NUM_BINS = 8
 
 

@@ -9,7 +9,7 @@ from contract.card import GeneratorCard, HeldOutScores
 from contract.label_columns import opening_ids
 from contract.tokenizers import Tokenizer
 
-# Maximum texts, and tokens in all, some seconds on two cores; and minimum texts, below which percentiles are chance.
+# Minimum texts, below which percentiles are chance; maximum texts and tokens in all, some seconds on two cores.
 MIN_SCORED, MAX_SCORED, MAX_TOKENS = 100, 1024, 2**15
 # Mean length of documents that are scored whole: of records, not of chapters or plays.
 RECORD_CHARACTERS = 1000

@@ -1,4 +1,4 @@
-"""Files of a version for people: README, history of the training with a plot, and the embedding.
+"""Files of a version for people: README, training history with a plot, and the embedding.
 
 The embedding is in the format of TensorFlow's Embedding Projector, https://projector.tensorflow.org: vectors and their
 labels, both as TSV. It skips blank lines and splits at tabs, so labels contain only visible characters.
@@ -20,8 +20,8 @@ from export.repository.readme import write_readme
 README_FILE = "README.md"
 PICTURE_FILE = "history.png"
 METADATA_FILE = "metadata.tsv"
-# A larger embedding is cut to its first vectors: in most vocabularies those of the most frequent tokens.
-# 4 million numbers are some 40 MB.
+# A larger embedding is truncated to its first vectors, in most vocabularies those of the most frequent tokens. 4
+# million numbers are some 40 MB.
 MAX_NUMBERS = 4_000_000
 _SPACE = "␣"
 
@@ -31,8 +31,8 @@ def write_artifacts(
 ) -> None:
     """Write all files into a version that is not visible yet; its `assets.extra` exists.
 
-    Without epochs, history files are not written. The vectors are the embedding, float32 (ids, width); None if the
-    model has none or it is unknown.
+    Without epochs, no history files are written. The vectors are the embedding, float32 (ids, width); None if there is
+    none or it is unknown.
 
     Raises:
         PublishError: the plot cannot be drawn.

@@ -7,7 +7,7 @@ from contract.card import GeneratorCard, NoTrainingFilter, Sample, TrainingRepor
 from export.repository.history import Progress, perplexity
 from export.terminal import NOTHING, format_number, utc_time
 
-# Label and text of each fact; the text may hold any character of a file, such as the name of a corpus.
+# Label and text of each fact; the text may have any character of a file name, such as that of a corpus.
 Facts = Iterator[tuple[str, str]]
 
 _UNITS = {
@@ -26,7 +26,7 @@ _NO_TRAINING_FILTER: dict[NoTrainingFilter | None, str] = {
 
 
 def model_facts(card: GeneratorCard, num_tokens: int) -> Facts:
-    """Yield what is known of any model; `num_tokens` is the size of its vocabulary."""
+    """Yield the facts of any model; `num_tokens` is the size of its vocabulary."""
     yield "created", f"{utc_time(card.created)} UTC, with TensorFlow {card.tensorflow}"
     yield "token unit", f"{_UNITS[card.unit]}, a vocabulary of {num_tokens:,}"
     yield "direction", "backward: generates right to left" if card.direction == "backward" else "forward"
@@ -42,7 +42,7 @@ def model_facts(card: GeneratorCard, num_tokens: int) -> Facts:
 
 
 def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> Facts:
-    """Yield what the model was trained on, and for how long; `epochs` describes the epochs."""
+    """Yield the text and the duration of the training; `epochs` describes the epochs."""
     yield from _lineage_facts(report)
     yield "corpus", f"{report.corpus}, {report.corpus_characters:,} characters"
     if (provenance := report.provenance) is not None:
@@ -63,7 +63,7 @@ def training_facts(card: GeneratorCard, report: TrainingReport, epochs: str) -> 
 
 
 def _lineage_facts(report: TrainingReport) -> Facts:
-    """Yield what a fine-tuned model comes from; nothing for another one."""
+    """Yield the bases of a fine-tuned model; nothing for other models."""
     if report.lineage is not None:
         bases = [
             f"{each.reference}, {'imported' if each.corpus is None else f'trained on {each.corpus}'}"
@@ -108,7 +108,7 @@ def epochs_text(report: TrainingReport, progress: Progress) -> str:
 
 
 def sample_text(sample: Sample, direction: str) -> str:
-    """Return a sample in reading order, with its prompt or suffix in brackets, its labels in brackets before all."""
+    """Return a sample in reading order, after its labels in brackets, and with its prompt or suffix in brackets."""
     given = f"[{sample.given}]" if sample.given else ""
     text = sample.text + given if direction == "backward" else given + sample.text
     return "".join(f"[{column}={label}]" for column, label in sample.labels.items()) + text
@@ -125,7 +125,7 @@ def architecture(card: GeneratorCard) -> str:
 
 
 def describe_training_filter(card: GeneratorCard) -> str:
-    """Describe what the training filter recognizes, or why there is none."""
+    """Describe the training filter, or why there is none."""
     described = card.training_filter
     if described is None:
         return _NO_TRAINING_FILTER[reported(card, "no_training_filter")]

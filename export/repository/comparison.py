@@ -1,4 +1,4 @@
-"""Comparison of versions: which of their metrics are comparable, by corpus, validation split and token unit."""
+"""Comparison of versions: metrics that are comparable by corpus, validation split and token unit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, which is one line of the comparison.
+    """A metric, one row of the comparison.
 
     Attributes:
         needs: What must be equal for values to be comparable: "nothing", "text", or "tokens", which implies "text".
@@ -109,7 +109,7 @@ class Comparison:
         return len({c.reported(name) for c in self.candidates}) == 1
 
     def _are_samples(self) -> bool:
-        """Return whether each holds out different documents of the corpus, the same share, sampled by its own seed."""
+        """Return whether all hold out the same share of the corpus, but different documents, sampled by their seeds."""
         shares = {c.reported("settings")["validation"] for c in self.candidates}
         is_shuffled = {c.reported("held_out") for c in self.candidates} == {"shuffled_documents"}
         return is_shuffled and len(shares) == 1 and not self._agree("held_out_sha256")
@@ -121,7 +121,7 @@ class Comparison:
         if metric.best is None or not comparable[metric.needs] or len(values) < 2:
             return set()
         best = metric.best(values.values())
-        # Values that are shown alike count as equal; if all are equal, none is the best.
+        # Values with the same display count as equal; if all are equal, none is the best.
         winners = {i for i, value in values.items() if format(value, metric.form) == format(best, metric.form)}
         return winners if len(winners) < len(values) else set()
 

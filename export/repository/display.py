@@ -1,4 +1,4 @@
-"""The commands `list`, `show`, `compare` and `verify`: what they print of versions; nothing is changed."""
+"""The commands `list`, `show`, `compare` and `verify`, which print versions and change nothing."""
 
 import shlex
 import sys
@@ -107,7 +107,7 @@ class Row:
 @json_option
 @models_dir_option()
 def list_versions(models_dir: Path, as_json: bool) -> int:
-    """Show every version in the repository, damaged ones too."""
+    """Show every version in the repository, including damaged ones."""
     models = Repository(models_dir).models()
     try:
         entries, problem = read_entries(models_dir), None
@@ -354,7 +354,7 @@ def _verify(versions: Sequence[Version]) -> list[str]:
     from export.repository.verification import FAILED, Verification  # noqa: PLC0415 - it needs TensorFlow
 
     failed = []
-    # A version takes seconds; for several ones, a progress bar shows how many are left.
+    # A version takes seconds; for several, a progress bar shows how many are left.
     bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
     with deferred_interrupts() as raise_if_interrupted, bar:
         for version in bar:

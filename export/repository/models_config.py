@@ -71,7 +71,7 @@ def locked(models_dir: Path) -> Iterator[None]:
     try:
         lock = path.open("w")
     except PermissionError:
-        # Another user created it. On a local disk a lock needs no permission to write; on NFS it does.
+        # Created by another user. On a local disk a lock needs no write permission; on NFS it does.
         lock = path.open()
     with lock:
         # Closing the file unlocks it.
@@ -95,7 +95,7 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:
-    """Add a model to `models.config`; if it is listed and has labels, make its newest versions served too."""
+    """Add a model to `models.config`; if it is listed and has labels, also serve its newest versions."""
     with locked(models_dir):
         files = ConfigFiles(models_dir)
         entry = files.find(name)
@@ -178,9 +178,9 @@ class ConfigFiles:
         return version_numbers(home) if folder is not None and home.is_dir() else []
 
     def set_labels(self, entry: ModelConfig, labels: dict[str, int]) -> None:
-        """Set the labels of an entry, and its version policy: the labelled versions and the newest ones.
+        """Set the labels of an entry, and its version policy: the labeled versions and the newest ones.
 
-        With "latest", model servers would unload a labelled version once there are newer ones.
+        With "latest", model servers would unload a labeled version once there are newer ones.
         """
         self.labels[entry.name] = labels
         policy = entry.model_version_policy
@@ -209,5 +209,5 @@ class ConfigFiles:
 
 
 def _versions_to_serve(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:
-    """Return the versions to serve of a model with labels: the labelled ones and the newest."""
+    """Return the versions to serve of a model with labels: the labeled ones and the newest."""
     return sorted({*labels.values(), *sorted(versions)[-VERSIONS_KEPT:]})

@@ -22,9 +22,9 @@ _VALIDATION: dict[str, Any] = {"linestyle": "-", "linewidth": 1.6}
 _BEST: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 8, "markerfacecolor": "none"}
 # Upper limit of the perplexity axis, in multiples of the best perplexity.
 _HIGHEST = 6
-# Ten colours are easy to distinguish.
+# Ten colors are easy to distinguish.
 _DISTINCT = 10
-# With more epochs, a dot per epoch would hide the line; a single epoch has no visible line without one.
+# With more epochs, dots would hide the line; a single epoch is invisible without a dot.
 _DOTTED_EPOCHS = 40
 
 
@@ -66,7 +66,7 @@ def history_png(progress: Progress, title: str) -> bytes:
 
 
 def comparison_png(runs: Sequence[Run], unit: str) -> bytes:
-    """Plot the losses of several runs by epoch and by minutes, each in a colour; raise as `history_png`."""
+    """Plot the losses of several runs by epoch and by minutes, each in a color; raise as `history_png`."""
 
     def draw(left: "Axes", right: "Axes") -> None:
         lines = _draw(left, runs, _epochs, float)
@@ -83,7 +83,7 @@ def comparison_png(runs: Sequence[Run], unit: str) -> bytes:
 def _png(draw: Callable[["Axes", "Axes"], None], name: str) -> bytes:
     """Return the PNG of a figure whose two panels `draw` fills."""
     try:
-        # Imported here: it takes a second, and only plots need it.
+        # Imported here, as it takes a second.
         import matplotlib.style  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
@@ -105,7 +105,7 @@ def _draw(
     xs_of: Callable[[Progress], Sequence[float]],
     measure: Callable[[float], float | None],
 ) -> list["Line2D"]:
-    """Draw a measure of the losses of all runs; return a line in the colour of each run, for a legend."""
+    """Draw a measure of the losses of all runs; return a line in the color of each run, for a legend."""
     import matplotlib as mpl  # noqa: PLC0415 - as above
     from matplotlib.lines import Line2D  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Labels and traffic splits of versions, and the commands `promote` and `rollback`: they change while requests run."""
+"""Labels and traffic splits of versions, which change while requests run, and the commands `promote` and `rollback`."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ def move_labels(
     """Move labels of a model to versions, or remove them (None); return the labels before and after.
 
     The version that was stable gets the label `previous`. `shares` replaces the traffic split; an empty one ends it,
-    None keeps it. The labelled versions and the two newest ones are served. To repeat the call changes nothing.
+    None keeps it. The labeled versions and the two newest ones are served. Idempotent.
 
     Raises:
         NoSuchVersion: a version does not exist, or the model is not listed.
@@ -43,7 +43,7 @@ def move_labels(
         if moved.get(STABLE) is not None and stable is not None and labels[STABLE] != stable:
             labels[PREVIOUS] = stable
         kept = files.shares.get(name, {})
-        # A split that people wrote may name what does not exist yet.
+        # A split in a hand-written file may name what does not exist yet.
         _require_targets(name, kept.keys() & before.keys() if shares is None else shares, labels, versions)
         if labels != before:
             files.set_labels(entry, labels)
@@ -64,7 +64,7 @@ def _require_targets(name: str, targets: Collection[str], labels: Mapping[str, i
 
 
 def earlier_stable(models_dir: Path, name: str) -> int:
-    """Return the version that a rollback of a model makes stable; raise RepositoryError if there is none."""
+    """Return the target version of a model's rollback; raise RepositoryError if there is none."""
     existing = [version.number for version in Repository(models_dir).named(name)]
     labels = next((entry.labels for entry in read_entries(models_dir) if entry.name == name), {})
     stable = labels.get(STABLE, existing[-1])

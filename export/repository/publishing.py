@@ -39,7 +39,7 @@ from export.repository.versions import KERAS_FILE, next_version
 # Requests that a model server replays before it serves a version, so that no client waits for first runs: TFRecords of
 # PredictionLog (https://www.tensorflow.org/tfx/serving/saved_model_warmup).
 WARMUP_FILE = "tf_serving_warmup_requests"
-# Tokens to prefill and decode steps. Both only count loop iterations, which need no warmup, so any number will do.
+# Tokens to prefill and decode steps: both only count loop iterations, which need no warm-up, so any number will do.
 _WARMUP_LENGTH = 2
 # Prefix of a version that is being written, next to the versions, and suffix of its exporter's lock file.
 _DRAFT, _LOCK = ".draft-", ".lock"
@@ -66,8 +66,8 @@ def publish(
     server never sees an incomplete version, and a failure leaves no files behind.
 
     Args:
-        model: From token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V); or such a model that
-            is already prepared.
+        model: Maps token ids (batch, T) to logits or probabilities, (batch, T, V) or (batch, V); or such a model,
+            already prepared.
         tokenizer: Its vocabulary is at most as large as the model's.
         name: Letters, digits, dots, dashes and underscores.
         models_dir: The model repository.
@@ -76,9 +76,8 @@ def publish(
         context: Context length of the sliding window in tokens; None for the model's own fixed length, if it has one.
             If given, even a model that could carry state gets a sliding window.
         history: Epochs of the training, for the README, `history.json` and the plot of the version.
-        held_out: Documents that the model was not trained on, to search units that follow a feature of them, for the
-            percentiles of scores, and to measure the model's loss in bfloat16; without any, text sampled from the model
-            takes their place there.
+        held_out: Documents that the model was not trained on, for the unit search, the percentiles of scores and the
+            loss in bfloat16; without any, that loss is of text sampled from the model.
         training_filter: The filter of the training split, as `export.corpora.training_filter` builds it.
 
     Returns:
@@ -126,7 +125,7 @@ def require_name(name: str) -> None:
 
 
 def require_writable(home: Path) -> None:
-    """Raise PublishError, before a training run, if a version cannot be written to `home` or listed afterwards."""
+    """Raise PublishError before a training run if a version cannot be written to `home` or listed afterwards."""
     # The version is written to `home`, `models.config` to its parent.
     for folder in (home, home.parent):
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -154,7 +153,7 @@ def _require_sizes(model: Exportable, num_tokens: int) -> None:
 def _draft(home: Path) -> Iterator[Path]:
     """Yield a unique draft directory name; delete the draft on exit, unless it was renamed.
 
-    Its lock is held meanwhile, so that other exporters, in any container and on any machine, know that it is in use.
+    Its lock is held meanwhile, so that other exporters, in any container or on any machine, know that it is in use.
     """
     draft = home / f"{_DRAFT}{secrets.token_hex(8)}"
     lock = draft.with_suffix(_LOCK)
@@ -162,7 +161,7 @@ def _draft(home: Path) -> Iterator[Path]:
         # A concurrent removal may have deleted the empty directory.
         home.mkdir(exist_ok=True)
         file = lock.open("w")
-        # Still under the other lock: `remove_stale_drafts` of another exporter would take the file for a stale one.
+        # Still under the other lock: otherwise another exporter's `remove_stale_drafts` would delete the file.
         fcntl.flock(file, fcntl.LOCK_EX)
     with file:
         try:
@@ -215,7 +214,7 @@ def _card(
 
 
 def _code_sha256() -> str:
-    """Hash the modules that build the graph: a change of loop or sampling may change the sampled tokens."""
+    """Hash the modules that build the graph: a change to loop or sampling may change the sampled tokens."""
     digest = hashlib.sha256()
     for module in (adjustments, cells, loop, precision, sampling, specs, window, graph_signatures, signatures):
         digest.update(Path(str(module.__file__)).read_bytes())
@@ -225,7 +224,7 @@ def _code_sha256() -> str:
 def _save_graph(
     draft: Path, exportable: Exportable, tokenizer: Tokenizer, card: GeneratorCard, held_out: Sequence[str]
 ) -> GeneratorCard:
-    """Write the SavedModel; return the card with what signatures show: discoveries, scores, the cost of bfloat16."""
+    """Write the SavedModel; return the card with measurements by signatures: discoveries, scores, cost of bfloat16."""
     generator = Generator(exportable.network, tokenizer.special, len(tokenizer.tokens))
     functions = generator.signatures()
     with _without_info_logs():
@@ -246,7 +245,7 @@ def _write_assets(
     card: GeneratorCard,
     training_filter: TrainingFilter | None,
 ) -> None:
-    """Write what the gateway and model servers read beside the SavedModel, and the Keras model."""
+    """Write the files that gateway and model servers read beside the SavedModel, and the Keras model."""
     assets.mkdir()
     # Not in bfloat16: a gateway calls these signatures before it serves the version, if it uses them at all.
     _write_warmup(assets / WARMUP_FILE, input_specs(card.state_size, card.units, card.vocab_size), card.batch_sizes)
@@ -259,7 +258,7 @@ def _write_assets(
 
 
 def _write_warmup(path: Path, inputs: Mapping[str, specs.Specs], batch_sizes: Sequence[int]) -> None:
-    """Write a request for each signature and batch size: a GPU's libraries choose their kernels by batch size."""
+    """Write a request for each signature and batch size, by which a GPU's libraries choose their kernels."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, of_signature in inputs.items():
             for batch_size in batch_sizes:
@@ -271,8 +270,8 @@ def _warmup_request(signature: str, inputs: specs.Specs, batch_size: int) -> Pre
     request = log.predict_log.request
     request.model_spec.signature_name = signature
     for name, spec in inputs.items():
-        # One value and a shape: TensorFlow fills the tensor with the value, so a request has at most a kilobyte.
-        # 1 is valid as every token id, count, length and number of steps, and 0.5 as every float.
+        # One value and a shape: TensorFlow fills the tensor with the value, so a request takes at most a kilobyte. 1 is
+        # valid as every token id, count, length and number of steps, and 0.5 as every float.
         tensor = request.inputs[name]
         tensor.dtype = spec.dtype.as_datatype_enum
         for size in (batch_size, *spec.shape[1:]):
@@ -286,7 +285,7 @@ def _warmup_request(signature: str, inputs: specs.Specs, batch_size: int) -> Pre
 
 @contextlib.contextmanager
 def _without_info_logs() -> Iterator[None]:
-    """Suppress TensorFlow's log message about the path of the SavedModel, which is only the draft's."""
+    """Suppress TensorFlow's log message with the path of the SavedModel, which is the draft's."""
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel("WARNING")
@@ -297,7 +296,7 @@ def _without_info_logs() -> Iterator[None]:
 
 
 def _rename_to_next_version(draft: Path, home: Path) -> Path:
-    """Rename the draft to the next version number; if another exporter takes it first, to the one after that."""
+    """Rename the draft to the next version number, or to the one after if another exporter takes it first."""
     version = next_version(home)
     while True:
         try:

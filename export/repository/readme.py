@@ -28,7 +28,7 @@ _UNITS = {
     "regex": "by matches of regular expressions, character by character between them",
 }
 _BACKTICKS = re.compile("`+")
-# Width at which samples are wrapped: samples of word models have no line ends.
+# Width at which samples are wrapped, as those of word models have no line ends.
 _WIDTH = 100
 _FILES = {
     "generator.json": "the card: these facts as JSON",

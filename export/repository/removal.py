@@ -27,7 +27,7 @@ from export.repository.versions import Repository, Version, retire
 from export.terminal import file_size
 
 _PREFIX = ".removed-"
-# Minimum age at which the empty directory of a removed model is deleted: far longer than a server may still poll it.
+# Minimum age at which the empty directory of a removed model is deleted: far longer than servers may poll it.
 _EMPTY_AGE_S = 3600.0
 # Longer than the sum of --model_config_file_poll_wait_seconds and --file_system_poll_wait_seconds: 1 + 1 s in
 # docker-compose.yml, 5 + 5 s in deploy/kubernetes.
@@ -98,7 +98,7 @@ def remove(models_dir: Path, reference: str, yes: bool, wait_s: float, servers: 
 
 
 class Removal:
-    """The removal of versions of one model; what exists and is served is read anew at each step."""
+    """The removal of versions of a model; each step reads the current state anew."""
 
     def __init__(self, repository: Repository, versions: Sequence[Version]) -> None:
         self.versions = versions
@@ -107,7 +107,7 @@ class Removal:
 
     def check(self) -> None:
         """Raise RepositoryError if a label points at the versions, or if no version would be served afterwards."""
-        # The target of a link is outside the repository.
+        # A link's target is outside the repository.
         if self._home.is_symlink():
             target = self._home.resolve()
             raise RepositoryError(
@@ -125,7 +125,7 @@ class Removal:
                 )
 
     def plan(self) -> str:
-        """Describe which versions are removed, and which are served before and after."""
+        """Describe the versions to remove, and those served before and after."""
         existing = self._existing()
         kept = existing - self._numbers
         lines = [f"to be removed: {version.label}, {file_size(version.num_bytes())}" for version in self.versions]
@@ -146,13 +146,13 @@ class Removal:
             return
         watch = ServerWatch(servers, [entry.name for entry in self._entries()] or [self._name])
         if self.unlist():
-            # Wait without the lock, so that other models can be published meanwhile.
+            # Without the lock, so that other models can be published meanwhile.
             wait_until_unloaded(watch, self._name, wait_s)
 
     def unlist(self) -> bool:
         """Remove the model from `models.config` if no version of it remains; return whether none does."""
         with locked(self._models_dir):
-            # A version published since the confirmation stays, and so does the entry.
+            # A version published since the confirmation stays, with the entry.
             if not self._is_all():
                 return False
             drop_from_models_config(self._models_dir, self._name)
@@ -177,7 +177,7 @@ class Removal:
             forget_versions(self._models_dir, self._name)
 
     def _require_unlabelled(self) -> None:
-        """Check that neither a label nor a share of the traffic is of a version to be removed, unless all are."""
+        """Check that no version to be removed has a label or a share of the traffic, unless all are removed."""
         for entry in [] if self._is_all() else self._entries():
             labels = [label for label, number in entry.labels.items() if number in self._numbers and label != PREVIOUS]
             if labels:
@@ -214,7 +214,7 @@ def _is_confirmed() -> bool:
 
 
 def delete_renamed(models_dir: Path) -> list[Path]:
-    """Delete renamed versions of this removal and of killed ones; return the paths that cannot be deleted."""
+    """Delete renamed versions of this removal and of killed ones; return paths that cannot be deleted."""
     renamed = sorted(models_dir.glob(f"*/{_PREFIX}*"))
     for path in renamed:
         if path.is_symlink():
@@ -230,7 +230,7 @@ def delete_empty_directories(models_dir: Path) -> None:
         listed = {entry.folder for entry in read_entries(models_dir)}
         for home in models_dir.iterdir():
             if home.is_dir() and not home.is_symlink() and home.name not in listed:
-                # `rmdir` fails if there are drafts or other files, which stay.
+                # `rmdir` fails if there are drafts or other files.
                 with contextlib.suppress(OSError):
                     if time.time() - home.stat().st_mtime >= _EMPTY_AGE_S:
                         home.rmdir()
@@ -260,7 +260,7 @@ class ServerWatch:
                 self._seen_in_use.add(key)
 
     def is_unloaded(self) -> bool:
-        """Return whether every server has served every model before and now reports all its versions as END.
+        """Return whether every server served every model before and now reports all its versions as END.
 
         END alone proves nothing: it may belong to earlier versions while the server is about to load the model again.
         """

@@ -30,7 +30,7 @@ _NODE = re.compile(r"\{\{[^}]*\}\} ?")
 
 
 class _NotChecked(Exception):
-    """An input of the check is missing; that is no failure, or was reported by an earlier check."""
+    """An input of the check is missing, which is not a failure or was reported by an earlier check."""
 
 
 class Verification:
@@ -44,7 +44,7 @@ class Verification:
 
     def outcomes(self) -> Iterator[tuple[str, str]]:
         """Run the checks one by one; yield the verdict of each, and one line of explanation."""
-        # With many sliding-window models TensorFlow warns about repeated retracing, which is intended here.
+        # With many sliding-window models TensorFlow warns about repeated retracing, which is intended.
         tf.get_logger().setLevel("ERROR")
         for name, check in {
             "card": self._card,
@@ -62,7 +62,7 @@ class Verification:
                 yield NOT_CHECKED, f"{name}: {reason}"
             except ExportError as error:
                 yield FAILED, f"{name}: {self._short(str(error))}"
-            # Damaged files make TensorFlow, Keras, protobuf and HDF5 raise many kinds of exceptions.
+            # Damaged files make TensorFlow, Keras, protobuf and HDF5 raise various exceptions.
             except Exception as error:
                 yield FAILED, f"{name}: {self._short(f'{type(error).__name__}: {error}')}"
 
@@ -168,7 +168,7 @@ def _serving_default_as_model(card: GeneratorCard, functions: Mapping[str, Any])
     def logits(token_ids: np.ndarray) -> np.ndarray:
         return functions[signatures.SERVING_DEFAULT](token_ids=tf.constant(token_ids))["logits"].numpy()
 
-    # The attributes of a network that the check of its signatures uses.
+    # The network attributes that the check of the signatures uses.
     sizes: Any = SimpleNamespace(
         state_size=card.state_size, output_size=card.units, vocab_size=card.vocab_size, activations=card.activations
     )

@@ -17,7 +17,7 @@ from export.errors import NoSuchVersion, RepositoryError
 SAVED_MODEL = "saved_model.pb"
 # In its assets: the Keras model, for notebooks and further training.
 KERAS_FILE = "model.keras"
-# In a model's directory: the highest number that was removed. Model servers ignore names that are not numbers.
+# In a model's directory: the highest removed number. Model servers ignore names that are not numbers.
 LAST_REMOVED_FILE = ".last-removed"
 # Maximum number of names in an error message.
 _MAX_NAMED = 20
@@ -156,9 +156,9 @@ class Repository:
 def next_version(home: Path) -> int:
     """Return the number of the next version in a model's directory.
 
-    While other versions remain, the number of a removed one is not given again: a model server that polls the directory
-    sees the same numbers before and after, and would keep serving the removed version under the number of the new one.
-    Where none remains, a removal waits until servers have unloaded the model, and numbers start at 1 again.
+    While other versions remain, the number of a removed one is not reused: a model server that polls the directory
+    would see the same numbers, and keep serving the removed version under the number of the new one. If none remains, a
+    removal waits until servers have unloaded the model, and numbers start at 1 again.
     """
     # In this order: a concurrent removal records the number before it renames the version.
     return max([*version_numbers(home), _last_removed(home)]) + 1
@@ -185,7 +185,7 @@ def _last_removed(home: Path) -> int:
 
 
 def _is_number(text: str) -> bool:
-    # TensorFlow Serving accepts no version of more digits, and Python parses no number of 5,000 digits.
+    # TensorFlow Serving does not accept more digits, and Python does not parse 5,000.
     return text.isascii() and text.isdigit() and len(text) < 20
 
 

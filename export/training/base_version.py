@@ -30,7 +30,7 @@ class BaseVersion:
 
         Raises:
             RepositoryError: there is no such version, or it is damaged.
-            ConfigError: it has no Keras model, or a tokenizer that no corpus can be encoded with.
+            ConfigError: it has no Keras model, or a tokenizer that cannot encode a corpus.
         """
         version = Repository(models_dir).named(reference)[-1]
         card, tokenizer = version.read()
@@ -69,7 +69,7 @@ class BaseVersion:
     def extended_tokenizer(self, corpus: Corpus, columns: Iterable[LabelColumn] = ()) -> Tokenizer:
         """Return the tokenizer with the new characters and labels of a training split.
 
-        If that has documents, it has an end token, too.
+        If the split has documents, the tokenizer has an end token, too.
         """
         texts, labels = corpus.texts("looking for new characters"), label_tokens(columns)
         return self.tokenizer.extended(texts, end_token=corpus.ends, labels=labels)

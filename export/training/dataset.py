@@ -20,17 +20,16 @@ from export.corpora.packaged import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
 
-# Batch size of validation. A step of a small batch takes nearly as long as one of a large batch: with 8, validation
-# took a quarter of an epoch (`benchmarks/HISTORY.md`).
+# Batch size of validation. A step of a small batch takes nearly as long as that of a large one: with 8, validation took
+# a quarter of an epoch (`benchmarks/HISTORY.md`).
 VALIDATION_BATCH_SIZE = 64
-# Burn-in: tokens that a validation sequence reads before it is evaluated, so that its state is as good as a carried
-# one.
+# Burn-in: tokens that a validation sequence reads before its evaluation, so that its state is as good as a carried one.
 BURN_IN = 100
 # Minimum ratio of a validation sequence's evaluated tokens to its burn-in.
 MIN_EVALUATED_PER_BURN_IN = 4
 # Batch size of validation for a sliding-window model.
 VALIDATION_WINDOWS = 256
-# Share of an epoch's windows that are shortened, so that a model learns to continue a short prompt.
+# Share of an epoch's windows that are shortened, so that the model learns to continue short prompts.
 SHARE_SHORTENED = 0.25
 # Windows that are shuffled together, some 80 MB of memory, and consecutive tokens of a long text that stay in one
 # shuffle. A text of at most `SHUFFLED_WINDOWS` windows is shuffled as a whole.
@@ -64,8 +63,8 @@ class Sequences(_Split):
     Attributes:
         ids: burn_in + batch_size · a sequence's own tokens.
         sequence_length: Steps of an update.
-        burn_in: Last tokens of the preceding sequence that each sequence but the first begins with, to be read and not
-            predicted.
+        burn_in: Number of the preceding sequence's last tokens with which each sequence but the first begins, read but
+            not predicted.
         ignored_id: The id that replaces burn-in tokens in the targets; it is not evaluated.
     """
 
@@ -112,7 +111,7 @@ class Sequences(_Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (sequence_length, batch_size) each: time first; the last one may be shorter.
 
-        The generator picks the token at which the first sequence starts. The text is treated as circular, so every
+        The generator picks the token at which the first sequence starts. The text is treated as circular, so that every
         token is predicted once. With a fixed start, every epoch would truncate gradients at the same tokens.
         """
         offset = 0 if rng is None else int(rng.integers(len(self.ids)))
@@ -153,7 +152,7 @@ class SlidingWindows(_Split):
     def batches(self, rng: np.random.Generator | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (inputs, targets), int32 (context, batch_size) and (1, batch_size): time first.
 
-        With a generator, the windows are shuffled, and some shortened: a prompt may be short, without a start token
+        With a generator, windows are shuffled and some shortened, as a prompt may be short, without a start token
         before it.
         """
         remainder = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -218,7 +217,7 @@ class Mixed:
 
     @classmethod
     def of(cls, main: Sequences | SlidingWindows, other_ids: np.ndarray, share: float) -> Self:
-        """Mix in another text, so that it has this share of the rows, but one row at least."""
+        """Mix in another text with this share of the rows, but at least one row."""
         return cls(main, other_ids, max(1, round(main.batch_size * share / (1 - share))))
 
     @property
@@ -279,7 +278,7 @@ class Dataset:
         tail: Text of the validation split; None if nothing is held out.
         train: Batches of the training split.
         validation: Batches of the validation split; None if nothing is held out.
-        mixed: Text that is mixed into the training split; None without.
+        mixed: Text that is mixed into the training split, or None.
         columns: Label columns of the model.
         dropouts: The labels of both texts to train on.
     """
@@ -303,9 +302,9 @@ class Dataset:
         mixed: Corpus | None = None,
         columns: tuple[LabelColumn, ...] = (),
     ) -> Self:
-        """Encode and lay out both splits of a corpus; the tokenizer has what the training split and the columns need.
+        """Encode and lay out both splits of a corpus; the tokenizer covers the training split and the columns.
 
-        Of a text that is to be mixed in, the training split is used.
+        Only the training split of a mixed-in text is used.
 
         Raises:
             CorpusError: the training split is too short, or the vocabulary contains no token of the validation split.
@@ -333,7 +332,7 @@ class Dataset:
 
     @cached_property
     def _validation_counts(self) -> np.ndarray:
-        """Frequency of each token in the validation split, int64 (vocab,); labels are no targets."""
+        """Frequency of each token in the validation split, int64 (vocab,), without labels."""
         counts = count_tokens(self.validation.ids if self.validation else np.empty(0, np.uint8), len(self.tokenizer))
         counts[list(self.tokenizer.special.labels)] = 0
         return counts
@@ -353,7 +352,7 @@ class Dataset:
         return 1 - self.num_evaluated / self._validation_counts.sum() if self.validation else 0.0
 
     def ngram_baseline(self) -> NgramBaseline | None:
-        """Return the best n-gram model of the training split; None if nothing is held out. It takes some seconds."""
+        """Return the best n-gram model of the training split; None if nothing is held out. Takes some seconds."""
         if self.validation is None:
             return None
         is_target = np.ones(len(self.tokenizer), bool)

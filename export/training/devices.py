@@ -17,7 +17,7 @@ from export.errors import ConfigError
 from export.interrupts import signal_handlers
 from export.terminal import echo
 
-# With fewer rows or units per core, the overhead of an operation exceeds its computation (`benchmarks/HISTORY.md`).
+# With fewer rows or units per core, an operation's overhead exceeds its computation (`benchmarks/HISTORY.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
 # From this ratio of units to rows per core on, a step is bound by reading weights; units are partitioned then.
 UNITS_FOR_A_ROW = 32
@@ -84,8 +84,8 @@ class Devices:
                 _keep_freed_memory()
             if num_workers > 1:
                 echo(f"waiting until all {num_workers} processes of TF_CONFIG have started")
-                # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that too. It also sets a
-                # handler of its own for SIGTERM, for preempted machines, which must not stay.
+                # TensorFlow blocks in C++, where Python handles no signals; Ctrl-C must end that, too. It also sets a
+                # SIGTERM handler for preempted machines, which must not stay.
                 with signal_handlers(signal.SIG_DFL):
                     # Must come first: it starts the server that the other workers connect to.
                     strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -182,7 +182,7 @@ def _parts(length: int, least: int, cores: int) -> int:
 
 
 def _set_threads(parts: int) -> None:
-    """Set one thread per part, or several if there are more cores: small operations do not profit from many threads."""
+    """Set one thread per part, or several with more cores: small operations do not benefit from many threads."""
     # In a notebook or a test TensorFlow may have started already, and its threads cannot change.
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(max(1, num_cores() // parts))

@@ -24,7 +24,7 @@ _SCALARS = tf.compat.v1.SummaryMetadata(
 class TerminalDisplay(contextlib.AbstractContextManager):
     """A progress bar of the whole run, and a line after each epoch; without a terminal, only the lines.
 
-    `write` returns samples of a model of this direction.
+    `write` returns samples of a model with this direction.
     """
 
     def __init__(self, write: Callable[[keras.Model], Sequence[Sample]], direction: str = "forward") -> None:
@@ -69,8 +69,8 @@ class TerminalDisplay(contextlib.AbstractContextManager):
 class ProgressFile:
     """A file of JSON Lines for programs that follow a run: an update every second, evaluations, epochs with samples.
 
-    `samples` returns those of the last epoch. Times are in seconds, losses in nats per token. A resumed run begins
-    with its epochs `before`, without samples: a process that was killed may not have written the last one.
+    `samples` returns those of the last epoch. Times are in seconds, losses in nats per token. A resumed run begins with
+    its epochs `before`, without samples: a killed process may not have written the last one.
     """
 
     def __init__(self, path: Path, samples: Callable[[], Sequence[Sample]], before: Progress) -> None:
@@ -118,7 +118,7 @@ class ProgressFile:
 class EventWriter(contextlib.AbstractContextManager):
     """A writer of metrics to event files, which `tensorboard --logdir runs/<name>/tensorboard` shows.
 
-    The step of a metric is the number of tokens trained on since the run began; `tokens` of them before it was resumed.
+    The step of a metric is the number of tokens trained on since the run began, `tokens` of which before a resumption.
     The folder may contain event files from before. Writing them does not need the `tensorboard` package.
     """
 

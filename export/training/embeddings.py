@@ -1,7 +1,7 @@
 """Initial embeddings from a file in word2vec's text format, also used by GloVe and fastText.
 
 A line is a token and its values, separated by spaces or tabs; word2vec and fastText have a header line `count width`.
-Files are read line by line, and only requested vectors are parsed and kept: GloVe's files have gigabytes.
+Files are read line by line, and only requested vectors are parsed and kept: GloVe's files are gigabytes large.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from export.terminal import echo
 
 _GZIP, _ZIP, _MARK = b"\x1f\x8b", b"PK\x03\x04", b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
-# A line of the widest embedding, 8,192 values, has a quarter of that.
+# A line of the widest embedding, 8,192 values, takes a quarter of that.
 MAX_LINE_BYTES = 1 << 20
 # Keras initializes an Embedding uniformly between -0.05 and 0.05.
 KERAS_RANGE = 0.05
@@ -48,7 +48,7 @@ def read_embedding(path: Path, tokenizer: Tokenizer, width: int, seed: int) -> n
     is_missing, is_special = has_text & ~is_known, ~has_text
     _echo_share(path, [texts[i] for i in np.flatnonzero(is_missing)], int(is_known.sum()))
     rng, available = np.random.default_rng([seed, 1]), vectors[is_known]
-    # A single vector, or equal ones, have no deviation; the missing tokens must still differ from each other.
+    # A single vector, or equal ones, have no deviation; missing tokens must still differ from each other.
     vectors[is_missing] = rng.normal(available.mean(), available.std() or KERAS_RANGE, (is_missing.sum(), width))
     vectors[is_special] = rng.uniform(-KERAS_RANGE, KERAS_RANGE, (is_special.sum(), width))
     return vectors
@@ -75,7 +75,7 @@ def _echo_share(path: Path, missing: list[str], num_found: int) -> None:
 
 
 def read_vectors(path: Path, requested: Collection[bytes], width: int) -> dict[bytes, np.ndarray]:
-    """Read the vectors of the requested tokens, in UTF-8, none of them only white space.
+    """Read the vectors of the requested tokens, which are UTF-8 and not only white space.
 
     Returns float32 (width,) for each requested token in the file; the first one of duplicates.
     """

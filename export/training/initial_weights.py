@@ -1,4 +1,4 @@
-"""The weights that a training run starts from: Keras's random ones, those of a file of vectors, or those of a base."""
+"""Initial weights of a training run: Keras's random ones, those of a vector file, or those of a base."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ Weights = list[np.ndarray]
 
 
 def initial_weights(config: TrainConfig, tokenizer: Tokenizer, base: BaseVersion | None) -> Weights | None:
-    """Return the initial weights of the model of `build_model`; None for those that it has.
+    """Return the initial weights of the model of `build_model`; None to keep its own.
 
     Raises:
         ConfigError: the file of vectors cannot be read.
@@ -42,7 +42,7 @@ def initial_weights(config: TrainConfig, tokenizer: Tokenizer, base: BaseVersion
 def _assign(model: keras.Model, base: BaseVersion, tokenizer: Tokenizer, config: TrainConfig) -> None:
     """Assign the weights of the base, with rows for the added tokens."""
     trained = load_keras(base.keras_file)
-    # A sliding-window model that can be a base was trained here.
+    # Every sliding-window model that can be a base was trained here.
     describe = _layer_names if config.bidirectional else _structure
     expected, got = describe(model), describe(trained)
     if expected != got:
@@ -90,8 +90,8 @@ def _extended_embedding(
 ) -> np.ndarray:
     """Return an embedding float32 (ids, width) with rows for the added tokens.
 
-    They are sampled around the mean of the others: with their deviation, or closely, if the embedding is the output
-    layer, too, whose first logits must not be large.
+    They are sampled around the mean of the others, with the others' deviation, or a small one if the embedding is also
+    the output layer, whose first logits must not be large.
     """
     known = _rows_of_texts(table, old)
     deviation = TIED_RANGE if tied else known.std(axis=0)
@@ -103,7 +103,7 @@ def _extended_embedding(
 def _extended_output(array: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.ndarray:
     """Return a kernel float32 (width, ids), or a bias (ids,), with the mean of the others for each new output.
 
-    So its logit is the mean of the others, and its probability small.
+    So its logit is the mean of the others, and its probability is small.
     """
     # Outputs without a token, as imported models may have, are dropped.
     unlearnt, rows = _never_sampled(old, new), array.T[: len(old.tokens)]
@@ -112,13 +112,13 @@ def _extended_output(array: np.ndarray, old: Tokenizer, new: Tokenizer) -> np.nd
 
 
 def _never_sampled(old: Tokenizer, new: Tokenizer) -> list[int]:
-    """Return the ids that the base could not sample: those that were added, and an end token that was a start token."""
+    """Return the ids that the base could not sample: added ones, and an end token that was a start token."""
     end, added = new.special.end, range(len(old.tokens), len(new.tokens))
     return [*([end] if end is not None and end not in added and old.special.end is None else []), *added]
 
 
 def _with_rows(rows: np.ndarray, ids: Sequence[int], values: np.ndarray) -> np.ndarray:
-    """Return rows (ids, …) with the values at some ids, of which those at the end may be new."""
+    """Return rows (ids, …) with values at some ids, of which those at the end may be new."""
     size = max([*ids, len(rows) - 1]) + 1
     extended = np.zeros((size, *rows.shape[1:]), np.float32)
     extended[: len(rows)] = rows

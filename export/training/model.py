@@ -26,10 +26,10 @@ Parts = list[tf.Tensor]
 # of words ended with a loss of 3.499, not 3.424 (`benchmarks/HISTORY.md`), and three epochs of 250,000 characters with
 # 1.959, not 1.716.
 EMBEDDING_RANGE = 3**0.5
-# That of a tied embedding, which is the output layer, too: its first logits must not be large.
+# For a tied embedding, which is also the output layer: its first logits must not be large.
 TIED_RANGE = 0.05
-# With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which takes
-# the gates of a kernel for one, and forget gates start half open, without Keras's bias of 1: four epochs of a million
+# With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which treats
+# the gates of a kernel as one, and forget gates start half open, without Keras's bias of 1: four epochs of a million
 # characters ended with 1.466, not 1.476, and three of 250,000 by words with 4.006, not 4.189. GRU and SimpleRNN were
 # worse (`benchmarks/HISTORY.md`).
 _LSTM_GAIN = 2.0
@@ -45,7 +45,7 @@ _LOGITS, _PROJECTION = "logits", "projection"
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
-    """Build an untrained model, from token ids int32 (batch, T) to logits float32 (batch, T, V).
+    """Build an untrained model that maps token ids int32 (batch, T) to logits float32 (batch, T, V).
 
     A bidirectional model maps (batch, context) to (batch, V), the logits of the next token.
     """
@@ -121,7 +121,7 @@ def count_parameters(config: TrainConfig, vocab_size: int) -> int:
 
 
 def require_memory(config: TrainConfig, vocab_size: int, window_tokens: int) -> None:
-    """Check a lower bound of the memory that a training run needs; a training run that passes may still be too large.
+    """Check a lower bound of the memory of a training run; a run that passes may still be too large.
 
     `window_tokens` are those of one update, over the whole batch.
 
@@ -143,13 +143,13 @@ def require_memory(config: TrainConfig, vocab_size: int, window_tokens: int) -> 
 
 
 def scaled_layer(model: keras.Model) -> keras.layers.Layer | None:
-    """Return the layer whose weights scale the logits; None if these are products with the embedding itself."""
+    """Return the layer whose weights scale the logits; None if logits are products with the embedding itself."""
     return next((layer for layer in model.layers if layer.name in (_LOGITS, _PROJECTION)), None)
 
 
 @contextlib.contextmanager
 def scaled_logits(model: keras.Model, scale: float) -> Iterator[None]:
-    """Scale the logits of a model; its weights are the same bits after the block."""
+    """Scale the logits of a model; its weights are bit-identical after the block."""
     layer = scaled_layer(model)
     if layer is None:
         yield
@@ -280,12 +280,12 @@ def _run_recurrent(
 def run_keras_layer(
     layer: keras.layers.Layer, inputs: tf.Tensor, state: Sequence[tf.Tensor]
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Run Keras's own layer, which uses cuDNN on a GPU; the result is that of `export.training.sequence.run_layer`.
+    """Run Keras's own layer, which uses cuDNN on a GPU, with the result of `export.training.sequence.run_layer`.
 
     Recurrent dropout is ignored: cuDNN has none. The inputs are float32 (T, B, D), the state [h] or, for LSTM, [h, c],
     float32 (B, H) each.
     """
-    # A layer returns its state only if built with `return_state`, which Keras would save with the model: hence a twin.
+    # A layer returns its state only with `return_state`, which Keras would save with the model: hence a twin.
     settings = {"return_sequences": True, "return_state": True, "recurrent_dropout": 0.0, "name": f"{layer.name}_twin"}
     twin = type(layer).from_config({**layer.get_config(), **settings})
     twin.build((None, None, inputs.shape[-1]))

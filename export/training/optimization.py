@@ -28,7 +28,7 @@ def precision_of(config: TrainConfig, devices: Devices) -> str:
 class AdamW(keras.optimizers.Adam):
     """Keras's Adam, including its state, with weight decay, and two passes over the weights per update, not fifteen.
 
-    A single fused TensorFlow operation updates a variable. Weight decay is a share of the learning rate, and none for
+    A single fused TensorFlow operation updates a variable. Weight decay is a share of the learning rate, zero for
     biases. Adam: Kingma and Ba, https://arxiv.org/abs/1412.6980; decoupled weight decay: Loshchilov and Hutter,
     https://arxiv.org/abs/1711.05101.
     """
@@ -60,11 +60,11 @@ class AdamW(keras.optimizers.Adam):
 class Optimization:
     """A model, its optimizer and the moving average of its weights.
 
-    Labels are no targets, and the unknown token is not evaluated.
+    Labels are not targets, and the unknown token is not evaluated.
 
     Attributes:
         averaged: The model with the averaged weights; the model itself without a moving average.
-        checkpoint: Everything that a resumed run needs.
+        checkpoint: Everything needed for a resumed run.
     """
 
     def __init__(self, config: TrainConfig, model: keras.Model, devices: Devices, special: SpecialIds) -> None:
@@ -118,7 +118,7 @@ class Optimization:
             inputs: int32 (T, rows).
             targets: int32 (T, rows), or (1, rows).
             states: As the previous window returned them, or `zero_states`.
-            kept: float32 (rows, 1), 0 for sequences whose state is reset to zero.
+            kept: float32 (rows, 1), 0 for sequences whose state is reset.
             rate: The learning rate.
 
         Returns:
@@ -206,7 +206,7 @@ class Optimization:
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
             scaled = own_logits * scale
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(own_targets, scaled)
-            # By the scale, the loss has the derivative E[logit] - logit of the target, and that has Var[logit].
+            # By the scale, the derivative of the loss is E[logit] - logit of the target, and the second is Var[logit].
             weighted = tf.nn.softmax(scaled) * own_logits
             mean = tf.reduce_sum(weighted, axis=-1)
             variance = tf.einsum("nv,nv->n", weighted, own_logits) - mean**2

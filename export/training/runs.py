@@ -33,8 +33,8 @@ _OWN = {_CONFIG, _CORPUS, _TOKENIZER, _PROGRESS, _LINEAGE, _INITIAL, _CHECKPOINT
 class RunFolder:
     """Run directory `runs/<name>`: configuration, tokenizer, progress, checkpoint and best weights.
 
-    Until the first epoch is complete it has the initial weights, too, if they are not random: so a run resumes without
-    the version or the file that they are from.
+    Until the first epoch is complete it also has the initial weights, unless they are random, so that a run resumes
+    without the version or the file that they are from.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,14 +67,14 @@ class RunFolder:
         """Create the directory of a new run, with the lineage and the initial weights of a fine-tuning.
 
         Returns:
-            The path that the previous run was moved to, `runs/<name>~`; None if there was none with a complete epoch.
+            The path that the previous run was moved to, `runs/<name>~`; None if no run had a complete epoch.
 
         Raises:
-            RunError: the directory contains a file that no training wrote.
+            RunError: the directory contains a file that no training run wrote.
             OSError: writing failed; a previous run is still in its place.
         """
         names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
-        # A killed training may leave temporary files, which are named after its files.
+        # A killed run may leave temporary files, named after its files.
         temporary = tuple(f".{name}" for name in _OWN)
         unexpected = [name for name in names if name not in _OWN and not name.startswith(temporary)]
         if unexpected:
@@ -198,7 +198,7 @@ class RunFolder:
     def _remove_superseded(self, progress: Progress) -> None:
         for path in (self.path / _CHECKPOINTS).iterdir():
             if path.is_dir():
-                # TensorFlow writes a checkpoint into a temporary directory, which a killed run leaves.
+                # TensorFlow writes a checkpoint into a temporary directory, which a killed run leaves behind.
                 shutil.rmtree(path)
             elif not path.name.startswith((f"{progress.epochs}.", _CONFIG)):
                 path.unlink()

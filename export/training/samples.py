@@ -1,4 +1,4 @@
-"""Generated samples: one after each epoch, the ones stored in a version, and those checked for memorization."""
+"""Generated samples: one after each epoch, those stored in a version, and those checked for memorization."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle, islice
@@ -24,7 +24,7 @@ SAMPLE_CHARACTERS = 400
 # Characters of the prompt, or of the suffix of a backward model.
 PROMPT_CHARACTERS = 40
 SAMPLE_TEMPERATURE = 0.7
-# Labels of which a text is shown.
+# Maximum number of labels with a sample each.
 MAX_LABELLED = 4
 
 # Samples that a version stores.
@@ -46,8 +46,8 @@ class SampleWriter:
     """Generates samples with the `prefill` and `decode` that are published, for the models of one training run.
 
     The prompts come from documents, preferably held out; without documents, they are empty. So are those from a short
-    document with an end, such as a name: after the whole of it there would be nothing to generate. The run's seed
-    determines prompts and sampling. `columns` are the label columns of the model.
+    document with an end, such as a name, after which there would be nothing to generate. The run's seed determines
+    prompts and sampling. `columns` are the label columns of the model.
 
     Attributes:
         documents: The text.
@@ -63,19 +63,19 @@ class SampleWriter:
         self._generator: Generator | None = None
 
     def write(self, model: keras.Model) -> tuple[Sample, ...]:
-        """Return the continuation of a prompt; of a model with labels, a text of each of some labels."""
+        """Return the continuation of a prompt; for a model with labels, a text for each of some labels."""
         labels = self._some_labels(MAX_LABELLED)
         temperatures, num_characters = [SAMPLE_TEMPERATURE] * len(labels), SAMPLE_CHARACTERS // len(labels)
         return self._samples(model, labels, temperatures, SAMPLE_TOKENS, num_characters, self._rng)
 
     def samples(self, model: keras.Model) -> tuple[Sample, ...]:
-        """Return the samples that a version stores, of a model with labels one of some labels each; reproducible."""
+        """Return the reproducible samples that a version stores; with labels, each has one of them."""
         rng, count = np.random.default_rng([self._config.seed, 0]), len(KEPT_TEMPERATURES)
         labels = [*islice(cycle(self._some_labels(count)), count)]
         return self._samples(model, labels, KEPT_TEMPERATURES, KEPT_TOKENS, SAMPLE_CHARACTERS, rng)
 
     def _some_labels(self, count: int) -> list[dict[str, str]]:
-        """Return at most `count` labels, spread over those of all columns; without columns, one text has no label."""
+        """Return at most `count` labels, spread over all columns; without columns, one text without a label."""
         labels = [{column.name: value} for column in self._columns for value in column.values] or [{}]
         return labels[:: -(-len(labels) // count)]
 
@@ -138,7 +138,7 @@ class SampleWriter:
         return " ".join(complete if any(complete) else words)
 
     def _use_model(self, model: keras.Model) -> None:
-        """Use this model from now on. The first call traces the graph; later ones only assign its variables."""
+        """Use this model from now on. The first call traces the graph; later calls only assign its variables."""
         fresh = Generator(prepare(model).network, self._tokenizer.special, len(self._tokenizer.tokens))
         if self._generator is None:
             self._generator = fresh
@@ -158,10 +158,10 @@ class SampleWriter:
         raise_if_interrupted: Check = lambda: None,
         labels: Sequence[Mapping[str, str]] = (),
     ) -> list[str]:
-        """Return the continuation of each prompt; of a backward model, the text before each suffix.
+        """Return the continuation of each prompt; for a backward model, the text before each suffix.
 
-        There is a temperature for each sequence; an end token may end it before `num_tokens`. `raise_if_interrupted` is
-        called between two decode calls. A sequence whose `labels` are given begins with them.
+        Each sequence has a temperature; an end token may end it before `num_tokens`. `raise_if_interrupted` is called
+        between two decode calls. A sequence begins with its `labels`, if given.
         """
         last, state = self._prefill(prompts, labels)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []

@@ -1,7 +1,7 @@
 """A loop over time steps whose inputs and saved values are TensorFlow tensor lists: one array (n, B) per step.
 
-`tf.TensorArray` is built from tensor lists. Used directly, they support pop, which frees an item's memory while it is
-in the CPU cache, and they work in eager mode too.
+`tf.TensorArray` is built on tensor lists. Used directly, they support pop, which frees an item's memory while it is in
+the CPU cache, and they also work in eager mode.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def item(items: tf.Tensor, t: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
 def pop(items: tf.Tensor, like: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return a list without its last item, and that item, (n, B) with the shape of `like`.
 
-    Results computed from the item reuse its memory. Written elsewhere, they would touch memory that has long left the
-    cache, which took half as long as the step's product (measured: `benchmarks/HISTORY.md`).
+    Results computed from the item reuse its memory. Written elsewhere, they would touch memory that has left the cache,
+    which took half as long as the step's product (measured: `benchmarks/HISTORY.md`).
     """
     return tf.raw_ops.TensorListPopBack(input_handle=items, element_shape=_shape(like), element_dtype=like.dtype)
 

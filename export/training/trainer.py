@@ -20,8 +20,8 @@ from export.training.runs import RunFolder
 
 # Learning rate at the end of the cosine schedule, as a share of the peak.
 FINAL_RATE = 0.02
-# Prior of the scale of the logits: normal, with mean 1 and this standard deviation. It decides where a hundred tokens
-# are held out, and hardly counts where there are thousands.
+# Prior of the scale of the logits: normal, with mean 1 and this standard deviation. It dominates with a hundred
+# held-out tokens, and hardly matters with thousands.
 _SCALE_DEVIATION = 0.05
 # Far beyond the scales of trained models, 0.87 to 1: one step of Newton's method may go too far.
 _SCALE_RANGE = 0.5, 1.5
@@ -53,8 +53,8 @@ class Trainer:
 
     The model is built within the scope of the devices' strategy. Without a validation split, epochs are compared by
     training loss. What `raise_if_interrupted` raises between two steps ends the training; the run directory has the
-    last complete epoch. Beside the evaluation of each epoch there are `evaluations` within the run, evenly spaced; the
-    last of them is the end of the run.
+    last complete epoch. Besides the evaluation of each epoch there are `evaluations` within the run, evenly spaced, the
+    last one at its end.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Trainer:
     def run(self, folder: RunFolder, displays: Sequence[Display] = ()) -> Progress:
         """Train, and save a checkpoint of each epoch and the model of the best one.
 
-        A run whose directory has epochs is resumed. Each of several machines must see it; the chief writes to it.
+        A run whose directory has epochs is resumed. All machines must see the directory; the chief writes to it.
 
         Raises:
             TrainingFailed: the loss or a weight is not a number.
@@ -137,8 +137,8 @@ class Trainer:
         for dropout in self.dataset.dropouts:
             dropout.apply(label_rng)
         for count, (inputs, targets) in enumerate(split.batches(offset_rng)):
-            # With carried state alone the model would see the zero state only once per epoch, but every prompt starts
-            # from it. So does every document, and those that begin a window need no carried state.
+            # With carried state alone the model would see the zero state only once per epoch, but every prompt and
+            # every document starts from it. Documents that begin a window thus need no carried state.
             is_carried = reset_rng.random((inputs.shape[1], 1)) >= self.config.state_reset_probability
             is_carried &= inputs[0, :, None] != self.dataset.tokenizer.special.start
             fraction = self.devices.broadcast(self._fraction(progress, started, count))
@@ -161,7 +161,7 @@ class Trainer:
     def _validate(self, progress: Progress) -> tuple[float | None, float | None, float]:
         """Evaluate on the known tokens of the validation split, with carried state and without dropout.
 
-        The logits have the scale that the evaluation after the last epoch has returned.
+        The logits have the scale that the evaluation after the last epoch returned.
 
         Returns the loss in nats per token, the share of tokens that were the most probable one, and the scale of the
         logits at which the loss would be lowest; None, None and 1 without a validation split.

@@ -61,7 +61,7 @@ class TrainingRun:
     publishes: bool = True
 
     def _describe(self, corpus: Corpus, dataset: Dataset) -> None:
-        """Print what is trained on what, before it begins."""
+        """Print the model and its training text."""
         config, lineage, vocab_size = self.config, self.folder.lineage(), len(self.tokenizer)
         held_out = dataset.validation.num_tokens if dataset.validation else 0
         sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
@@ -98,7 +98,7 @@ class TrainingRun:
     def train_and_publish(self, corpus: Corpus, dataset: Dataset, weights: Weights | None) -> None:
         """Train from the last complete epoch on; the chief publishes.
 
-        The initial weights are None if they are random, or the run has an epoch.
+        The initial weights are None if they are random or the run has an epoch.
         """
         self._describe(corpus, dataset)
         try:
@@ -200,10 +200,10 @@ class TrainingRun:
         memorization: Memorization | None,
         no_training_filter: NoTrainingFilter | None,
     ) -> TrainingReport:
-        """Return the report of the best of at least one epoch for the card; it ignores later epochs.
+        """Return the report of the best of at least one epoch for the card, ignoring later epochs.
 
-        The memorization in the model's output is None if the training text is unavailable; `no_training_filter` says
-        why the version has no training filter.
+        `memorization` is None if the training text is unavailable; `no_training_filter` is the reason why the version
+        has no training filter.
         """
         best, corpus = progress.best, self.corpus
         return TrainingReport(
@@ -282,7 +282,7 @@ def train(
     weights, lineage = initial_weights(config, tokenizer, base), base.lineage(tokenizer) if base else None
     description, folder = dataset.describe(corpus), RunFolder(runs_dir / config.name)
     with folder.locked() if devices.is_chief else contextlib.nullcontext():
-        # Only after all checks: a command that fails must not replace the previous run.
+        # Only after all checks: a failing command must not replace the previous run.
         previous = folder.create(config, tokenizer, description, lineage, weights) if devices.is_chief else None
         if previous:
             echo(f"the previous run in {folder.path} is now in {previous}")
@@ -367,7 +367,7 @@ def _split(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Corpus | None]:
 
 
 def _held_out_share(config: TrainConfig) -> float:
-    """Return the share of the corpus that is held out: none if another text is."""
+    """Return the held-out share of the corpus: 0 with a separate validation text."""
     return config.validation if config.validation_corpus is None else 0.0
 
 
@@ -396,7 +396,7 @@ def _first_weights(folder: RunFolder, config: TrainConfig) -> Weights | None:
 
 
 def _describe_lineage(lineage: Lineage, dataset: Dataset) -> Iterator[str]:
-    """Yield which base is fine-tuned, and what of the text is new to its tokenizer."""
+    """Yield lines on the base that is fine-tuned, and on what its tokenizer does not cover."""
     base, added, tokenizer = lineage.ancestors[0], lineage.added_tokens, dataset.tokenizer
     yield f"fine-tunes {lineage.base}, {f'trained on {base.corpus}' if base.corpus else 'imported'}"
     if added:

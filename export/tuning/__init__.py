@@ -1,1 +1,1 @@
-"""Hyperparameter search: trials are runs of the exporter in processes of their own; Optuna stops the worse ones."""
+"""Hyperparameter search: trials are runs of the exporter in separate processes; Optuna stops the worse ones."""

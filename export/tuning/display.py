@@ -22,7 +22,7 @@ class SearchDisplay(contextlib.AbstractContextManager):
 
     def __init__(self, minutes: float) -> None:
         self._seconds, self._started = 60 * minutes, time.monotonic()
-        # The time left is not estimated but given; no other field is put before the postfix.
+        # The time left is given, not estimated; no other field comes before the postfix.
         self._bar = fraction_bar("{unit}")
 
     def __exit__(self, *exception: object) -> None:
@@ -57,7 +57,7 @@ def describe(trial: Trial) -> str:
 
 
 def results_table(trials: Sequence[Trial]) -> Iterator[str]:
-    """Yield the lines of a table of the trials, the lowest validation loss first; those of long settings are long."""
+    """Yield the lines of a table of the trials, the lowest validation loss first; lines may be long."""
 
     def loss(trial: Trial) -> float:
         return float("inf") if trial.loss is None else trial.loss

@@ -29,14 +29,14 @@ from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
 from export.tuning.trials import Trial, run, run_command
 
-# Of the worse two thirds of the trials, each is stopped at the first of its rungs.
+# The worse two thirds of the trials at a rung are stopped there.
 REDUCTION = 3
-# Share of the minutes that a whole trial has. Two fit, the recipe's and that of a better one. The rest is for those
-# that are stopped early, for starts and for publishing.
+# Share of the minutes for a whole trial. Two fit, the recipe's and a better one. The rest is for trials that are
+# stopped early, for starts and for publishing.
 _TRIAL_SHARE = 0.35
-# A trial that begins late has less time; with less than this share of a whole one it cannot be compared.
+# A trial that begins late has less time; with less than this share of a whole one it is not comparable.
 _MIN_SHARE = 0.5
-# Minutes to the first rung. In less, differences between settings are chance.
+# Minutes to the first rung; in less time, differences between settings are chance.
 _MIN_RUNG_MINUTES = 0.75
 _MAX_FAILURES = 3
 # A matrix product is fast at multiples of these.
@@ -59,17 +59,17 @@ class Budget:
 
     @property
     def publishing(self) -> float:
-        """Minutes that are kept for publishing, which takes about as long as five starts."""
+        """Minutes reserved for publishing, which takes about as long as five starts."""
         return min(5 * self.startup, 0.3 * self.minutes)
 
     @property
     def left(self) -> float:
-        """Minutes that are left for trials."""
+        """Minutes left for trials."""
         return self.minutes - self.publishing - (time.monotonic() - self.started) / 60
 
     @property
     def deadline(self) -> float:
-        """The time of `time.monotonic` at which a trial that is late is stopped."""
+        """The time of `time.monotonic` at which a late trial is stopped."""
         return self.started + 60 * (self.minutes - self.publishing / 2)
 
     @property
@@ -120,8 +120,8 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
 class Search:
     """Trials of settings, one after the other.
 
-    The first ones have the settings of recipes, the others settings around those of the first, sampled by the seed. At
-    a rung, at a ninth and a third of its minutes, a trial is stopped unless it is among the best third there.
+    The first ones have the settings of recipes; the others vary those of the first, sampled by the seed. At a rung,
+    after a ninth and a third of its minutes, a trial is stopped unless it is among the best third.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the epoch of the lowest validation loss; None without a complete epoch."""
+        """The trial with the best complete epoch; None without one."""
         complete = [trial for trial in self.trials if trial.epoch_loss is not None]
         return min(complete, key=lambda trial: trial.epoch_loss or 0.0, default=None)
 
@@ -165,7 +165,7 @@ class Search:
                     raise TrainingFailed(f"trial {last[-1].number}: {last[-1].error}; its log is {last[-1].log}")
 
     def _next_minutes(self) -> float | None:
-        """Return the minutes of the next trial; None if what is left is too little for one."""
+        """Return the minutes of the next trial; None if too few are left."""
         minutes = min(self._budget.trial, self._budget.left - self._budget.startup)
         if not self.trials:
             return max(minutes, 0.01)
@@ -187,7 +187,7 @@ class Search:
 
     def _follow(self, trial: Trial, asked: Any, display: SearchDisplay) -> bool:
         """Run a trial to its end, or until Optuna prunes it; return whether it does."""
-        # A trial of less time has fewer, at the same minutes.
+        # A shorter trial has fewer, at the same minutes.
         num_rungs = max(1, round(trial.minutes / self._budget.rung))
         command, step, began = run_command(trial, self._config, self._models_dir, num_rungs), 0, time.monotonic()
         with contextlib.closing(run(trial, command, self._budget.deadline)) as looks:
@@ -230,7 +230,7 @@ def _locked(home: Path) -> Iterator[None]:
 
 
 def other_recipes(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return what the recipes next to one have otherwise, without what is given; none for another token unit."""
+    """Return the differing settings of the neighbors of a recipe, without given ones; none for another token unit."""
     if given.get("token_unit", "character") != "character" or "token_regex" in given:
         return ()
     position, own = RECIPES_BY_MINUTES.index(name), _read(name).model_dump()
@@ -244,7 +244,7 @@ def _read(recipe: str) -> TrainConfig:
 
 
 def searched(config: TrainConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the settings to search: those that are not given, nor those of a base."""
+    """Return the settings to search: those neither given nor determined by a base."""
     names = ("cell", "layers", "units", "dropout", "learning_rate", "batch_size", "sequence_length")
     return tuple(name for name in names if name not in given and not (config.base and name in ARCHITECTURE))
 
@@ -273,5 +273,5 @@ def _sample_size(asked: Any, name: str, size: int, step: int) -> int:
 
 
 def _rounded(value: Any) -> Any:
-    """Return a number with two digits, which can be read and given on a command line."""
+    """Return a number with two digits, readable and usable on a command line."""
     return float(f"{value:.2g}") if isinstance(value, float) else value

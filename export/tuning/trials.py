@@ -1,4 +1,4 @@
-"""A trial: a run of the exporter with settings of its own, in a process of its own."""
+"""A trial: a run of the exporter with its own settings, in a separate process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from export.config import TrainConfig
 
 State = Literal["running", "complete", "stopped", "out of time", "failed"]
 _POLL_S = 0.2
-# After SIGTERM a run ends after its current step; publishing or saving an epoch takes longer.
+# On SIGTERM a run ends after its current step; publishing or saving an epoch takes longer.
 _STOP_S = 60.0
 
 
@@ -23,7 +23,7 @@ class Trial:
     """A trial and its results so far.
 
     Attributes:
-        settings: What it changes of the recipe.
+        settings: Its differences from the recipe.
         directory: Of its run, its log and its progress file.
         minutes: The time limit of its run.
         evaluated: The fraction of the run that was done at the last evaluation between epochs.
@@ -47,16 +47,16 @@ class Trial:
 
     @property
     def log(self) -> Path:
-        """What its run printed."""
+        """The output of its run."""
         return self.directory / "log.txt"
 
     @property
     def progress_file(self) -> Path:
-        """What `ProgressFile` of its run wrote."""
+        """The file that `ProgressFile` of its run writes."""
         return self.directory / "progress.jsonl"
 
     def read(self, line: Mapping[str, Any]) -> None:
-        """Take over a line of the progress file."""
+        """Apply a line of the progress file."""
         if "fraction" in line:
             self.trained_minutes = line["fraction"] * self.minutes
         if line["event"] == "update":
@@ -73,8 +73,8 @@ class Trial:
 
 
 def run_command(trial: Trial, config: TrainConfig, models_dir: Path, evaluations: int) -> list[str]:
-    """Return the command of a trial's run, which publishes nothing; a base is in `models_dir`."""
-    # Those that are not set have their defaults there, too; with a base, they come from it.
+    """Return the command of a trial's run, which does not publish; a base is in `models_dir`."""
+    # Unset ones have the same defaults there; with a base, they come from it.
     unused = {"corpus", "max_minutes"}
     if config.validation_corpus is not None and config.mix is None:
         unused.add("validation")
@@ -89,7 +89,7 @@ def run_command(trial: Trial, config: TrainConfig, models_dir: Path, evaluations
 
 
 def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]:
-    """Run a trial; yield after each look at its progress. Whoever closes the iterator stops the run.
+    """Run a trial; yield after each check of its progress. Closing the iterator stops the run.
 
     At the deadline, a time of `time.monotonic`, it stops, too.
     """
@@ -104,7 +104,7 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
             stderr=subprocess.STDOUT,
             env=environment(),
             preexec_fn=lambda: terminate_with_parent(parent),  # noqa: PLW1509 - this process has one thread
-            # Ctrl-C reaches this process alone, which then stops the run.
+            # Ctrl-C reaches only this process, which then stops the run.
             start_new_session=True,
         )
         try:

@@ -25,7 +25,7 @@ Loads = Mapping[ModelVersion, tuple[int, int]]
 _MODEL = ("model", "version")
 _CALL = (*_MODEL, "signature")
 _HTTP = ("method", "route", "status")
-# Any other method is labelled "other": a client may send arbitrary ones.
+# Any other method is labeled "other": a client may send arbitrary ones.
 HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # From a first token on an idle server, some 15 ms, to a sequence that waits through an outage; about three buckets per
