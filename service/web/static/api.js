@@ -52,13 +52,13 @@ export async function postForBlob(path, body, signal) {
   return lost(response.blob(), signal);
 }
 
-// Yields the objects of a stream. Leaving the loop, or the signal, closes it, and the server stops.
+// Yields the objects of a stream. Leaving the loop or aborting closes it, and the server stops.
 export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });
   yield* events(response, signal, "The connection was lost before the text was complete. Generate it again.");
 }
 
-// Yields the objects of a stream of events that have a URL of their own.
+// Yields the objects of a stream of events at a URL.
 export async function* follow(path, signal) {
   yield* events(await send(path, { signal }), signal, "The connection to the server was lost.");
 }
@@ -88,7 +88,7 @@ async function* events(response, signal, cut) {
 
 async function send(path, init) {
   const key = sessionStorage.getItem(KEY);
-  // The browser names the type of a form, with its boundary.
+  // The browser sets the content type of a form, with its boundary.
   const headers = { ...(typeof init.body === "string" && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
   const response = await lost(fetch(path, { ...init, headers }), init.signal);
   if (response.ok) return response;

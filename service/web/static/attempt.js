@@ -8,7 +8,7 @@ const [notice, retry, key, keyValue, keyRefused] = findAll(["notice", "retry", "
 // Failures after which the same request may succeed: no connection, too many requests, a server that is down.
 const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
 
-// After a temporary failure, the same request is offered again; the cause of any other must be changed first.
+// After a temporary failure, a retry is offered; the cause of any other must be fixed first.
 addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);
 
 // Removes the notice of a failure and its retry button.
@@ -18,7 +18,7 @@ export function forget() {
 
 /**
  * Runs `work` and shows a notice if it fails; on a 401, asks for an API key and runs it again. Returns whether it
- * succeeded. `gone` is called when a model is no longer served, `again` by a button beside the notice.
+ * succeeded. `gone` is called when a model is no longer served, `again` by the notice's button.
  * @param {() => unknown} again
  */
 export async function attempt(work, gone = () => {}, again = () => attempt(work, gone)) {
@@ -41,8 +41,7 @@ export async function attempt(work, gone = () => {}, again = () => attempt(work,
   }
 }
 
-// Asks for an API key, and returns whether one was given; `refused` is the reason why the last one was refused, if
-// there was one.
+// Asks for an API key, and returns whether one was given; `refused` is the reason why the last one was refused, if any.
 export function askForKey(refused) {
   keyRefused.textContent = refused && `The key was refused: ${refused}.`;
   keyRefused.hidden = !refused;

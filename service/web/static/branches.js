@@ -1,12 +1,12 @@
-// The branches of a text as a tree: which texts share a beginning, and where each diverges from the one that it replaced.
+// The tree of a text's branches: texts that share a beginning, each diverging from the one that it replaced.
 
 import { textOf, visible } from "./format.js";
 
 const MAX_EXCERPT = 160;
 
 // Shows the tree of the shown text in an element, if it has branches. A text has its tokens, the text that it replaced
-// (`from`), and the position of the token that a branch chose (`at`; null without one). `hrefOf` returns the link of a
-// text; `opened` is called with the one that is pressed.
+// (`from`), and the position of a branch's token (`at`; null without one). `hrefOf` returns the link of a text; `opened`
+// is called with the selected one.
 export function showBranches(element, texts, shown, { hrefOf, opened }) {
   const rows = tree(rootOf(shown), texts);
   element.hidden = rows.length < 2;

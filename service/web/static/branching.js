@@ -1,4 +1,4 @@
-// Where a branch begins: after the tokens before a position, and a token there.
+// The beginning of a branch: the tokens before a position, and a token there.
 
 import { Failure } from "./api.js";
 import { visible } from "./format.js";
@@ -6,11 +6,11 @@ import { visible } from "./format.js";
 // A bias that makes a token the most probable one, if the pattern allows it.
 const LARGE = 100;
 
-// Returns the body of the request that generates a branch, without sampling parameters, and whether the token completes the
-// match, so that nothing follows.
+// Returns the body of a branch's request, without sampling parameters, and whether the token completes the match, so that
+// nothing follows.
 //
 // `origin` is the request that generated the tokens with these `texts`, which `token` follows; `fields` are those of the
-// request to come. `model` and `promptField` are those of the text.
+// next request. `model` and `promptField` are those of the text.
 export async function branchBody(origin, texts, token, fields, { model, promptField }, post) {
   const pattern = constraint(origin.fields);
   const seed = { seed: token.seed ?? newSeed() };
@@ -23,12 +23,12 @@ export async function branchBody(origin, texts, token, fields, { model, promptFi
   return { body: { state: choice.state, ...seed }, isComplete: choice.finish_reason === "stop" };
 }
 
-// Returns the resume token after the tokens with these `texts`, for a text that was stopped before its own arrived.
+// Returns the resume token after the tokens with these `texts`, for a text stopped before its own arrived.
 export async function resumeToken(origin, texts, { promptField }, post) {
   return (await replayTokens(origin, texts, constraint(origin.fields) && promptField, post)).state;
 }
 
-// Generates tokens again, to get the resume token after them. With a pattern, checks that they are the same: the last ones
+// Generates tokens again, for the resume token after them. With a pattern, checks that they are the same: the last ones
 // before Max tokens were restricted to those that complete the match.
 async function replayTokens({ body, seed, fields }, texts, checked, post) {
   const [choice] = (await post("v1/completions", {
@@ -58,7 +58,7 @@ function constraint({ structured_outputs, min_length }) {
   return structured_outputs || min_length ? JSON.stringify({ structured_outputs, min_length }) : "";
 }
 
-// With the resume token's seed, the same token, and sometimes another one, would be followed by the same text.
+// With the resume token's seed, the same token, and sometimes another one, would get the same continuation.
 function newSeed() {
   return Math.floor(Math.random() * Number.MAX_SAFE_INTEGER);
 }

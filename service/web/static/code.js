@@ -1,4 +1,4 @@
-// A request as code: for curl, the SDK, OpenAI's client and JavaScript.
+// A request as code for curl, the SDK, OpenAI's client and JavaScript.
 
 import { button, findAll } from "./dom.js";
 
@@ -29,7 +29,7 @@ const LANGUAGES = {
     "console.log((await response.json()).choices[0].text);"].join("\n"),
 };
 
-// Shows the request of a completion to the gateway at `url`, which has no slash at its end.
+// Shows a completion request to the gateway at `url`, which has no trailing slash.
 export function showCode(body, url) {
   const show = (name) => {
     text.textContent = LANGUAGES[name](body, url);
@@ -44,12 +44,12 @@ export function showCode(body, url) {
   show("curl");
 }
 
-// Arguments of a call in Python.
+// Arguments of a Python call.
 function call(named, first = []) {
   return [...first, ...Object.entries(named).map(([name, value]) => `${name}=${python(value)}`)].map((argument) => `\n    ${argument},`).join("") + "\n";
 }
 
-// A JSON value as a literal of Python.
+// A JSON value as a Python literal.
 function python(value) {
   if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
   if (value === null) return "None";

@@ -11,7 +11,7 @@ export function palette() {
   return current;
 }
 
-// The color of a value as CSS that follows the theme, for elements that are not redrawn on a change.
+// The color of a value as CSS that follows the theme, for elements that are not redrawn.
 export function themed(value, limit) {
   const share = Math.max(-1, Math.min(1, value / limit));
   return `color-mix(in srgb, var(${share < 0 ? "--cold" : "--warm"}) ${(100 * Math.abs(share)).toFixed(1)}%, var(--raised))`;
@@ -31,7 +31,7 @@ export class Palette {
       const share = (2 * step) / (STEPS - 1) - 1;
       return mixed(ground, share < 0 ? cold : warm, Math.abs(share));
     });
-    // In the format of a canvas: red, green, blue and alpha, from the lowest byte on.
+    // In canvas format: red, green, blue and alpha, from the lowest byte on.
     this.pixels = Uint32Array.from(this.#colors, ([red, green, blue]) => (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0);
   }
 

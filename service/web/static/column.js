@@ -1,4 +1,4 @@
-// One generated text: its model and sampling parameters, its tokens as they arrive, continuing and branching.
+// One generated text: its model, sampling parameters, tokens as they arrive, continuations and branches.
 
 import { forget } from "./attempt.js";
 import { partings, showBranches } from "./branches.js";
@@ -23,7 +23,7 @@ export class Column {
   #choice;
   #labels;
   #form;
-  // The element of the text, its legend and its statistics.
+  // The text's element, legend and statistics.
   #box;
   #text;
   #statistics;
@@ -37,8 +37,8 @@ export class Column {
   #texts = [];
   #on;
 
-  // `values` has the fields by name, and `model`; `on` has the callbacks `changed` and `branch`, and `idle`, which
-  // does something unless a request is running.
+  // `values` has the fields by name, and `model`; `on` has the callbacks `changed` and `branch`, and `idle`, which runs a
+  // function unless a request is running.
   constructor(number, models, values, on) {
     this.#on = on;
     this.number = number;
@@ -87,7 +87,7 @@ export class Column {
     return this.#shown !== null && this.#shown.origins.length > 0 && this.#shown.tokens.length > 0;
   }
 
-  // How the shown text was generated, for a link; undefined without a text.
+  // The recipe of the shown text, for a link; undefined without a text.
   get recipe() {
     return this.canContinue ? recipeOf(this.#shown) : undefined;
   }
@@ -97,8 +97,8 @@ export class Column {
     return !this.#shown?.tokens.some(({ branched, isEnd }, i, all) => branched || (isEnd && i < all.length - 1));
   }
 
-  // The body of the request for a prompt, with the seed of the shown text, and its length if it was continued, so that the request
-  // returns that text.
+  // The body of the request for a prompt, with the shown text's seed, and its length if it was continued, so that the
+  // request returns that text.
   request(prompt) {
     const { model, ...values } = this.values;
     const fields = requestFields(values);
@@ -107,13 +107,13 @@ export class Column {
     return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
   }
 
-  // Titles the column with the settings of its text, present or future.
+  // Titles the column with the settings of its present or next text.
   showTitle() {
     const { model, temperature } = this.#shown?.generated.values ?? this.values;
     this.element.querySelector("h2").textContent = `${this.number + 1}: ${model}, temperature ${temperature}`;
   }
 
-  // Shows the settings, which are a sheet on a phone.
+  // Shows the settings, a sheet on a phone.
   showSettings() {
     this.element.querySelector(".settings").showPopover();
   }
@@ -127,7 +127,7 @@ export class Column {
     this.element.remove();
   }
 
-  // Generates a text from the prompt, and shows it as it arrives; the last text stays until then.
+  // Generates a text from the prompt and shows it as it arrives; the last text stays until then.
   async generate(prompt, signal, stream, fields = {}) {
     const isBackward = this.direction === "backward";
     const [promptField, model] = [isBackward ? "suffix" : "prompt", this.#choice.reference];
@@ -137,7 +137,7 @@ export class Column {
     }));
   }
 
-  // Continues the text at its end, from the resume token, as one longer request would have.
+  // Continues the text from the resume token, as one longer request would have.
   async continue(signal, { post, stream }, fields = {}) {
     await this.#explained(async () => {
       const shown = this.#shown;
@@ -149,7 +149,7 @@ export class Column {
     });
   }
 
-  // Continues after the tokens before `position` and another token there, from the state at that position.
+  // Branches with a token at `position`, from the state there.
   async branch(position, token, signal, requests, fields = {}) {
     await this.#explained(() => this.#branch(position, token, signal, requests, fields));
   }
@@ -173,7 +173,7 @@ export class Column {
     this.#showBranches();
   }
 
-  // Generates the text of a link again: the first request, then its branches and continuations.
+  // Regenerates the text of a link: the first request, then its branches and continuations.
   async replay(prompt, recipe, signal, requests) {
     for (const [i, { at, text, same, seed, num_tokens: count }] of recipe.entries()) {
       // The text before a branch is the beginning of a match.
@@ -184,7 +184,7 @@ export class Column {
     }
   }
 
-  // Shows a text that begins, with the tokens that it has already; the one that it replaces is kept.
+  // Shows a beginning text with the tokens that it already has; the one that it replaces is kept.
   #begin(text, tokens = []) {
     const kept = new Set([...this.#texts, text].slice(-MAX_KEPT));
     // The text that a branch diverges from, perhaps a branch itself, is kept.
@@ -229,7 +229,7 @@ export class Column {
     partings(shown, this.#texts).forEach((position) => this.#text.elementOf(position)?.classList.add("parting"));
   }
 
-  // Runs a function that sends requests, and shows an error beside its field.
+  // Runs a function that sends requests; an error is shown beside its field.
   async #explained(work) {
     this.#form.clearErrors();
     try {
@@ -257,7 +257,7 @@ export class Column {
           this.#shown.state = null;
         }
         origin.seed = chunk.seed ?? origin.seed ?? null;
-        // Branches generate the text again, by the same version, even if another one has been promoted.
+        // Branches regenerate the text by the same version, even if another one has been promoted.
         if (!origin.body.state) origin.body.model = this.#shown.generated.model = `${chunk.model}:${chunk.version}`;
         for (const choice of chunk.choices) {
           this.#text.add(tokensOf(choice));
@@ -270,7 +270,7 @@ export class Column {
       const last = this.#text.tokens.at(-1);
       if (last && reason === "stop") last.isEnd = true;
       this.#text.flush();
-      // Without a seed, no response has begun.
+      // Without a seed, the response has not begun.
       if (origin.seed !== undefined) {
         this.#count(before, began, origin, reason ? `finish reason: ${reason}` : "incomplete");
         this.#linkInspector();
@@ -285,7 +285,7 @@ export class Column {
     this.#statistics.textContent = `${numTokens(count)}${all}, ${Math.round((1000 * count) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
   }
 
-  // The model, prompt and generated text in reading order, and the labels that the text was given, if any.
+  // The model, prompt and generated text in reading order, and its given labels, if any.
   get whole() {
     const { model, isBackward } = this.#shown.generated;
     const tokens = this.#text.tokens.map(({ text }) => text);
@@ -294,7 +294,7 @@ export class Column {
     return { model, text: whole.join(""), labels: this.#shown.origins[0]?.fields.labels };
   }
 
-  // Hides the text, its legend and its statistics until the text is typed.
+  // Hides the text, legend and statistics until the text is typed.
   hideText() {
     this.#box.style.visibility = "hidden";
   }
@@ -338,15 +338,15 @@ export class Column {
   }
 }
 
-// A text that begins. `generated` has its model, direction, field of the prompt and settings, whatever is selected meanwhile;
-// `origins` are the requests that generated it: each continues after `count` tokens, with the seed of its response, and
-// `token` is the one that a branch chose before them; `state` is the resume token after the last token, if it has arrived;
-// `from` is the text that it replaced, and `at` the position where a branch diverges from that.
+// A text that begins. `generated` has its model, direction, prompt field and settings, whatever is selected meanwhile;
+// `origins` are the requests that generated it: each, with the seed of its response, continues after `count` tokens, the
+// last of them a branch's `token`, if any; `state` is the resume token after the last token, if it has arrived; `from` is
+// the text that it replaced, and `at` the position where a branch diverges from that.
 function begun(prompt, generated, from, at = null) {
   return { prompt, generated, origins: [], state: null, tokens: [], from, at };
 }
 
-// How a text was generated: what `replay` takes; undefined before its first response.
+// The recipe of a text for `replay`; undefined before its first response.
 function recipeOf({ origins, tokens }) {
   if (origins[0]?.seed === undefined) return undefined;
   const ends = [...origins.slice(1).map(({ count, token }) => (token ? count - 1 : count)), tokens.length];

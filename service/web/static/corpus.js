@@ -1,4 +1,4 @@
-// A text's properties for training: size, characters, documents, duplicates, order and license. No elements of the page.
+// A text's properties for training: size, characters, documents, duplicates, order and license. Without page elements.
 
 import { readRecords } from "./records.js";
 
@@ -8,7 +8,7 @@ const SCRIPTS = ["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari",
 const SCRIPT_SAMPLE = 20_000;
 // Characters this rare cannot be learned.
 const RARE = 2;
-// Lines of fewer words on average are taken for a list, and shorter lines than this repeat in any text.
+// With fewer words on average, lines are a list; lines of fewer characters repeat in any text.
 const LIST_WORDS = 4;
 const LONG_LINE = 30;
 const SORTED_SHARE = 0.95;
@@ -22,7 +22,7 @@ const GUTENBERG_START = /^\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG[^\n]*$
 const GUTENBERG_END = /^(?:\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg)[^\n]*$/im;
 
 // Describes a text whose line breaks are line feeds. `format` is that of its records, `files` are the texts of an archive;
-// `documents`, how it is split, is guessed if it is not given.
+// `documents`, how it is split, is guessed if not given.
 export function describe({ text, format = null, files = null, documents: chosen = null }) {
   const records = format && readRecords(text, format);
   const body = records ? records.texts.join("\n") : text;
@@ -49,7 +49,7 @@ function itemsOf(documents, { lines, body, texts }) {
   return documents === "blank-line" ? body.split(/\n[ \t]*(?:\n[ \t]*)+/).filter((part) => part.trim()) : texts;
 }
 
-// The number of characters, of distinct ones, and those that are unusual or rare: [{ character, count }].
+// The numbers of characters and of distinct ones, and those that are unusual or rare: [{ character, count }].
 function countCharacters(text) {
   // Over code points: with a map of characters, 30 MB take seconds.
   const counts = new Uint32Array(0x110000);
@@ -92,7 +92,7 @@ function guessDocuments(lines, text) {
   return words <= LIST_WORDS || isLog ? "lines" : "none";
 }
 
-// How many items repeat an earlier one, and the most frequent of these; in running text only long lines count.
+// The number of items that repeat an earlier one, and the most frequent; in running text only long lines count.
 function duplicatesOf(items, documents) {
   const counts = new Map();
   for (const item of items) {
@@ -114,7 +114,7 @@ function isSorted(items) {
   return inOrder >= SORTED_SHARE * (items.length - 1);
 }
 
-// The text between the marks of Project Gutenberg's license; the same text without such marks.
+// The text between the marks of Project Gutenberg's license; all of it without marks.
 export function licenceFree(text) {
   const start = GUTENBERG_START.exec(text);
   const begun = start ? text.slice(start.index + start[0].length) : text;

@@ -1,4 +1,4 @@
-// The text that the pages share within a tab of the browser, its labels, and the model that wrote or read it.
+// The text that the pages share within a browser tab, its labels, and the model that wrote or read it.
 
 const KEY = "sostenuto-text";
 

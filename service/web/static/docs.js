@@ -1,5 +1,5 @@
 // The API page: a request as code, which it can send, and the reference by Swagger UI, whose script comes before this one.
-// Swagger UI's own page starts it with an inline script, which our policies forbid.
+// Swagger UI's own page has an inline script, which our policies forbid.
 
 import { get, stream } from "./api.js";
 import { showCode } from "./code.js";
@@ -15,7 +15,7 @@ startTheme();
 baseUrl.textContent = `${url}/v1`;
 showRequest();
 
-// Shows a request to the first model that is served; without a key, or a model, to the demo.
+// Shows a request to the first served model; without a key or a model, to the demo.
 async function showRequest() {
   const { data: [model] } = await get("../v1/models").catch(() => ({ data: [] }));
   showModelCard(model);
@@ -43,7 +43,7 @@ async function send(body) {
   url: "../openapi.json",
   deepLinking: true,
   displayRequestDuration: true,
-  // A link within an operation's button would be a control in a control; the URL bar has its address once it is open.
+  // A link within an operation's button would be a control in a control; the address bar has its URL once it is open.
   plugins: [{ components: { DeepLink: ({ text }) => text } }],
   // Below the title of level 1: the groups of operations, and the types.
   onComplete: () => document.querySelectorAll("h3.opblock-tag, .models h4").forEach((tag) => tag.setAttribute("aria-level", "2")),

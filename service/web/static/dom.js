@@ -1,6 +1,6 @@
-// Elements: finding and making them.
+// Finding and creating elements.
 
-/** @returns {any} an element of any type: templates and tests check that it is the right one */
+/** @returns {any} an element of any type: templates and tests check it */
 export function find(id) {
   return document.getElementById(id);
 }
@@ -9,7 +9,7 @@ export function findAll(ids) {
   return ids.map(find);
 }
 
-// A table row, its first cell a header; a cell is a text, or a list of nodes and texts.
+// A table row whose first cell is a header; a cell is a text, or a list of nodes and texts.
 export function row([head, ...cells]) {
   const line = document.createElement("tr");
   const name = document.createElement("th");
@@ -37,7 +37,7 @@ export function fill(select, options, chosen) {
   select.replaceChildren(...options.map(([value, text]) => new Option(text, value, false, value === chosen)));
 }
 
-// A label with a control of this tag and id, which is not in it yet.
+// A label and its control of this tag and id, which is not in it yet.
 export function labelled(tag, id, text) {
   const label = document.createElement("label");
   const name = document.createElement("span");
@@ -49,7 +49,7 @@ export function labelled(tag, id, text) {
   return { label, control };
 }
 
-// An element of SVG with a text, if there is one.
+// An SVG element with a text, if any.
 export function svg(name, attributes, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -57,13 +57,13 @@ export function svg(name, attributes, text = "") {
   return made;
 }
 
-// A key, or in right-to-left text its mirror image.
+// A key, mirrored in right-to-left text.
 export function keyAlong(key, element) {
   const isMirrored = getComputedStyle(element).direction === "rtl";
   return (isMirrored && { ArrowLeft: "ArrowRight", ArrowRight: "ArrowLeft" }[key]) || key;
 }
 
-// The index that a key leads to in a list of `count` items; undefined if it leads nowhere.
+// The index to which a key leads in a list of `count` items; undefined if it leads nowhere.
 export function indexByKey(key, index, count) {
   const next = { ArrowLeft: index - 1, ArrowRight: index + 1, Home: 0, End: count - 1 }[key];
   return next >= 0 && next < count ? next : undefined;

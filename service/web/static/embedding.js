@@ -20,7 +20,7 @@ export class EmbeddingMap {
   #chosen = null;
   #near = new Set();
 
-  // `rows` is the table's body for neighbors; `help` gets a description of the map.
+  // `rows` is the table body for neighbors; `help` gets a description of the map.
   constructor({ canvas, rows, help }, attempt) {
     this.#canvas = canvas;
     this.#rows = rows;
@@ -30,7 +30,7 @@ export class EmbeddingMap {
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  // Shows the map of a model, unless it is shown already.
+  // Shows the map of a model, unless it is already shown.
   async show(reference) {
     if (this.#reference === reference) return;
     this.#reference = reference;

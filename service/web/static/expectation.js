@@ -1,6 +1,6 @@
-// What a training run of some minutes can reach. Rates and losses of plays are those of docs/benchmarks.md, on two cores with
-// nothing else running, the rate of the first recipe times 0.9 for its shorter windows. Losses of smaller texts are those
-// of benchmarks.fine_tuning, from scratch and fine-tuned, 256 units.
+// What a training run of some minutes can reach. Rates and losses of plays are from docs/benchmarks.md, on two idle cores,
+// the rate of the first recipe times 0.9 for its shorter windows. Losses of smaller texts are from
+// benchmarks.fine_tuning, from scratch and fine-tuned, with 256 units.
 
 import { count } from "./format.js";
 
@@ -12,7 +12,7 @@ export const PRESETS = {
 };
 const HELD_OUT = 0.1;
 
-// How often a preset reads a text at most, as a sentence.
+// The maximum number of times that a preset reads a text, as a sentence.
 export function passes({ maxMinutes, tokensPerS }, numCharacters) {
   const minutesOfOne = ((1 - HELD_OUT) * numCharacters) / tokensPerS / 60;
   const number = maxMinutes / minutesOfOne;

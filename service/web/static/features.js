@@ -14,9 +14,9 @@ export const FEATURES = {
   digit: { name: "In a number", help: "1 after a digit", walk: () => (character) => Number(/\p{Decimal_Number}/u.test(character)) },
   space: { name: "Between words", help: "1 after white space", walk: () => (character) => Number(/\s/u.test(character)) },
 };
-// Features of discoveries, in groups of a kind: those that need a memory longer than the last token.
+// Features of discoveries, which need a memory longer than the last token, in groups of a kind.
 export const KINDS_OF_FEATURES = [["brackets", "quotes"], ["line", "word"], ["upper"]];
-// Less, in either half, is chance, or of no use to a reader. The exporter has the same minimum.
+// Less, in either half, is chance or useless. The exporter has the same minimum.
 export const MIN_CORRELATION = 0.35;
 // In a shorter text, some of a thousand unrelated units correlate in both halves.
 export const MIN_TOKENS = 100;
@@ -59,9 +59,8 @@ export function correlations(matrix, target, from, to) {
   });
 }
 
-// The units that correlate most with a feature in the first half of a text, ordered by how that holds in the second
-// half. Without the second half, the best of a thousand unrelated units would look like a result. `target` has a value
-// for each row.
+// The units that correlate most with a feature in the first half of a text, ordered by the correlation in the second,
+// without which the best of a thousand unrelated units would look like a result. `target` has a value for each row.
 export async function search(inspection, target, count = 12) {
   const half = Math.ceil(target.length / 2);
   const found = [];
@@ -78,7 +77,7 @@ export async function search(inspection, target, count = 12) {
   return ranked.sort((one, other) => held(other) - held(one));
 }
 
-// How a correlation holds: its size in the half where it is weaker; negative if the signs differ.
+// The size of a correlation in the half where it is weaker; negative if the signs differ.
 export function held({ first, second }) {
   return Math.sign(first * second) * Math.min(Math.abs(first), Math.abs(second));
 }
@@ -96,8 +95,8 @@ export function variesInHalves(target) {
   return [target.subarray(0, half), target.subarray(half)].every((part) => part.some((value) => value !== part[0]));
 }
 
-// A unit that follows a feature of each kind, with the name of the feature, where the correlation holds in the second
-// half. As in the exporter, the first half alone chooses.
+// A unit that follows a feature of each kind, with the feature's name, if the correlation holds in the second half. As in
+// the exporter, only the first half chooses.
 export async function discover(inspection) {
   const discoveries = [];
   if (inspection.positions.length < MIN_TOKENS) return discoveries;

@@ -89,8 +89,8 @@ export function constraintsOf(values) {
   return CONSTRAINT_FIELDS.filter(({ name, pattern }) => name !== "pattern" && (pattern ? pattern === values.pattern : values[name]));
 }
 
-// The fields of a request, without empty ones, except a pattern's: the server explains what it lacks. Parameters at
-// their default are omitted, too, except the main ones, whose defaults on this page differ from the API's.
+// The fields of a request, without empty ones, except a pattern's, as the server explains what it lacks. Parameters at
+// their defaults are omitted, too, except the main ones, whose defaults on this page differ from the API's.
 export function requestFields(values) {
   const fields = Object.keys(values.labels ?? {}).length ? { labels: values.labels } : {};
   const members = {};

@@ -1,4 +1,4 @@
-// The form of a column: a control for each field, and errors beside the fields that they are about.
+// The form of a column: a control for each field, with its error beside it.
 
 import { button, fill, labelled } from "./dom.js";
 import { CONSTRAINT_FIELDS, PRESETS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
@@ -41,7 +41,7 @@ export class Form {
     return Object.fromEntries(Object.entries(this.#fields).map(([name, field]) => [name, field.value]));
   }
 
-  // Shows the error of a request beside the field that it is about, if it is about one.
+  // Shows the error of a request beside its field, if it has one.
   showError({ message, param }) {
     const member = /^structured_outputs\.(\w+)/.exec(message)?.[1];
     const [constraint] = constraintsOf(this.values).filter(({ isMember }) => isMember);
@@ -62,7 +62,7 @@ export class Form {
     this.#changed();
   }
 
-  // Shows the preset that the values are, the field of the selected pattern, and in the title of the group what applies.
+  // Shows the preset that matches the values, the field of the selected pattern, and in the group's title what applies.
   #show() {
     const { values } = this;
     Object.values(PRESETS).forEach((preset, i) => {

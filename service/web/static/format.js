@@ -14,7 +14,7 @@ function speakable(text) {
   return [...text].map((character) => names[character] ?? "blank").join(", ") || "empty";
 }
 
-// White space, control characters and the like made visible.
+// A text with white space, control characters and the like made visible.
 export function visible(text) {
   const names = { "\n": "⏎", "\t": "⇥", " ": "␣" };
   const code = (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
@@ -48,14 +48,14 @@ export function number(value, digits = 3) {
   return text.startsWith("-") ? (Number(text) === 0 ? text.slice(1) : `−${text.slice(1)}`) : text;
 }
 
-// The index of the smallest of many numbers, null ones ignored; -1 if there is none. As arguments of Math.min, more than
-// some 100,000 would overflow the stack.
+// The index of the smallest of many numbers, ignoring nulls; -1 if there is none. As arguments of Math.min, some 100,000
+// would overflow the stack.
 export function indexOfMin(values) {
   return values.reduce((least, value, index) => (value !== null && !(value >= values[least]) ? index : least), -1);
 }
 
-// Table rows, most probable first: a token, and its probability as a bar and a number. `tokens` are log probabilities by
-// text; the `chosen` one is marked; `more` may add cells to a row.
+// Table rows of tokens, most probable first, with their probability as a bar and a number. `tokens` are log probabilities
+// by text; the `chosen` one is marked; `more` may add cells to a row.
 export function probabilities(tokens, chosen, more = (_text, _logprob) => []) {
   return Object.entries(tokens)
     .sort(([, one], [, other]) => other - one)
@@ -69,7 +69,7 @@ export function probabilities(tokens, chosen, more = (_text, _logprob) => []) {
     });
 }
 
-// The first characters of a text, without half of a surrogate pair, which no request can have.
+// The first characters of a text, without half of a surrogate pair, which a request cannot have.
 export function beginning(text, length) {
   return [...text.slice(0, 2 * length)].slice(0, length).join("");
 }
@@ -90,7 +90,7 @@ export function duration(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-// A message of the API as a sentence; a field that it begins with keeps its name.
+// A message of the API as a sentence; a leading field keeps its name.
 export function sentence(words) {
   return `${/^\w+[_.]\w/.test(words) ? words[0] : words[0].toUpperCase()}${words.slice(1)}${/[.!?…]$/.test(words) ? "" : "."}`;
 }

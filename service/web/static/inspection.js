@@ -39,8 +39,8 @@ export class Matrix {
     return sum / this.columns;
   }
 
-  // The value of a column with the strongest color: the 90th percentile of its absolute values, as a cell state may have
-  // a few that are many times as large; 1 if all are zero.
+  // The value of a column with the strongest color: the 90th percentile of its absolute values, as a few in a cell state
+  // may be many times as large; 1 if all are zero.
   strong(column) {
     const values = Array.from({ length: this.rows }, (_, row) => Math.abs(this.at(row, column))).sort((one, other) => one - other);
     return values[Math.floor(0.9 * values.length)] || this.most(column);
@@ -55,7 +55,7 @@ export class Matrix {
 }
 
 export class Inspection {
-  // Reads a response, whose numbers are float16 in base64, and yields to the browser in between.
+  // Reads a response, whose numbers are base64 float16, and yields to the browser in between.
   static async read(response) {
     const found = new Inspection(response);
     await found.add(response);
@@ -71,7 +71,7 @@ export class Inspection {
     this.tokenIds = response.token_ids;
     this.positions = response.positions;
     this.layers = new Map();
-    // The row of each token; -1 where the response has no values of it.
+    // The row of each token; -1 if the response lacks its values.
     this.rowOf = new Int32Array(this.tokens.length).fill(-1);
     this.positions.forEach((position, row) => { this.rowOf[position] = row; });
   }
@@ -151,7 +151,7 @@ function percentile95(values) {
   return sample[Math.floor(sample.length * 0.95)] || 1;
 }
 
-// The value of each of the 65,536 numbers of IEEE 754's binary16; browsers have no array of that type everywhere yet.
+// The value of each of the 65,536 numbers of IEEE 754's binary16, as not all browsers have arrays of that type yet.
 const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => {
   const sign = bits >> 15 ? -1 : 1;
   const exponent = (bits >> 10) & 31;

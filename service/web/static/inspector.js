@@ -114,8 +114,8 @@ function listen() {
 }
 
 // Inspects the text, and shows the result, with the token at `position` selected; null: the least probable one.
-// `discovers`: the unit of the first discovery is selected, as for another model than before; `writes`: the model writes
-// the text first.
+// `discovers`: select the unit of the first discovery, as when the model changes; `writes`: the model writes the text
+// first.
 async function inspect(position, { discovers = inspected?.id !== models.model?.id, writes = false } = {}) {
   await run("Inspecting…", async (signal) => {
     if (writes) page.text.value = await openingText(models.model ?? {}, models.reference, labels.chosen, signal);
@@ -156,7 +156,7 @@ function showUnit({ layer, kind, unit }) {
 async function loadGates() {
   const { layer } = chosen;
   await run("Loading gates…", async (signal) => {
-    // By the same version: the default may have changed since.
+    // By the same version, as the default may have changed.
     const wanted = { ...request, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
     const blob = await postForBlob("v1/inspect", wanted, signal);
     await found.add(JSON.parse(await blob.text()));
@@ -181,7 +181,7 @@ function show() {
   showPlane();
 }
 
-// Selects a layer, a kind of value, a unit or a token, as far as they exist, and shows it.
+// Selects a layer, kind of value, unit or token, as far as they exist, and shows it.
 function choose(changes) {
   if (!found) return;
   Object.assign(chosen, changes);
@@ -198,7 +198,7 @@ function choose(changes) {
   fill(page.kind, kinds.map((kind) => [kind, KINDS[kind].name]), chosen.kind);
   page["kind-help"].textContent = `${KINDS[chosen.kind].name}: ${KINDS[chosen.kind].help}.`;
   page.unit.max = units.at(-1);
-  // While a number is typed, the nearest unit would replace its first digits.
+  // While a number is typed, the nearest unit would overwrite its first digits.
   if (document.activeElement !== page.unit) page.unit.value = chosen.unit;
   page.gates.hidden = found.hasGates(chosen.layer) || !hasGates();
   text.choose(chosen.position);
@@ -290,7 +290,7 @@ function showPointed(under) {
   if (!found) return;
   const at = under?.inside ? under : { row: chosenRow(), column: column() };
   const position = found.positions[at.row];
-  // Screen readers ignore what the pointer passes over.
+  // Screen readers skip what the pointer passes over.
   page.pointed.ariaLive = under ? "off" : "polite";
   page.pointed.textContent =
     `Unit ${found.units(chosen.layer)[at.column]} after token ${position}, “\u2068${visible(found.tokens[position])}\u2069”: ${number(matrix().at(at.row, at.column))}`;
@@ -321,11 +321,11 @@ function save(blob, ending) {
   link.href = URL.createObjectURL(blob);
   link.download = `${found.reference.replace(":", "-")}-layer${chosen.layer}-${chosen.kind}.${ending}`;
   link.click();
-  // Some browsers fetch it only after this.
+  // Some browsers fetch it only afterwards.
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-// Keeps in the address what is shown; without models, what it had for the next attempt.
+// Keeps what is shown in the address; without models, what it had, for the next attempt.
 function keep() {
   if (!models.reference) return;
   showModelCard(models.model);

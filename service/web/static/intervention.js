@@ -1,4 +1,4 @@
-// One unit held at a value while the model continues: what it writes with and without that.
+// One unit held at a value while the model continues: the texts with and without that.
 
 import { post } from "./api.js";
 import { findAll } from "./dom.js";
@@ -9,7 +9,7 @@ const [panel, form, help, value, shown, results, free, held, heldTitle] =
 
 const TOKENS = 240;
 const MAX_PROMPT = 2000;
-// So that the difference is due to the unit, not chance.
+// So that the difference is due to the unit, not to chance.
 const SAMPLING = { max_tokens: TOKENS, temperature: 0.5, seed: 1 };
 
 export class Intervention {
@@ -18,7 +18,7 @@ export class Intervention {
   #isBackward = false;
   #labels = {};
 
-  // `run` runs work with a label and a function that returns the status after it.
+  // `run` runs work with a label and a function that returns the final status.
   constructor(run) {
     value.addEventListener("input", () => this.#showValue());
     form.addEventListener("submit", (event) => {
@@ -27,7 +27,7 @@ export class Intervention {
     });
   }
 
-  // Offers to hold the selected unit, from the selected token on; not a gate, nor a unit of a sliding-window model.
+  // Offers to hold the selected unit from the selected token on, except gates and units of sliding-window models.
   offer(found, { layer, kind, unit, position }, column, isBackward, labels) {
     panel.hidden = layer === 0 || !["hidden", "cell"].includes(kind);
     if (panel.hidden) return;
@@ -36,7 +36,7 @@ export class Intervention {
     help.textContent = `Unit ${unit} of layer ${layer} gets the same ${kind} state before each token; the model continues from the selected token.`;
     if (isSame) return;
     results.hidden = true;
-    // Up to twice the largest value in the text; at first the end that is further from the value at the token.
+    // Up to twice the largest value in the text, initially the end further from the value at the token.
     const matrix = found.matrix(layer, kind);
     const values = Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
     const [least, most, limit] = [Math.min(...values), Math.max(...values), Math.min(100, 2 * matrix.most(column))];

@@ -1,4 +1,4 @@
-// One training job: its progress, its actions, and the model that it publishes.
+// One training job: its progress, actions, and published model.
 
 import { follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -75,7 +75,7 @@ export class JobView {
       }
       for await (const event of follow(`${path}/events?stream=true${lastEventId ? `&after=${lastEventId}` : ""}`, signal)) {
         if (this.#progress.add(event, Date.now())) this.#addSamples(this.#progress.epochs.at(-1));
-        // Of a job that has ended before the page was opened, the samples come after its status.
+        // The samples of a job that ended before the page was opened come after its status.
         if (this.#job?.status === "succeeded") this.#showModel(this.#job.fine_tuned_model);
         if (event.type === "message") {
           message.textContent = sentence(event.message);
@@ -131,7 +131,7 @@ export class JobView {
     // Without a value it moves.
     if (hasBegun || this.#job.status === "paused") bar.value = this.#progress.fraction;
     else bar.removeAttribute("value");
-    // A job that failed at once has nothing to show.
+    // A job that failed immediately has nothing to show.
     figure.hidden = legend.hidden = isOver && !hasBegun;
     samplesPanel.hidden = isOver && !this.#progress.epochs.length;
     this.#chart.show(this.#progress);

@@ -1,4 +1,4 @@
-// The labels that a text is given: a list for each label column of the model, beside the fields of a form.
+// The labels of a text: a list for each label column of the model, beside the fields of a form.
 
 import { fill, labelled } from "./dom.js";
 
@@ -14,12 +14,12 @@ export class LabelChoice {
     [this.#after, this.#number, this.#changed] = [after, number, changed];
   }
 
-  // The field `labels` of a request; columns of which any label is as good are absent.
+  // The field `labels` of a request, without columns set to any label.
   get chosen() {
     return Object.fromEntries(Object.entries(this.#selects).map(([name, { value }]) => [name, value]).filter(([, value]) => value));
   }
 
-  // Shows the lists of a model, an object of /v1/models, and selects the previous labels, or `chosen`, as far as it has them.
+  // Shows the lists of a model, an object of /v1/models, and selects the previous labels, or `chosen`, if it has them.
   show(model, chosen = this.chosen) {
     Object.values(this.#selects).forEach((select) => select.closest("label").remove());
     const columns = Object.entries(model?.label_columns ?? {});

@@ -1,4 +1,4 @@
-// The lesson: five stops on one text, with the numbers of a model that is served.
+// The lesson: five stops on one text, with the numbers of a served model.
 
 import { Failure, post } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -21,7 +21,7 @@ import { startTheme } from "./theme.js";
 
 const MAX_CHARACTERS = 460;
 const ALTERNATIVES = 20;
-// Of versions that were published by the first releases.
+// Of versions published by the first releases.
 const FEW_ALTERNATIVES = 5;
 const NUM_ROWS = 8;
 const NUM_RESETS = 3;
@@ -77,7 +77,7 @@ async function start() {
   document.querySelector(":target")?.scrollIntoView();
 }
 
-// Reads the text with the selected model, and shows all stops, unless another one has been selected meanwhile.
+// Reads the text with the selected model and shows all stops, unless another one has been selected meanwhile.
 async function read() {
   const mine = ++reading;
   const selected = models.find(({ id }) => id === page.model.value);
@@ -138,7 +138,7 @@ function cellOf(layer = chosen.layer) {
   return found.matrix(layer, "forget") ? "lstm" : found.matrix(layer, "update") ? "gru" : found.matrix(layer, "hidden") ? "simple_rnn" : undefined;
 }
 
-// Where a unit keeps what it remembers, and the gate that keeps it.
+// The state that keeps a unit's memory, and the gate that preserves it.
 function kept() {
   return { lstm: "cell", gru: "hidden", simple_rnn: "hidden" }[cellOf()] ?? "top";
 }
@@ -147,7 +147,7 @@ function keepingGate(layer = chosen.layer) {
   return { lstm: "forget", gru: "update" }[cellOf(layer)];
 }
 
-// Line feeds; or in a text of one line, the most frequent token.
+// Line feeds or, in a text of one line, the most frequent token.
 function commonMarks() {
   const places = Map.groupBy(found.tokens.keys(), (place) => found.tokens[place]);
   const most = [...places].sort(([, one], [, other]) => other.length - one.length)[0];
@@ -244,7 +244,7 @@ function mean(values, isMark) {
   return some.reduce((sum, value) => sum + value, 0) / Math.max(1, some.length);
 }
 
-// Stop 3: what remains of one changed token, by the selected model and one of each other kind of cell.
+// Stop 3: what remains of a changed token, in the selected model and in one of each other cell type.
 async function compareMemory() {
   page.differences.replaceChildren();
   page["memory-help"].textContent = "";
@@ -295,7 +295,7 @@ async function writeOn() {
   page.samples.replaceChildren(...choices.map((choice) => Object.assign(document.createElement("p"), { textContent: choice.text })));
 }
 
-// Stop 5: the token at which the unit keeps most of what it doesn't show.
+// Stop 5: the token at which the unit keeps most of what it does not show.
 function showSilent() {
   const { layer, unit } = chosen;
   const [cell, hidden] = ["cell", "hidden"].map((kind) => found.matrix(layer, kind));

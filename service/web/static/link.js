@@ -1,8 +1,8 @@
-// The state of a page in the fragment of its address, which can be shared and is not sent to the server.
+// The state of a page in the fragment of its URL, which can be shared and is not sent to the server.
 
 // Longer URLs cannot be pasted everywhere, and browsers refuse those of 2 MB.
 const MAX_LENGTH = 100_000;
-// Browsers limit the changes of the address per second.
+// Browsers limit URL changes per second.
 const PAUSE_MS = 150;
 
 const KEY = `sostenuto-link:${location.pathname}`;
@@ -20,14 +20,14 @@ export function toHash(shown) {
   return `#${encodeURIComponent(JSON.stringify(shown))}`;
 }
 
-// Keeps in the address of this page what it shows, after a pause; and for when the tab returns to it.
+// Keeps what this page shows in its URL, after a pause, and for when the tab returns to it.
 export function note(shown) {
   waiting = toHash(shown);
   clearTimeout(timer);
   timer = setTimeout(write, PAUSE_MS);
 }
 
-// Copies the address of this page, and returns a status message.
+// Copies the URL of this page, and returns a status message.
 export async function copyAddress() {
   write();
   if (!location.hash) return "The text is too long for a link.";
@@ -48,7 +48,7 @@ function write() {
   [last, waiting] = [waiting, null];
 }
 
-// Shows another state, such as that of a pasted link; the skip link's target gives way to the state of the page.
+// Shows another state, such as a pasted link's; the skip link's target gives way to the page's state.
 addEventListener("hashchange", () => {
   if (fromHash(location.hash, () => true)) {
     location.reload();

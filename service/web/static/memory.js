@@ -1,4 +1,4 @@
-// How long a state remembers one token: two texts that differ in it alone, and how much their states differ after each token.
+// How long a state remembers a token: the difference of states after each token of two texts that differ only in that one.
 
 import { CELLS } from "./components/model_card.js";
 import { beginning, number, visible } from "./format.js";
@@ -6,7 +6,7 @@ import { beginning, number, visible } from "./format.js";
 // A stage direction that does not end.
 const PROBE = "[Enter a messenger with letters from the king and all the lords of the council and the ladies of the court";
 const KINDS = { cell: "cell state", hidden: "hidden state" };
-// What the page measured of a SimpleRNN of 512 units that was trained as the demo is (benchmarks/HISTORY.md).
+// Measured by this page on a SimpleRNN of 512 units, trained like the demo (benchmarks/HISTORY.md).
 const STORED = {
   name: "SimpleRNN, earlier: hidden state",
   points: [
@@ -16,9 +16,9 @@ const STORED = {
 };
 const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was measured before, with 512 units that were trained on the same plays for as long as the demo; in that time it reached a loss of 1.67.";
 
-// Returns, for each kind of state of a model's top layer, how much it differs at each distance from the changed token: the
-// norm of the difference by that of the state. A model of plays reads PROBE with and without its bracket, another one the
-// beginning of `text`, with another of its tokens for the first. Nothing if it has no other.
+// Returns how much each kind of state of a model's top layer differs at each distance from the changed token: the norm of
+// the difference divided by that of the state. A model of plays reads PROBE with and without its bracket, others the
+// beginning of `text`, with another of its tokens instead of the first; empty if there is no other.
 export async function differences(model, text, inspect) {
   const isBackward = model.direction === "backward";
   const body = { model: model.id, include: ["hidden", "cell"], logprobs: 0 };
@@ -36,7 +36,7 @@ export async function differences(model, text, inspect) {
   });
 }
 
-// What the page shows of measured differences: the curves, the places of their axis, a text and a note.
+// The page's view of measured differences: the curves, the length of their axis, a text and a note.
 export function retention(model, measured) {
   const isStored = readsPlays(model) && !measured.some(({ cell }) => cell === "simple_rnn");
   const all = isStored ? [...measured, STORED] : measured;
@@ -57,7 +57,7 @@ function readsPlays({ corpus, unit, direction }) {
   return corpus === "shakespeare" && unit === "character" && direction !== "backward";
 }
 
-// The most frequent token but one; undefined if there is no other.
+// The most frequent token except one; undefined if there is no other.
 function replacement(tokens, one) {
   const others = tokens.filter((token) => token !== one);
   const times = (token) => others.filter((each) => each === token).length;

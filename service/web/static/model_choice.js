@@ -1,4 +1,4 @@
-// The models that are served, and two lists to select one and its version.
+// The served models, and two lists to select one and its version.
 
 import { get } from "./api.js";
 import { showModelCard } from "./components/model_card.js";
@@ -7,7 +7,7 @@ import { fill } from "./dom.js";
 
 const PAUSE_MS = 1000;
 
-// Returns the models; while they are being loaded by the servers, waits and calls `waits` with a message.
+// Returns the models; while servers load them, waits and calls `waits` with a message.
 export async function loadModels(waits = (_message) => {}) {
   for (;;) {
     try {
@@ -50,7 +50,7 @@ export class ModelChoice {
     return this.#models.find(({ id }) => id === this.#name.value);
   }
 
-  // Shows the models, and selects the previous one, or `reference`, even if it is not served.
+  // Shows the models and selects the previous one, or `reference`, even if it is not served.
   show(models, reference = this.reference) {
     this.#models = models;
     const [name, version] = (reference || models[0]?.id || "").split(":");

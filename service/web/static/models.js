@@ -1,4 +1,4 @@
-// The page of served models: their versions, their training, and which version gets the requests.
+// The page of served models: their versions, their training, and the traffic of each version.
 
 import { get, hasKey, patch, post, remove } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -11,7 +11,7 @@ import { sampleText } from "./sample.js";
 import { startTheme } from "./theme.js";
 
 const [list, none, readOnly, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "read-only", "notice", "confirm", "confirm-title", "confirm-text"]);
-// Models whose details are loaded at the same time.
+// Models whose details are loaded concurrently.
 const NUM_LOADING = 4;
 
 async function start() {
@@ -73,7 +73,7 @@ class Card {
     this.#showSplit(model);
   }
 
-  // The fields of the split, with the version that has the label canary, or else the newest of the others.
+  // The fields of the split, with the version labeled canary, or else the newest of the others.
   #showSplit({ id, version: main, versions, labels }) {
     const stable = labels?.stable ?? main;
     const others = versions.filter(({ version }) => version !== stable).reverse();
@@ -93,12 +93,12 @@ class Card {
     element.querySelector("dl").append(...described(facts));
     const { sample } = facts;
     const details = element.querySelector("details");
-    // A sample says more than numbers; for a version with few requests, on demand.
+    // A sample says more than numbers; shown on demand for a version with few requests.
     [details.hidden, details.open] = [!sample, share > 0.5];
     if (sample) element.querySelector(".sample").append(...sampleText(sample, this.#model.direction));
     const [promote, erase] = element.querySelectorAll("button");
     promote.hidden = labels.includes("stable");
-    // The only version is deleted with the model; a version that requests need cannot be deleted before it is replaced.
+    // The only version is deleted with the model; one that gets requests cannot be deleted before it is replaced.
     erase.hidden = this.#isLast || share > 0 || labels.some((label) => label !== "previous");
     element.querySelector(".actions").hidden = this.#isLast || (promote.hidden && erase.hidden);
     promote.setAttribute("aria-label", `Promote version ${version}`);
@@ -108,7 +108,7 @@ class Card {
     return element;
   }
 
-  // Makes a version stable; that of the canary ends the split.
+  // Makes a version stable; for the canary's, ends the split.
   #promote(version) {
     const isCanary = this.#model.labels?.canary === version;
     const change = { labels: { stable: version, ...(isCanary && { canary: null }) }, ...(isCanary && { shares: {} }) };
@@ -132,7 +132,7 @@ class Card {
     await this.#change(`Deleting ${what}`, () => remove(version ? `${this.#path}:${version}` : this.#path), !version);
   }
 
-  // Runs a request, and shows the model as it is then, also if the request has failed; `isGone`: the request deletes the model.
+  // Runs a request and then shows the model, even if the request has failed; `isGone`: the request deletes the model.
   async #change(doing, request, isGone = false) {
     const [status, buttons] = [this.#find(".status"), this.element.querySelectorAll("button, select, input")];
     status.textContent = `${doing} …`;
@@ -167,7 +167,7 @@ function traffic(share) {
 }
 
 /**
- * Terms and descriptions of what is known of a version.
+ * Terms and descriptions of a version's facts.
  * @param {any} facts
  */
 function described({ created, parameters, size_bytes, weights_bytes, validation_loss, bits_per_character, ngram_loss, corpus, corpus_characters, parent }) {

@@ -1,4 +1,4 @@
-// The first seconds of the page: a scene types itself in the colors of a unit that tracks a feature without having been taught to.
+// The first seconds of the page: a scene types itself in the colors of a unit that tracks a feature without being taught.
 
 import { postForBlob, stream } from "./api.js";
 import { showLegend } from "./components/legend.js";
@@ -23,8 +23,8 @@ export class Opening {
   #typing = new AbortController();
   #column = null;
 
-  // Writes a scene into a column, colors it by the first discovery of the model, and explains that; without discoveries
-  // it does nothing. `run` runs work that gets an AbortSignal.
+  // Writes a scene into a column, colors it by the model's first discovery and explains that; does nothing without
+  // discoveries. `run` runs work that gets an AbortSignal.
   async show(column, prompt, run) {
     const { model } = column;
     const discovery = model?.discoveries?.[0];
@@ -47,14 +47,14 @@ export class Opening {
     column.showText();
   }
 
-  // Ends it: the text is there, in the colors of surprise.
+  // Ends it: shows the whole text in the colors of surprise.
   end() {
     this.#typing.abort();
     this.#column?.unpaint();
     element.hidden = true;
   }
 
-  // Says what the unit tracks, and returns its color at each token.
+  // Explains what the unit tracks, and returns its color at each token.
   async #explain({ layer, kind, unit, feature }, { units }, { model, text }, ofPlays, signal) {
     const body = { model, input: text, layers: [layer], include: [kind], logprobs: 0, encoding_format: "base64_float16" };
     const found = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));

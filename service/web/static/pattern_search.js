@@ -1,4 +1,4 @@
-// Where else a unit does what it does in a stretch of the text: in this text, in one that the model writes, or in a file.
+// Finds where else a unit behaves as in a stretch of the text: in this text, in one that the model writes, or in a file.
 
 import { post, postForBlob } from "./api.js";
 import { themed } from "./colors.js";
@@ -10,12 +10,12 @@ import { toHash } from "./link.js";
 const [panel, form, help, how, threshold, shown, where, file, status, list] =
   findAll(["elsewhere", "elsewhere-form", "stretch", "elsewhere-how", "threshold", "threshold-shown", "elsewhere-where", "elsewhere-file", "elsewhere-status", "matches"]);
 
-// What the model writes to be searched; sampled at 0.5, most words are those of its corpus.
+// The text that the model writes for the search; sampled at 0.5, most words are from its corpus.
 const WRITTEN = { n: 6, max_tokens: 1000, temperature: 0.5, seed: 1 };
 // 17 s on two busy cores.
 const MAX_CHARACTERS = 20_000;
 const MAX_MATCHES = 12;
-// Tokens that are shown around a match, of a long match at each of its ends, and that its link opens.
+// Tokens that are shown around a match, at each end of a long one, and that its link opens.
 const [AROUND, ENDS, LINKED] = [24, 40, 300];
 
 export class PatternSearch {
@@ -29,7 +29,7 @@ export class PatternSearch {
   #isSelected = false;
   #isAbove = true;
   #request = null;
-  // What a model has written; `by` is that model and the labels.
+  // A text that a model has written; `by` is that model and the labels.
   #written = { by: "", text: "" };
   #on;
 
@@ -45,8 +45,8 @@ export class PatternSearch {
     });
   }
 
-  // Offers to search for what the selected unit does around the selected token, or in the tokens that were selected; not
-  // where only some tokens have values.
+  // Offers to search for what the selected unit does around the selected token, or in the selected tokens, unless only
+  // some tokens have values.
   offer(found, chosen, column, request) {
     panel.hidden = chosen.layer === 0 || chosen.kind === "learn" || found.positions.length !== found.tokens.length;
     if (panel.hidden) return this.#on.marked(null);
@@ -66,7 +66,7 @@ export class PatternSearch {
     this.#between();
   }
 
-  // Sets the threshold half-way between the mean of the stretch and that of the text.
+  // Sets the threshold halfway between the means of the stretch and of the text.
   #between() {
     const { position } = this.#chosen;
     const [first, last] = this.#isSelected ? this.#stretch : [position, position];
@@ -102,7 +102,7 @@ export class PatternSearch {
     const read = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
     const matrix = read.matrix(layer, kind);
     const values = columnOf(matrix, 0);
-    // Something else has been selected meanwhile.
+    // The selection has changed meanwhile.
     if (this.#chosen !== chosen || this.#stretch !== stretch) return;
     const [first, last] = stretch;
     const isOther = ([from, to]) => !isOwn || to < first || from > last;
@@ -151,7 +151,7 @@ export class PatternSearch {
 
 /** @typedef {{ at: [number, number], detail: string }} Match */
 
-// Runs of values on one side of a threshold, those as long as `length` first: first and last index.
+// Runs of values on one side of a threshold, those closest to `length` first: first and last index.
 /** @returns {Match[]} */
 function runs(values, limit, isAbove, length) {
   /** @type {Match[]} */
@@ -166,8 +166,8 @@ function runs(values, limit, isAbove, length) {
   return found.filter((each) => difference(each) < Math.LN2 || length < 3).sort((one, other) => difference(one) - difference(other));
 }
 
-// Places without overlap where values are as in a pattern, the most alike first. Not further from it than half of what a
-// place of the same text is on average.
+// Places without overlap where values are as in a pattern, the most similar first, differing from it by at most half as
+// much as places of the same text do on average.
 /** @returns {Match[]} */
 function shapes(values, pattern) {
   const distances = Array.from({ length: Math.max(0, values.length - pattern.length + 1) }, (_, from) =>

@@ -1,4 +1,4 @@
-// The playground: a prompt, one or two columns of generated text, continuing and branching at each token.
+// The playground: a prompt, and one or two columns of generated text with continuations and branches.
 
 import { post, stream } from "./api.js";
 import { attempt } from "./attempt.js";
@@ -14,7 +14,7 @@ import { markUnknown } from "./unknown_characters.js";
 const [prompt, label, compare, list, goOn] = findAll(["prompt", "prompt-label", "compare", "columns", "continue"]);
 const [help] = find("prompt-help").childNodes;
 const requests = { post, stream };
-// Of the second column: beside the default it shows what temperature does.
+// Of the second column, to show the effect of temperature beside the default.
 const OTHER_TEMPERATURE = 1;
 
 let models = [];
@@ -33,7 +33,7 @@ async function start() {
   prompt.addEventListener("input", keep);
   goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal, requests)))));
   list.addEventListener("change", ({ target }) => /^(model|version)-/.test(/** @type {Element} */ (target).id) && opening.end());
-  // On a phone, compared texts are beside each other.
+  // On a phone, compared texts are side by side.
   const inSight = () => columns[Math.round((columns.length * list.scrollLeft) / list.scrollWidth)];
   find("settings").addEventListener("click", () => inSight().showSettings());
   find("code").addEventListener("click", () => {
@@ -43,7 +43,7 @@ async function start() {
   });
   const shown = fromHash(location.hash || noted(), ({ columns }) => Array.isArray(columns));
   await shell.loadModels();
-  // The demo continues a play with a speech; any model generates a text from its beginning.
+  // The demo continues a play with a speech; other models generate a text from its beginning.
   prompt.value = shown?.prompt ?? (models.some((model) => model.corpus === "shakespeare") ? "HAMLET.\n" : "");
   compare.checked = shown?.columns.length === 2;
   showColumns(compare.checked ? 2 : 1, shown?.columns);
@@ -67,9 +67,9 @@ function showColumns(count, given = []) {
   keep();
 }
 
-// Keeps in the address what is shown, and labels the prompt by the direction of the model.
+// Keeps what is shown in the address, and labels the prompt by the model's direction.
 function keep() {
-  // Without models, the address keeps what it has for the next attempt.
+  // Without models, the address keeps its state for the next attempt.
   if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
   const isBackward = columns.some((column) => column.direction === "backward");
   columns.forEach((column) => column.showTitle());
@@ -103,8 +103,8 @@ function isRecipe(recipe) {
   return Array.isArray(recipe) && recipe.length > 0 && recipe.every((step) => step && typeof step === "object");
 }
 
-// Waits until all have ended, so that none continues unseen after another one failed; throws the first failure, and
-// that it was stopped only if nothing else failed.
+// Waits until all have ended, so that none continues unseen after another one failed; throws the first failure, that of
+// a stop only without others.
 async function allSettled(promises) {
   const reasons = (await Promise.allSettled(promises)).flatMap((each) => (each.status === "rejected" ? [each.reason] : []));
   if (reasons.length) throw reasons.find(({ name }) => name !== "AbortError") ?? reasons[0];

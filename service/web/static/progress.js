@@ -1,4 +1,4 @@
-// The progress of a job, from its events: losses, samples, the best epoch and the time left. No elements of the page.
+// The progress of a job from its events: losses, samples, the best epoch and the time left. Without page elements.
 
 // Consecutive epochs without improvement after which more minutes are not worthwhile.
 const STALLED = 2;
@@ -6,7 +6,7 @@ const STALLED = 2;
 export class Progress {
   // Training losses by tokens read: [{ tokens, loss }].
   training = [];
-  // Epochs that are complete: [{ epoch, tokens, training, loss, samples }].
+  // Complete epochs: [{ epoch, tokens, training, loss, samples }].
   epochs = [];
   fraction = 0;
   epoch = 0;
@@ -19,7 +19,7 @@ export class Progress {
     const { data } = event;
     if (event.type !== "metrics" || !data) return false;
     this.epoch = data.epoch;
-    // A job that is resumed repeats its last epoch.
+    // A resumed job repeats its last epoch.
     this.training = this.training.filter(({ tokens }) => tokens < data.tokens);
     this.training.push({ tokens: data.tokens, loss: data.train_loss });
     if (data.fraction !== undefined) {
@@ -31,7 +31,7 @@ export class Progress {
     return true;
   }
 
-  // Seconds left; null if they are unknown yet.
+  // Seconds left; null while unknown.
   secondsLeft(now) {
     return this.#endsAt === null ? null : Math.max(0, (this.#endsAt - now) / 1000);
   }
@@ -41,7 +41,7 @@ export class Progress {
     return this.epochs.filter(({ loss }) => loss !== null).reduce((best, each) => (best && best.loss <= each.loss ? best : each), undefined);
   }
 
-  // What to do about the validation loss, as a sentence; empty if there is nothing to say.
+  // Advice on the validation loss, as a sentence; empty if there is none.
   advice(isOver) {
     const { best } = this;
     if (!best) return "";

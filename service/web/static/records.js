@@ -2,13 +2,13 @@
 
 import { Failure } from "./api.js";
 
-// The texts of records, and the problem of the first record that is malformed.
+// The texts of records, and the problem of the first malformed record.
 export function readRecords(text, format) {
   return format === "csv" ? csvRecords(text) : jsonRecords(text);
 }
 
-// The records of a file by its name, for a report, as `sostenuto report` reads it: texts, or rows of a table. `columns` are
-// those of a training table in CSV, or null: rows of CSV are then lines in their order, which `columns` of the request parses.
+// The records of a file by its name, for a report, as `sostenuto report` reads them: texts, or rows of a table. `columns`
+// are those of a training table in CSV; if null, rows of CSV are lines, which `columns` of the request parses.
 export function recordsOf(text, name, columns = null, isTraining = false) {
   if (/\.csv$/i.test(name)) return csvTable(plain(text), name, columns);
   const lines = plain(text).split("\n");
@@ -42,7 +42,7 @@ function csvTable(text, name, columns) {
 function jsonTable(lines, name, isTraining) {
   const values = lines.map(parsed);
   const first = values.find(Boolean);
-  // What `sostenuto batch` wrote has its texts in responses; other objects without a text are rows.
+  // The output of `sostenuto batch` has its texts in responses; other objects without a text are rows.
   const isBatch = first && (first.response || ("custom_id" in first && "error" in first));
   if (first && !isBatch && textOf(first) !== null) {
     const { texts, problem } = jsonRecords(lines.join("\n"));
@@ -65,7 +65,7 @@ function stringOf(line, name, number) {
   throw new Failure(`${name}: line ${number} is neither a JSON object nor a string.`);
 }
 
-// JSON as the server writes an object, to compare records in one spelling.
+// JSON in the server's spelling of an object, to compare records.
 function pythonJson(value) {
   if (Array.isArray(value)) return `[${value.map(pythonJson).join(", ")}]`;
   if (value === null || typeof value !== "object") return JSON.stringify(value);
@@ -131,11 +131,11 @@ function misquotedProblem(line) {
 }
 
 // Rows of fields, RFC 4180: a quoted field may have commas, line breaks and doubled quotation marks. They end before a
-// field whose first quotation mark is not closed as it should be, whose line is `misquoted`.
+// field whose quotation marks do not match; its line is `misquoted`.
 function csvRows(text) {
   const rows = [];
   let row = [];
-  // Characters between two quotation marks at once: one by one, a field of some millions overflows the stack.
+  // All characters between two quotation marks at once: one by one, a field of some millions overflows the stack.
   for (const { index, 1: quoted, 2: plain, 3: end } of text.matchAll(/(?:"([^"]*(?:""[^"]*)*)"|([^,\n]*))(,|\n|$)/g)) {
     if (plain?.startsWith('"')) return { rows, misquoted: text.slice(0, index).split("\n").length };
     row.push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));

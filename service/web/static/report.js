@@ -27,7 +27,7 @@ async function report(signal) {
   title.focus();
 }
 
-// Lets a link download a text.
+// Makes a link download a text.
 function offer(link, text, type) {
   URL.revokeObjectURL(link.href);
   link.href = URL.createObjectURL(new Blob([text], { type }));

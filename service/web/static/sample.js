@@ -1,4 +1,4 @@
-// Samples of models, and the text that pages show at first.
+// Samples of models, and the initial text of pages.
 
 import { get, post } from "./api.js";
 
@@ -26,8 +26,8 @@ So ends the friendship, and so ends the wine.
 `;
 const NUM_TOKENS = 400;
 
-// Returns a scene for a model of plays, and for another one a text that it writes, with these labels; `reference` may
-// name a version.
+// Returns a scene for a model of plays, for others a text that they write with these labels; `reference` may name a
+// version.
 export async function openingText(model, reference, labels, signal) {
   if (model.corpus === "shakespeare") return SAMPLE;
   const prompt = Object.keys(labels).length ? "" : await openingPrompt(model);
@@ -46,7 +46,7 @@ export async function openingPrompt({ id, version, direction }) {
   return line?.[1] ?? "";
 }
 
-// Returns a sample in reading order, with the given part marked, its labels before it.
+// Returns a sample in reading order, after its labels, with the given part marked.
 export function sampleText({ given, text, labels }, direction) {
   const mark = (textContent) => Object.assign(document.createElement("span"), { className: "given", textContent });
   const badges = Object.entries(labels ?? {}).map(([column, label]) => mark(`${column}: ${label}\n`));

@@ -1,4 +1,4 @@
-// What the pages with a request share: theme, one task at a time, loading of models, and links.
+// Shared by the pages with a request: theme, one task at a time, loading of models, and links.
 
 import { attempt } from "./attempt.js";
 import { findAll } from "./dom.js";
@@ -14,8 +14,8 @@ export class Shell {
   #running = null;
   #on;
 
-  // `on.submit` is called when the form is submitted, `on.models` with the models that are served, and
-  // `on.theme` when the theme changes.
+  // `on.submit` is called when the form is submitted, `on.models` with the served models, and `on.theme` when the theme
+  // changes.
   constructor(on) {
     this.#on = on;
     form.addEventListener("submit", (event) => {
@@ -37,8 +37,8 @@ export class Shell {
   }
 
   /**
-   * Loads the models; returns whether that succeeded. Without any, the page to train the first one is shown. `again` is
-   * called by a button beside the notice of a failure.
+   * Loads the models; returns whether that succeeded. Without models, shows the page to train the first one. `again` is
+   * called by the retry button of a failure.
    * @param {() => unknown} again
    */
   loadModels(show = this.#on.models, again = () => this.loadModels(show)) {
@@ -65,7 +65,7 @@ export class Shell {
     }
   }
 
-  // One of the two buttons is there, in the same place.
+  // Only one of the two buttons is shown, in the same place.
   #showRunning(isRunning, label) {
     const hadFocus = [submit, stop, retry].includes(document.activeElement);
     [submit.disabled, submit.hidden, stop.hidden, stop.disabled, status.textContent] = [isRunning, isRunning, !isRunning, !isRunning, label];

@@ -1,4 +1,4 @@
-// The text to train on: pasted, dropped or chosen, and the page's notes on it.
+// The text to train on, pasted, dropped or chosen, and the page's notes on it.
 
 import { Failure } from "./api.js";
 import { MIN_CHARACTERS, describe, licenceFree, withoutDuplicates } from "./corpus.js";
@@ -14,7 +14,7 @@ const MAX_EDITED = 50_000;
 const PAUSE_MS = 250;
 const SHOWN = 600;
 const NAMED = 8;
-// From this number on, repeated lines of a running text, such as page titles, are mentioned.
+// Minimum number of repeated lines of a running text, such as page titles, to mention.
 const WORTH_NAMING = 5;
 const NOUNS = { none: "lines", lines: "lines", "blank-line": "paragraphs", file: "files", records: "records" };
 const CANNOT_READ = "is not text in UTF-8, which the trainer requires. Save it as UTF-8, or convert it:";
@@ -47,7 +47,7 @@ export class Source {
     if (text.value) this.#showPasted(text.value);
   }
 
-  // Returns what the page knows of the text, after its last change; null if there is none.
+  // Returns the description of the text after its last change; null if there is none.
   describe() {
     if (!this.#given.title && text.value !== this.#given.text) this.#showPasted(text.value, this.#given.documents);
     return this.#given.description;
@@ -63,7 +63,7 @@ export class Source {
     (this.#given.title ? choose : text).focus();
   }
 
-  // What is uploaded: the same object until the text is changed. `name` is that of a pasted text.
+  // The upload: the same object until the text is changed. `name` is that of a pasted text.
   upload(name) {
     const given = this.#given;
     given.blob ??= new Blob([given.text]);
@@ -117,7 +117,7 @@ export class Source {
     this.#changed(given.description, given.name);
   }
 
-  // Continues with another text in place of this one, split into the same documents; that of an archive is one file.
+  // Replaces the text by another one, split into the same documents; that of an archive becomes one file.
   #replace(changed) {
     const { title, name, format, documents } = this.#given;
     if (title) {

@@ -1,4 +1,4 @@
-// One step of a cell in numbers: what a unit had before a token, and what Keras's LSTM or GRU makes of it.
+// One step of a cell in numbers: a unit's values before a token, and what Keras's LSTM or GRU makes of them.
 
 import { number } from "./format.js";
 

@@ -1,4 +1,4 @@
-// The training page: a text and a time in, a model out. The job's id is in the URL, so that a reload follows it.
+// The training page: a text and a time in, a model out. With the job's id in the URL, a reload follows it.
 
 import { get, hasKey, post, upload } from "./api.js";
 import { askForKey, attempt } from "./attempt.js";
@@ -23,7 +23,7 @@ const TYPICAL_CHARACTERS = 1_000_000;
 let models = [];
 // Of the file name, for a new model.
 let stem = "";
-// The id of each upload, so that the text of a refused job is not sent again.
+// The id of each upload, so that the text of a refused job is not resent.
 const fileIds = new WeakMap();
 const source = new Source(showDescription, attempt);
 const view = new JobView(({ status }) => {
@@ -107,7 +107,7 @@ async function show(id) {
   const isFound = await attempt(async () => {
     const isCurrent = () => jobInAddress() === id;
     const job = await get(`v1/fine_tuning/jobs/${encodeURIComponent(id)}`).catch((error) => { if (isCurrent()) throw error; });
-    if (!isCurrent()) return; // another one has been opened meanwhile
+    if (!isCurrent()) return; // another one was opened meanwhile
     jobTitle.focus({ preventScroll: true });
     scrollTo(0, 0);
     view.follow(job);
@@ -145,7 +145,7 @@ function showDescription(description, filename) {
   showName();
 }
 
-// What to expect of each preset for this text.
+// The expected results of each preset for this text.
 function showPresets(description) {
   const numCharacters = description?.numCharacters;
   for (const label of presets.children) {
@@ -181,7 +181,7 @@ function modelName() {
   return name.value.trim() || name.placeholder;
 }
 
-// The name that a job gives a model; with API keys, the server puts the tag of the tenant before it.
+// The name that a job gives a model; with API keys, the server prepends the tenant's tag.
 function unowned(id) {
   return id.replace(/^ft-[0-9a-f]{8}-/, "");
 }

@@ -1,4 +1,4 @@
-// Units that follow a feature of the text: those that were discovered, and the search for others, each as a strip.
+// Units that follow a feature of the text: the discovered ones, and the search for others, each as a strip.
 
 import { fill, findAll } from "./dom.js";
 import { FEATURES, MIN_TOKENS, PROBABILITY, REGEXP, discover, held, search, targetOf, variesInHalves } from "./features.js";
@@ -33,8 +33,8 @@ export class UnitSearch {
     });
   }
 
-  // Searches another text from now on, by a model, and offers the features that vary in it. Returns the unit of the
-  // first discovery: one that was published with the version, or else that of a search now; undefined without any.
+  // Searches another text of a model from now on, and offers the features that vary in it. Returns the unit of the first
+  // discovery: one published with the version, or else of a search now; undefined if there is none.
   async use(found, model) {
     this.#found = found;
     this.target = null;
@@ -54,7 +54,7 @@ export class UnitSearch {
     return discoveries[0];
   }
 
-  // Marks the strips of the selected unit, and draws all in the colors of the theme.
+  // Marks the strips of the selected unit, and draws all in the theme's colors.
   mark({ layer, kind, unit }) {
     for (const { element, of } of this.#strips) {
       element.setAttribute("aria-pressed", String(of.layer === layer && of.kind === kind && of.unit === unit));
@@ -84,7 +84,7 @@ export class UnitSearch {
   #strip(of, name, detail, pressed) {
     const matrix = this.#found.matrix(of.layer, of.kind);
     const column = this.#found.units(of.layer).indexOf(of.unit);
-    // Units that the response leaves out have no strip.
+    // Units outside the response have no strip.
     const values = column < 0 ? [] : Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
     const element = stripButton(name, detail, values, matrix.strong(Math.max(0, column)), pressed);
     this.#strips.push({ element, of });

@@ -1,4 +1,4 @@
-// Characters of the prompt outside a character model's vocabulary: underlined in it, and counted below.
+// Characters of the prompt outside a character model's vocabulary, underlined in it and counted below.
 
 import { post } from "./api.js";
 import { findAll } from "./dom.js";
@@ -7,7 +7,7 @@ import { count, visible } from "./format.js";
 const [prompt, marks, note] = findAll(["prompt", "prompt-marks", "prompt-unknown"]);
 const PAUSE_MS = 150;
 const MAX_NAMED = 5;
-// By model: whether it knows a character. Each is asked about once.
+// By model: whether it knows a character. Each is requested once.
 const known = new Map();
 let timer = 0;
 
@@ -30,9 +30,9 @@ async function ask(reference, characters) {
   const answers = known.get(reference);
   const asked = [...characters].filter((character) => !answers.has(character));
   if (asked.length) {
-    // Without a response nothing is marked: the request of the text will say what is wrong.
+    // Without a response nothing is marked; the text's own request will report the problem.
     const { token_strs: tokens } = await post("tokenize", { model: reference, prompt: asked.join(""), return_token_strs: true }).catch(() => ({ token_strs: [] }));
-    // A tokenizer that drops characters has fewer tokens; the name of the unknown token is longer than a character.
+    // A tokenizer that drops characters returns fewer tokens; the unknown token's name is longer than a character.
     if (tokens.length === asked.length) asked.forEach((character, i) => answers.set(character, [...tokens[i]].length === 1));
   }
   return (character) => answers.get(character) ?? true;
@@ -40,7 +40,7 @@ async function ask(reference, characters) {
 
 function show(characters, knows, name) {
   marks.replaceChildren();
-  // An element for each run of them, and a text for what is between: not one for each character of a long prompt.
+  // An element for each run of them, and a text between: not one for each character of a long prompt.
   for (let from = 0, to = 0; from < characters.length; from = to) {
     const isKnown = knows(characters[from]);
     while (to < characters.length && knows(characters[to]) === isKnown) to += 1;

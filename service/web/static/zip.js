@@ -8,7 +8,7 @@ const STORED = 0;
 // The trainer's limit of unpacked bytes.
 const MAX_BYTES = 256 * 2 ** 20;
 
-// The bytes of the files that are not hidden, in order of their names: [{ name, bytes }].
+// The bytes of all but hidden files, in order of their names: [{ name, bytes }].
 export async function unzip(archive) {
   const buffer = await archive.arrayBuffer();
   const entries = directory(new DataView(buffer)).sort((one, other) => (one.name < other.name ? -1 : 1));

@@ -1,11 +1,11 @@
-// One step of a cell as a drawing: arrows as thick as the values that they carry.
+// A drawing of one step of a cell: arrows are as thick as the values that they carry.
 
 import { svg } from "../dom.js";
 import { number } from "../format.js";
 import { formulaOf } from "../step.js";
 
 const HEIGHT = 224;
-// The heights of the state, of the products below it, and of where gates come from.
+// The heights of the state, of the products below it, and of the gates' sources.
 const [STATE, PRODUCT, GATE] = [54, 124, 180];
 const [RADIUS, MOST_PX, LINE] = [12, 11, 15];
 
@@ -49,7 +49,7 @@ export class CellDiagram {
   }
 }
 
-// Arrows of a drawing: from and to in shares of the width and in pixels, with a value, its scale, and where its label is.
+// Arrows of a drawing: ends in shares of the width and in pixels, a value, its scale, and the place of its label.
 function lstm({ forget, input, candidate, output, cell, hidden, oldCell }, most) {
   return {
     nodes: [node("×", 0.24, STATE), node("+", 0.5, STATE), node("×", 0.5, PRODUCT), node("×", 0.82, PRODUCT)],
@@ -100,7 +100,7 @@ function node(sign, x, y) {
 }
 
 /**
- * The corners of an arrow, which leaves room for the nodes at its ends.
+ * The corners of an arrow, with room for the nodes at its ends.
  * @param {number[]} from
  * @param {number[]} to
  */

@@ -15,7 +15,7 @@ export class Chart {
 
   constructor(figure) {
     this.#figure = figure;
-    // Drawn in pixels of the screen, so that its text keeps its size on a phone.
+    // Drawn in screen pixels, so that text keeps its size on a phone.
     new ResizeObserver(() => this.#draw()).observe(figure);
   }
 
@@ -58,7 +58,7 @@ function dot({ tokens, loss, epoch }, x, y, isBest) {
   return made;
 }
 
-// Round numbers from below the least to above the greatest value.
+// Round numbers from below the least value to above the greatest.
 function ticks(least, greatest, parts) {
   if (!Number.isFinite(least) || !Number.isFinite(greatest)) return [0, 1];
   const rough = Math.max((greatest - least) / parts, 1e-3);

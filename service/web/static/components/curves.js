@@ -1,4 +1,4 @@
-// Curves as small multiples: one above the other over the same tokens, each with an axis of its own.
+// Curves as small multiples: stacked over the same tokens, each with its own axis.
 
 import { svg } from "../dom.js";
 import { number } from "../format.js";
@@ -11,7 +11,7 @@ export class Curves {
   #figure;
   #shown = null;
 
-  // `chosen` is called with the place along the axis that is pressed.
+  // `chosen` is called with the pressed place along the axis.
   constructor(figure, chosen = (_place) => {}) {
     this.#figure = figure;
     new ResizeObserver(() => this.#draw()).observe(figure);
@@ -22,8 +22,8 @@ export class Curves {
     });
   }
 
-  // Shows curves, each with `name`, `points` [place, value] and the ends of its axis, `least` and `most`, over places from 0
-  // up to `length`. A dashed line marks each of `marks`, a solid one `at`; `axis` names the places, `label` describes all.
+  // Shows curves, each with `name`, `points` [place, value] and the ends of its axis, `least` and `most`, over places 0 to
+  // `length`. Dashed lines mark `marks`, a solid one `at`; `axis` names the places, `label` describes all.
   show(shown) {
     this.#shown = shown;
     this.#draw();

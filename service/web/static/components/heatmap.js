@@ -1,5 +1,5 @@
-// A heat map of a matrix, tokens from left to right and units from top to bottom, with the curves of one unit below, one above the other.
-// Only the visible part is drawn, so a text of thousands of tokens scrolls as smoothly as a short one.
+// A heat map of a matrix, tokens from left to right and units from top to bottom, above the stacked curves of one unit.
+// Only the visible part is drawn, so that thousands of tokens scroll as smoothly as a few.
 
 import { Failure } from "../api.js";
 import { Palette, palette } from "../colors.js";
@@ -7,17 +7,17 @@ import { yieldToBrowser } from "../inspection.js";
 import { number, visible } from "../format.js";
 
 const LABELS_PX = 20;
-// Of one curve, and of its title.
+// Of a curve and of its title.
 const CURVE_PX = 52;
 const TITLE_OF_CURVE_PX = 20;
 const MAP_PX = 420;
 const MAX_UNIT_PX = 10;
 // Narrower columns have no room for a character.
 const LABELLED_PX = 8;
-// Maximum side of a PNG. Chromium limits a canvas to 32,767 pixels a side, Safari to 67 million pixels in all.
+// Maximum side of a PNG: Chromium limits a canvas to 32,767 pixels a side, Safari to 67 million pixels in all.
 const MAX_PICTURE_PX = 16_384;
 const TITLE_PX = 32;
-// Width of a strip of the PNG: a whole long text would need an intermediate canvas of its full length.
+// Width of a strip of the PNG: otherwise a long text would need an intermediate canvas of its full length.
 const STRIP_PX = 512;
 
 export class Heatmap {
@@ -72,8 +72,8 @@ export class Heatmap {
     });
   }
 
-  // The whole map as a picture, without scrolling: a PNG. A token gets up to 12 pixels, or, where a picture cannot be so
-  // wide, a pixel has the mean of several. Returns `blob` and `tokensPerPixel`.
+  // The whole map as a PNG. A token gets up to 12 pixels or, if that is too wide, a pixel has the mean of several tokens.
+  // Returns `blob` and `tokensPerPixel`.
   async picture(title) {
     const shown = this.#shown;
     const { matrix } = shown;
@@ -154,7 +154,7 @@ export class Heatmap {
     return context;
   }
 
-  // Some rows of the matrix as a picture of a pixel for each number.
+  // Some rows of the matrix as a picture, one pixel per number.
   #pixels(first, last, { matrix, order } = this.#shown) {
     const { pixels } = palette();
     const image = new ImageData(last - first, matrix.columns);
@@ -182,7 +182,7 @@ export class Heatmap {
     }
   }
 
-  // Small multiples: each curve has an axis of its own.
+  // Small multiples: each curve has its own axis.
   #drawCurves(context, first, last, top) {
     const { curves, column, width } = this.#shown;
     const { scrollLeft, clientWidth } = this.#scroller;
@@ -204,7 +204,7 @@ export class Heatmap {
     });
   }
 
-  // The row and the column under a pointer; null beside the map.
+  // The row and column under a pointer; null outside the map.
   #under(event) {
     if (!this.#shown) return null;
     const { matrix, order, width } = this.#shown;

@@ -1,4 +1,4 @@
-// A model described in a line, for the header of all pages and for its card.
+// A one-line description of a model, for the header of all pages and for its card.
 
 import { find } from "../dom.js";
 import { count, number } from "../format.js";
@@ -6,7 +6,7 @@ import { count, number } from "../format.js";
 const UNITS = { character: "characters", word: "words", exact_word: "words as written", subword: "subwords", regex: "matches of regular expressions" };
 export const CELLS = { lstm: "LSTM", gru: "GRU", simple_rnn: "SimpleRNN" };
 
-// Shows in the header the model that the page uses.
+// Shows the page's model in the header.
 export function showModelCard(model) {
   if (!model) return;
   const { id, cell, layers, units, unit, corpus, trained_s: seconds, validation_loss: loss } = model;

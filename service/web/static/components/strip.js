@@ -1,11 +1,11 @@
-// A strip: a text as one row of colored cells, one for each token or, of a long text, one for several.
+// A strip: a text as one row of colored cells, one for each token or, in a long text, for several.
 
 import { Palette, palette } from "../colors.js";
 
 const MAX_CELLS = 1024;
 
-// Draws values, one for each token, on a canvas; a cell of several tokens has the strongest value. `most` has the
-// strongest color.
+// Draws values, one for each token, on a canvas; a cell of several tokens has the strongest. `most` has the strongest
+// color.
 export function drawStrip(canvas, values, most) {
   const count = Math.min(values.length, MAX_CELLS);
   Object.assign(canvas, { width: Math.max(1, count), height: 1 });
@@ -18,7 +18,7 @@ export function drawStrip(canvas, values, most) {
   canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), Math.max(1, count), 1), 0, 0);
 }
 
-// A button with a title and a strip below it; `draw` draws the strip again, in the colors of another theme.
+// A button with a title and a strip below it; `draw` redraws the strip, for another theme.
 export function stripButton(title, detail, values, most, pressed) {
   const button = document.createElement("button");
   Object.assign(button, { type: "button", className: "strip" });

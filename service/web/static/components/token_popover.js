@@ -19,13 +19,13 @@ popover.addEventListener("keydown", (event) => {
   if (next !== undefined) buttons.at(next % buttons.length)?.focus();
   else if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) return;
   else if (event.key === "ArrowLeft" || event.key === "ArrowRight") on.walk(keyAlong(event.key, opened) === "ArrowRight" ? 1 : -1);
-  // Ctrl+Enter generates a text where no popover is open, and presses no button here.
+  // Ctrl+Enter, which generates a text elsewhere, does not press a button here.
   else if (event.key !== "Enter") return;
   event.preventDefault();
 });
 
-// Shows a token beside its element; `branch` is called with the token to generate after: another one, or the same with a
-// new seed; `walk` with 1 or −1 to show the next or the previous token.
+// Shows a token beside its element; `branch` is called with the token to continue after: another one, or the same with a
+// new seed; `walk` with 1 or −1 to show the next or previous token.
 export function showToken(token, element, { branch, walk }) {
   on = { walk };
   const hasFocus = popover.contains(document.activeElement) || element === document.activeElement;
@@ -61,7 +61,7 @@ function mark(element) {
   opened?.classList.add("opened");
 }
 
-// Below the token, or above where there is no room; style sheets place it at the bottom of a phone.
+// Below the token, or above if there is no room; style sheets place it at the bottom of a phone.
 function place({ left, top, bottom }) {
   const { offsetWidth: width, offsetHeight: height } = popover;
   const below = bottom + GAP_PX + height < innerHeight;

@@ -12,8 +12,8 @@ export class TokenView {
   #end = 0;
   #stretch = [];
 
-  // `list` gets the tokens; `on` is called with the position of the one that is chosen, `selected` with the first and the
-  // last one of several that are selected, as any text is, or by Shift and the arrow keys.
+  // `list` gets the tokens; `on` is called with the position of the chosen one, `selected` with the first and last of
+  // several that are selected like text, or by Shift and the arrow keys.
   constructor(list, on, selected = (_first, _last) => {}) {
     this.#list = list;
     document.addEventListener("selectionchange", () => {
@@ -51,14 +51,14 @@ export class TokenView {
       if (text.endsWith("\n")) token.dataset.ends = "true";
       return token;
     });
-    // One by one: as many arguments as a long text has tokens would overflow the stack.
+    // One by one: with thousands of arguments the stack would overflow.
     const all = document.createDocumentFragment();
     this.#tokens.forEach((token) => all.append(token));
     this.#list.replaceChildren(all);
     this.choose(0);
   }
 
-  // Gives each token a text, its own or another, and a color.
+  // Gives each token a color and a text, its own or another.
   paint(texts, colors) {
     this.#tokens.forEach((token, position) => {
       if (token.textContent !== texts[position]) setTokenText(token, texts[position]);
@@ -66,7 +66,7 @@ export class TokenView {
     });
   }
 
-  // Marks the tokens of a stretch, by the positions of its first and its last one; null: none.
+  // Marks a stretch of tokens, by the positions of the first and last; null: none.
   mark(stretch) {
     this.#stretch.forEach((token) => token.classList.remove("stretch"));
     this.#stretch = stretch ? this.#tokens.slice(stretch[0], stretch[1] + 1) : [];
@@ -86,7 +86,7 @@ export class TokenView {
   }
 }
 
-// The share of the strongest color for a token, by its surprise −log p: all of it from a probability of 0.1% on.
+// The share of the strongest color for a token, by its surprise −log p: all of it at a probability of at most 0.1%.
 const MOST_SURPRISE = Math.log(1000);
 export const SURPRISE_ENDS = ["expected", "surprise: 0.1% or less"];
 
@@ -99,7 +99,7 @@ export function surprise(logprobs) {
   return logprobs.map((logprob) => (logprob === null ? "transparent" : palette().css(surpriseShare(logprob), 1)));
 }
 
-// Colors of tokens by the value of one unit, the strongest for its largest; tokens without values have none.
+// Colors of tokens by the value of one unit, the strongest for the largest; tokens without values have none.
 export function activation({ rowOf, tokens }, matrix, column) {
   const most = matrix.strong(column);
   return tokens.map((_, position) => (rowOf[position] < 0 ? "transparent" : palette().css(matrix.at(rowOf[position], column), most)));

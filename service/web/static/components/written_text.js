@@ -1,10 +1,10 @@
-// A text that is being written: the prompt in grey, then a button for each token, colored by surprise.
+// A text that is being written: the prompt in gray, then a button for each token, colored by surprise.
 
 import { keyAlong } from "../dom.js";
 import { isPartial, setTokenText } from "../format.js";
 import { surpriseShare } from "./token_view.js";
 
-// The end of the text is followed while it is at most this far below the window.
+// The end of the text is kept in view while it is at most this far below the window.
 const NEAR_PX = 80;
 
 export class WrittenText {
@@ -16,7 +16,7 @@ export class WrittenText {
   #isBackward = false;
   #given = null;
 
-  // `output` gets the text; `opened` is called with the position of a token that is pressed.
+  // `output` gets the text; `opened` is called with the position of a pressed token.
   constructor(output, opened) {
     this.#output = output;
     output.addEventListener("click", (event) => {
@@ -26,7 +26,7 @@ export class WrittenText {
     output.addEventListener("keydown", (event) => this.#move(event, opened));
   }
 
-  // Begins a text with a prompt, or of a backward model a suffix, and tokens that are there already.
+  // Begins a text with a prompt, or with a suffix for a backward model, and existing tokens.
   begin(prompt, isBackward, tokens = []) {
     const { hasFocus } = this;
     this.#isBackward = isBackward;
@@ -41,7 +41,7 @@ export class WrittenText {
     if (hasFocus) this.#output.focus({ preventScroll: true });
   }
 
-  // Shows tokens with the next frame of the browser: a stream may bring a hundred between two.
+  // Shows tokens with the browser's next frame: a stream may bring a hundred between two.
   add(tokens) {
     this.tokens.push(...tokens);
     this.#waiting.push(...tokens);
@@ -67,7 +67,7 @@ export class WrittenText {
     this.#elements.forEach(({ style }) => { style.visibility = ""; });
   }
 
-  // Removes the colors of `type`: those by surprise are below.
+  // Removes the colors of `type`, which cover those by surprise.
   unpaint() {
     this.#elements.forEach(({ style }) => { style.backgroundColor = ""; });
   }
@@ -95,12 +95,12 @@ export class WrittenText {
     return this.#output.contains(document.activeElement);
   }
 
-  // A block for each line: in one block, each token would lay out the whole text anew, at 5,000 tokens 0.4 s.
+  // A block for each line: in one block, each token would lay out the whole text again, 0.4 s at 5,000 tokens.
   #append(token) {
     const element = this.#element(token);
     const isLineEnd = token.text.endsWith("\n");
     const last = this.#elements.at(-1);
-    // A text that continues after its end does so in another line.
+    // A text that continues after its end does so on another line.
     const isBegun = last && this.tokens[this.#elements.length - 1].isEnd;
     if (this.#isBackward) {
       if (isLineEnd || isBegun) this.#output.prepend(newLine());
