@@ -128,7 +128,7 @@ def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, ob
             last_line = reader.line_num
             yield dict(record), f"{name}, line {last_line}"
     except csv.Error as error:
-        rule = "a field in quotation marks ends with one, before a comma or the end of a line"
+        rule = "a field in quotation marks must end with one before a comma or the end of a line"
         raise CorpusError(f"{name}, the record at line {last_line + 1}: {error}; {rule}") from None
 
 

@@ -168,7 +168,7 @@ def test_what_remains_of_a_changed_token_is_measured(page, gateway):
     tokens = answer["tokens"][:106]
     others = [token for token in tokens if token != tokens[0]]
     most = max(others, key=lambda token: (others.count(token), -others.index(token)))
-    assert f"with “{most.replace(' ', '␣')}” for the “{tokens[0]}” at its beginning" in page.read("#memory-text")
+    assert f"with “{most.replace(' ', '␣')}” instead of “{tokens[0]}” at its beginning" in page.read("#memory-text")
     wanted = []
     for model in ("lstm", "gru", "rnn"):
         answer, _ = inspected(gateway, model, input=LINES[:106])
@@ -198,10 +198,10 @@ def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(page, gatewa
     models["data"] = [{**model, "corpus": "shakespeare"} for model in models["data"] if model["id"] == "lstm"]
     page.page.route("**/v1/models", lambda route: route.fulfill(json=models))
     page.page.reload()
-    page.page.locator("#memory-help", has_text="Its curve was measured before").wait_for()
+    page.page.locator("#memory-help", has_text="Its curve was measured earlier").wait_for()
     last = page.page.locator("#differences .title").last
     assert last.evaluate("each => each.textContent") == "SimpleRNN, earlier: hidden state, 0.1% in the end"
-    assert "“␣” for the “[” at its beginning" in page.read("#memory-text")
+    assert "“␣” instead of “[” at its beginning" in page.read("#memory-text")
 
 
 def test_temperature_scales_the_apis_probabilities(page, gateway):

@@ -153,7 +153,7 @@ DESCRIBED = {
     "CSV that is misquoted": (
         'id,text\n1,"first"\n2,"second"\n3,"third\n4,"fourth"\n',
         {"Documents": "2 records"},
-        ["A field in quotation marks ends with one, before a comma or the end of a line; that of line 4 does not."],
+        ["A field in quotation marks must end with one before a comma or the end of a line; that of line 4 does not."],
     ),
     "broken records": (
         '{"text": "first"}\n' * 2 + '{"txt": "third"}\n',

@@ -14,7 +14,7 @@ const STORED = {
     [48, 0.026], [64, 0.005], [80, 0.001], [105, 0.001],
   ],
 };
-const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was measured before, with 512 units that were trained on the same plays for as long as the demo; in that time it reached a loss of 1.67.";
+const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was measured earlier, with 512 units trained on the same plays for as long as the demo, to a loss of 1.67.";
 
 // Returns how much each kind of state of a model's top layer differs at each distance from the changed token: the norm of
 // the difference divided by that of the state. A model of plays reads PROBE with and without its bracket, others the
@@ -48,8 +48,8 @@ export function retention(model, measured) {
   }));
   return {
     curves, length,
-    text: `A model reads a text twice, the second time with “${after}” for the “${before}” at its ${model.direction === "backward" ? "end" : "beginning"}; all else is the same. How much do the two states differ, as a share of the state, the more tokens have been read since?`,
-    note: `A cell state is kept by a product with forget gates near 1, as long as what it keeps helps to predict: that a bracket is open does, the first character of a text hardly. A SimpleRNN computes all of its state anew at each token, and what is older fades. ${isStored ? STORED_NOTE : ""}`,
+    text: `A model reads a text twice, the second time with “${after}” instead of “${before}” at its ${model.direction === "backward" ? "end" : "beginning"}. How much do the two states differ, as a share of the state, as more tokens are read?`,
+    note: `Forget gates near 1 preserve a cell state as long as it helps to predict: an open bracket does, the first character of a text hardly does. A SimpleRNN computes its whole state anew at each token, and older content fades. ${isStored ? STORED_NOTE : ""}`,
   };
 }
 

@@ -23,7 +23,7 @@ export function columnsOf(text, name) {
 
 const plain = (text) => text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n");
 
-// A row with too many or too few cells stays one, and so is invalid.
+// A row with too many or too few cells is kept, and so is invalid.
 function csvTable(text, name, columns) {
   const { rows: [header = [], ...rows], misquoted } = csvRows(text);
   if (misquoted) throw new Failure(`${name}: ${misquotedProblem(misquoted)}`);
@@ -127,7 +127,7 @@ function problem(line, found) {
 }
 
 function misquotedProblem(line) {
-  return `A field in quotation marks ends with one, before a comma or the end of a line; that of line ${line} does not.`;
+  return `A field in quotation marks must end with one before a comma or the end of a line; that of line ${line} does not.`;
 }
 
 // Rows of fields, RFC 4180: a quoted field may have commas, line breaks and doubled quotation marks. They end before a

@@ -88,7 +88,7 @@ def _csv_rows(where: str, content: str) -> list[list[str]]:
             last_line = reader.line_num
             rows.append(row)
     except csv.Error as error:
-        rule = "a field in quotation marks ends with one, before a comma or the end of a line"
+        rule = "a field in quotation marks must end with one before a comma or the end of a line"
         raise InvalidArgument(f"{where}, the record at line {last_line + 1}: {error}; {rule}") from error
     return [row for row in rows if row]
 
