@@ -210,25 +210,25 @@ class Settings(BaseSettings):
     requests_per_minute: int | None = Field(
         None,
         ge=1,
-        description="requests per minute of each key without a limit of its own (without keys: of all clients "
+        description="requests per minute of each key without its own limit (without keys: of all clients "
         "together); unset: no limit",
     )
     tokens_per_minute: int | None = Field(
         None,
         ge=1,
-        description="tokens per minute of each key without a limit of its own (without keys: of all clients together): "
+        description="tokens per minute of each key without its own limit (without keys: of all clients together): "
         "prompt tokens, and max_tokens of each choice; unset: no limit",
     )
     max_key_sequences: int | None = Field(
         None,
         ge=1,
-        description="running and waiting sequences of each key without a limit of its own (without keys: of all "
+        description="running and waiting sequences of each key without its own limit (without keys: of all "
         "clients together); unset: only the server's limit",
     )
     max_key_tokens: int | None = Field(
         None,
         ge=1,
-        description="tokens of the running and waiting sequences of each key without a limit of its own, counted as "
+        description="tokens of the running and waiting sequences of each key without its own limit, counted as "
         "for SOSTENUTO_MAX_QUEUED_TOKENS; unset: only the server's limit",
     )
     audit_file: Path | None = Field(

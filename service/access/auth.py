@@ -15,7 +15,7 @@ class Authenticator:
     """Authenticates API keys; the returned context has the key's limits, and the functions that charge rate limits.
 
     Without keys, none is required, and the defaults limit all requests together; then only a server that is reachable
-    on loopback alone (`is_local`) lets clients train and manage models.
+    only on loopback (`is_local`) lets clients train and manage models.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Authenticator:
 
 
 def is_local(settings: Settings) -> bool:
-    """Return whether the server is reachable on loopback alone."""
+    """Return whether the server is reachable only on loopback."""
     return is_loopback(settings.client_host) and not settings.num_proxies
 
 

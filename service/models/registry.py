@@ -329,7 +329,7 @@ class ModelRegistry:
     def _served_model(
         self, ref: ModelVersion, assets: Assets, probes: list[tuple[Replica, Probe]], before: ServedModel | None
     ) -> ServedModel:
-        """Describe a version; the expected probe hash is that of most backends, in a tie the previous one."""
+        """Describe a version; the expected probe hash is the one of most backends, in a tie the previous one."""
         available = [pair for pair in probes if pair[0].takes(ref)] or probes
         hashes = Counter(probe.sha256 for _, probe in available)
         previous = before.expected_probe_hash if before else None

@@ -80,7 +80,7 @@ class CallSpans:
 
 
 class Tracing:
-    """Creates spans and exports them on a thread of its own: create it in the serving process, after any fork.
+    """Creates spans and exports them on its own thread: create it in the serving process, after any fork.
 
     `ratio` is the share of requests without a trace context that are sampled; others carry their own decision.
     """

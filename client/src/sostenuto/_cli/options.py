@@ -176,7 +176,7 @@ def _store(context: click.Context, option: click.Parameter, value: Any) -> None:
 def _field(argument: str) -> tuple[str, Any]:
     name, _, value = argument.partition("=")
     if not name or name in _OWN:
-        raise click.BadParameter(f"{argument!r} has an option of its own" if name else f"{argument!r} is not NAME=JSON")
+        raise click.BadParameter(f"{argument!r} has its own option" if name else f"{argument!r} is not NAME=JSON")
     try:
         return name, json.loads(value)
     except ValueError:

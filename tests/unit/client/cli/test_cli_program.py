@@ -109,7 +109,7 @@ WRONG_USAGE = {
     "generate a --timeout 0": "",
     "generate a --timeout nan": "",
     "generate a --field x": "",
-    "generate a --field min_length=3": "has an option of its own",
+    "generate a --field min_length=3": "has its own option",
     "generate a --logprobs 2": "",
     "generate a -n 0": "",
     "generate a -n 2 --stream": "",
