@@ -59,7 +59,7 @@ _EXAMPLES = f"""\
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
 )
 def program() -> None:
-    """Train recurrent text generators, publish them as SavedModels, and manage what was published."""
+    """Train recurrent text generators, publish them as SavedModels, and manage published versions."""
 
 
 def _setting_option(name: str, group: str | None = None) -> click.Option:

@@ -336,7 +336,7 @@ _OTHER_VARIABLES |= {"LAUNCHER", "POD_TEMPLATE", "KUEUE_QUEUE", "RAY_URL", "RAY_
 
 
 def unknown_settings() -> list[str]:
-    """Return a warning for each SOSTENUTO_ variable that is no setting, also in the file, with the closest match.
+    """Return a warning for each SOSTENUTO_ variable that is not a setting, also in the file, with the closest match.
 
     Not an error: Kubernetes sets such variables for a service with this name.
     """

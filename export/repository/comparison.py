@@ -96,7 +96,7 @@ METRICS = (
 
 
 class Comparison:
-    """At least two candidates, and which of their metrics are comparable."""
+    """At least two candidates, and the comparability of their metrics."""
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self.candidates = candidates

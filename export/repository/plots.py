@@ -87,7 +87,7 @@ def _png(draw: Callable[["Axes", "Axes"], None], name: str) -> bytes:
         import matplotlib.style  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
 
-        # A user's matplotlibrc may require what is unavailable here, such as LaTeX.
+        # A user's matplotlibrc may require unavailable programs, such as LaTeX.
         with matplotlib.style.context("default"):
             figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
             draw(*figure.subplots(1, 2))

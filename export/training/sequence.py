@@ -220,7 +220,7 @@ _CELLS: dict[str, type[_Cell]] = {"simple_rnn": _SimpleRNN, "lstm": _LSTM, "gru"
 
 
 class _Unrolled:
-    """A layer unrolled over the steps of one call: the forward loop, and the backward loop over what it has saved.
+    """A layer unrolled over the steps of one call: the forward loop, and the backward loop over its saved values.
 
     State vectors, masks and saved values are lists with one entry per part of the units.
     """

@@ -39,7 +39,7 @@ AFTER_DRAIN_S = 4
 
 # From malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# Threads nearly always hold the GIL when they allocate: more arenas save no time, and each keeps what was freed in it.
+# Threads nearly always hold the GIL when they allocate: more arenas save no time, and each keeps its freed memory.
 _NUM_ARENAS = 2
 # Larger blocks are mapped one by one and unmapped when freed. Setting the threshold stops it from growing with the
 # largest block ever freed, up to 32 MB.

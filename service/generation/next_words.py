@@ -138,7 +138,7 @@ class NextWordsProcessor:
 
     @property
     def unexplored(self) -> float:
-        """Probability of what the search has not followed to the end of a word."""
+        """Probability of the continuations that the search has not followed to the end of a word."""
         return max(0.0, 1.0 - self._space.explored)
 
     def choices_to_submit(self) -> list[ChoiceIndex]:

@@ -63,7 +63,7 @@ class ReceivedBytes(Unreader):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.received = bytearray()  # follows what is in gunicorn's own buffer
+        self.received = bytearray()  # follows the content of gunicorn's own buffer
 
     @property
     def num_bytes(self) -> int:
@@ -107,7 +107,7 @@ class HeadParser(RequestParser):  # type: ignore[misc]
                 raise result
             return result
         finally:
-            del result  # its traceback refers to this frame, and that cycle would keep what was received
+            del result  # its traceback refers to this frame, and that cycle would keep the received bytes
 
 
 class ChunkScanner:

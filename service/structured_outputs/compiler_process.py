@@ -122,7 +122,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 def main(fd: int) -> None:
     """Compile one job after another until the gateway closes the other end of a connection."""
-    # Warm-up: forks inherit what the libraries initialize on first use.
+    # Warm-up: forks inherit the libraries' initialization on first use.
     compile_automaton([r"\w"], TokenTexts((b"a",), (b"a",), None, 1), CompilationLimits(100, 2**20))
     connection = Connection(fd)
     with contextlib.suppress(EOFError, ConnectionError):

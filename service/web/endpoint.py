@@ -143,7 +143,7 @@ class Endpoint:
     summary: str  # its title in the reference, where the view's docstring is its description
     more_errors: tuple[int, ...] = ()  # statuses of error responses, beside those that derive from the rest
     request: type[BaseModel] | None = None  # type of the body
-    # Type of a successful response; by default what the view returns. `Response`: it has no body; NoReturn: there is no
+    # Type of a successful response; by default the view's return type. `Response`: it has no body; NoReturn: there is no
     # successful response.
     response: Any = None
     query: tuple[QueryParameter, ...] = ()

@@ -22,7 +22,7 @@ from service.web.models import version_object
 _MANAGERS: tuple[Role, ...] = ("train", "admin")
 _ERRORS = (400, 404, 409, 429, 500, 503, 504)
 # A model server loads or unloads a small version within two polls of its files. After this time the response comes
-# anyway, and lists what is not in effect yet.
+# anyway, and lists changes not yet in effect.
 _EFFECT_S, _POLL_S = 10.0, 0.1
 
 

@@ -70,7 +70,7 @@ EXAMPLE_STREAMS = {
     for rule, events in _FILE["streams"].items()
 }
 
-# Example of an error by status; each message says what the status means.
+# Example of an error by status; each message explains the status.
 EXAMPLE_ERRORS: dict[int, GatewayError] = {
     error.status: error
     for error in (

@@ -174,7 +174,7 @@ class Progress(AbstractContextManager["Progress"]):
     """
 
     def __init__(self, total: int | None, *, shown: bool, num_done: int = 0, file: TextIO | None = None) -> None:
-        self.note = ""  # what a line ends with
+        self.note = ""  # the end of a line
         self._total, self._file = total, file or sys.stderr
         # A program may have no standard error.
         self._shown = shown and self._file is not None

@@ -109,7 +109,7 @@ REPORT_FIELDS = frozenset({
 
 
 def with_signature(arguments: type) -> Callable[[Method], Method]:
-    """Return a decorator that replaces `**` in a signature by these arguments, for `help()`, notebooks and the docs."""
+    """Return a decorator that replaces `**` in a signature with these arguments, for `help()`, notebooks and docs."""
 
     def decorate(method: Method) -> Method:
         signature = inspect.signature(method)

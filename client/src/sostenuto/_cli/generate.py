@@ -177,7 +177,7 @@ def _stream(client: Client, fields: dict[str, Any], is_shown: bool, as_json: boo
             if is_shown and not as_json and sys.stdout.isatty():
                 write_text("\n")
     except KeyboardInterrupt:
-        state = stream.generation.state if is_shown else None  # that of what was printed
+        state = stream.generation.state if is_shown else None  # of the printed text
         _save_state(state, save_state)
         if state is None and save_state is not None:
             say(f"{save_state} is not written: there was no resume token yet", dim=True)

@@ -48,7 +48,7 @@ SECTIONS = {
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
     "Serve": ("serve", "trainer", "keys", "doctor"),
 }
-# Of the server's distribution, which adds them by entry points of GROUP. It replaces `train` by one that also trains
+# Of the server's distribution, which adds them by entry points of GROUP. It replaces `train` with one that also trains
 # without a server.
 SERVER_COMMANDS = ("tune", "import", "resume", "vocabulary", "demo", *SECTIONS["Manage models"], *SECTIONS["Serve"])
 REPLACED = {"train": train}

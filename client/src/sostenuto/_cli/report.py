@@ -129,7 +129,7 @@ class ReportProgress(AbstractContextManager["ReportProgress"]):
         self._bar.start()
 
     def show(self, part: float, step: str) -> None:
-        """Show the part that is done, from 0 to 1, and what is being done."""
+        """Show the completed share, from 0 to 1, and the current step."""
         self._bar.update(self._task, completed=part, description=step)
         now = time.monotonic()
         if not self._is_terminal and now - self._written_at >= INTERVAL_S and 0 < part < 1:

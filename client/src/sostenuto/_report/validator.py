@@ -183,7 +183,7 @@ class _Process(AbstractContextManager["_Process"]):
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        with suppress(OSError):  # what was not sent
+        with suppress(OSError):  # the unsent rest
             _input(self._process).close()
 
     def _send(self, texts: Sequence[str]) -> None:
