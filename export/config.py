@@ -94,15 +94,15 @@ class TrainConfig(
     state-of-the-union or pydoc-topics"""
     # `from` is a keyword of Python.
     base: str | None = _setting(
-        Group.FINE_TUNING, None, alias="from", metavar="NAME[:VERSION]", min_length=1, shown_default="from nothing"
+        Group.FINE_TUNING, None, alias="from", metavar="NAME[:VERSION]", min_length=1, shown_default="from scratch"
     )
     """continue training a published model, its newest version by default: with its weights, tokenizer and architecture;
     new characters are added"""
     mix: str | None = _setting(Group.FINE_TUNING, None, metavar="PATH", min_length=1, shown_default="no other text")
     """text to mix into the training, so that the model forgets less of it, such as the corpus of the base; its
-    validation split is left out"""
+    validation split is excluded"""
     mix_share: float = _setting(Group.FINE_TUNING, 0.2, gt=0, lt=1)
-    """share of the tokens trained on that are of --mix"""
+    """share of the training tokens that are from --mix"""
 
     documents: Documents = _setting(Group.CORPUS, "none")
     """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without

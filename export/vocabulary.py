@@ -50,7 +50,7 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
     if source == config.corpus == "-":
         raise ConfigError("corpus and text are both -: standard input can be read only once")
     if config.base is not None:
-        raise ConfigError(f"from = {config.base}: a fine-tuned model has the vocabulary of its base; leave from out")
+        raise ConfigError(f"from = {config.base}: a fine-tuned model has the vocabulary of its base; omit from")
     corpus = read_corpus(config.corpus, config.documents, label_columns=config.label_column or ())
     other = config.validation_corpus
     head, tail = corpus.split(config.validation if other is None else 0.0, config.seed)

@@ -130,8 +130,7 @@ def _settings(**options: object) -> "Settings":
 @click.option(
     "--backends",
     metavar="HOST:PORT,…",
-    help="Run the gateway alone, in front of these model servers.  [default: SOSTENUTO_BACKENDS, or a model server of "
-    "its own]",
+    help="Run only the gateway, in front of these model servers.  [default: SOSTENUTO_BACKENDS, or an embedded one]",
 )
 @click.option("--trainer/--no-trainer", default=True, help="Run the training jobs of clients, too.")
 def serve(*, trainer: bool, **options: Any) -> None:

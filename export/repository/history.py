@@ -44,7 +44,7 @@ class Epoch(BaseModel, frozen=True, extra="ignore"):
 class Progress(BaseModel, frozen=True, extra="ignore"):
     """Progress of a run: its complete epochs, and the validation loss of the base before the first one.
 
-    `base_loss` is in nats per token; None for a run from nothing, or if nothing is held out.
+    `base_loss` is in nats per token; None for a run from scratch, or if nothing is held out.
     """
 
     history: tuple[Epoch, ...] = ()

@@ -72,7 +72,7 @@ def earlier_stable(models_dir: Path, name: str) -> int:
     before = [number for number in existing if number < stable]
     earlier = labels.get(PREVIOUS) if STABLE in labels else max(before, default=None)
     if earlier is None or earlier not in existing:
-        raise RepositoryError(f"{name} has no earlier stable version than {stable}: nothing to roll back to")
+        raise RepositoryError(f"{name} has no stable version before {stable}: nothing to roll back to")
     return earlier
 
 

@@ -41,8 +41,7 @@ class BaseVersion:
             base._refuse("it has an imported tokenizer of Hugging Face's library")
         if card.training is None and (card.context is not None or card.cell is None or not card.embedding):
             base._refuse(
-                "it was imported, and of imported models only those of an Embedding, recurrent layers of one kind and "
-                "one size, and a Dense layer can go on"
+                "it was imported, and has layers other than Embedding, recurrent ones of one kind and size, and Dense"
             )
         return base
 

@@ -325,7 +325,7 @@ class Dataset:
         dataset = cls(head, tail, train, validation, tokenizer, mixed, columns, dropouts)
         if tail is not None and not dataset.num_evaluated:
             raise CorpusError(
-                f"corpus {tail.name}: the vocabulary holds none of the {len(held_out)} tokens held out; give more "
+                f"corpus {tail.name}: the vocabulary has none of the {len(held_out)} tokens held out; give more "
                 f"text, another --validation or --validation 0"
             )
         return dataset

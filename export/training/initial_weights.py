@@ -46,7 +46,7 @@ def _assign(model: keras.Model, base: BaseVersion, tokenizer: Tokenizer, config:
     describe = _layer_names if config.bidirectional else _structure
     expected, got = describe(model), describe(trained)
     if expected != got:
-        raise _refusal(base, f"it computes {'; '.join(got)}; a model that is trained here, {'; '.join(expected)}")
+        raise _refusal(base, f"it computes {'; '.join(got)}; a model trained here, {'; '.join(expected)}")
     rng = np.random.default_rng([config.seed, 2])
     own_layers, layers = list(_layers_with_weights(model)), list(_layers_with_weights(trained))
     try:

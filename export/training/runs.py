@@ -122,7 +122,7 @@ class RunFolder:
             raise RunError(f"{self.path}: not a run directory ({_in_one_line(error)})") from error
 
     def lineage(self) -> Lineage | None:
-        """Read the lineage of a fine-tuning; None for a run from nothing.
+        """Read the lineage of a fine-tuning; None for a run from scratch.
 
         Raises:
             RunError: the file is damaged.

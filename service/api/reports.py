@@ -81,8 +81,8 @@ class ReportObject(TypedDict):
     held_out: dict[str, Any] | None
     """the same metrics of the held-out records"""
     notes: list[str]
-    """what a reader must know to read the numbers"""
+    """notes for reading the numbers"""
     summary: str
     """the most important metrics, as lines of text"""
     html: str | None
-    """the report as a page, if it was asked for"""
+    """the report as a page, if requested"""

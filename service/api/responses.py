@@ -107,7 +107,7 @@ class CompletionObject(TypedDict):
 class NextWord(TypedDict):
     """A word that may follow the prompt, the text to append for it, and its probability.
 
-    It is the probability that the text continues with `text` and then ends, or goes on with a character that does not
+    It is the probability that the text continues with `text` and then ends, or continues with a character that does not
     belong to the word.
     """
 

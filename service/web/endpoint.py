@@ -143,8 +143,7 @@ class Endpoint:
     summary: str  # its title in the reference, where the view's docstring is its description
     more_errors: tuple[int, ...] = ()  # statuses of error responses, beside those that derive from the rest
     request: type[BaseModel] | None = None  # type of the body
-    # Type of a successful response; by default the view's return type. `Response`: it has no body; NoReturn: there is no
-    # successful response.
+    # Type of a successful response, by default that of the view. `Response`: no body; NoReturn: no successful response.
     response: Any = None
     query: tuple[QueryParameter, ...] = ()
     public: bool = False  # whether it is public: it never requires an API key

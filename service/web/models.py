@@ -276,5 +276,5 @@ def _file_response(services: Services, name: str, content: Callable[[Tokenizer],
         return json_response(orjson.dumps(content(model.tokenizer)))
     except TokenizerError as error:
         raise NotFound(
-            f"the tokenizer of model {model.ref.name!r} has no equal in Hugging Face's library: {error}"
+            f"the tokenizer of model {model.ref.name!r} has no equivalent in Hugging Face's library: {error}"
         ) from error

@@ -824,7 +824,7 @@ class Client(AbstractContextManager["Client"]):
         return f"Client({self._settings.shown_url!r})"
 
     def _samples(self, model: str, count: int, max_tokens: int, seed: int) -> Iterator[Choice]:
-        """Generate texts from nothing, and yield those that have ended."""
+        """Generate texts without a prompt, and yield those that have ended."""
         for number, start in enumerate(range(0, count, MAX_SAMPLES)):
             fields: Any = {"max_tokens": max_tokens, "seed": seed + number, "n": min(MAX_SAMPLES, count - start)}
             choices = self.generate("", model=model, **fields).choices

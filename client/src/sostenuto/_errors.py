@@ -141,7 +141,7 @@ class JobCancelled(JobFailed):
 
 
 class JobUnfinished(SostenutoError, TimeoutError):
-    """A training job has not ended within the timeout of `Job.wait`. It goes on."""
+    """A training job has not ended within the timeout of `Job.wait`. It continues."""
 
 
 class APIError(SostenutoError):

@@ -87,7 +87,7 @@ class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
         return next(self._events)
 
     def close(self) -> None:
-        """Stop reading; the job goes on. Idempotent, callable from any thread."""
+        """Stop reading; the job continues. Idempotent, callable from any thread."""
         self._reader.close()
 
     def __exit__(self, *exception: object) -> None:

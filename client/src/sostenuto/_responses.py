@@ -105,7 +105,7 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoE
             f"no response from {url} through the proxy that the environment names ({reason(error)}): check HTTP_PROXY, "
             "HTTPS_PROXY and NO_PROXY"
         )
-    why = "its host does not respond any more" if is_lost_host(error) else reason(error)
+    why = "its host no longer responds" if is_lost_host(error) else reason(error)
     # Many servers close a TLS connection that begins with plain HTTP.
     scheme = " (is it https://?)" if url.startswith("http://") and _CLOSED.search(why) else ""
     line = f"no response from {url} ({why}): check base_url{scheme}, and that the server is running"

@@ -176,7 +176,7 @@ def _interruption(body: Body, text: str) -> StreamInterrupted:
     if body.failure is None:
         why = "it ended without [DONE]"
     elif is_lost_host(body.failure):
-        why = "the server's host does not respond any more"
+        why = "the server's host no longer responds"
     elif is_read_timeout(body.failure):
         why = "no byte arrived within the read timeout"
     else:

@@ -151,7 +151,7 @@ class Job:
 
         Raises:
             JobFailed: the job failed, or as JobCancelled, was cancelled.
-            JobUnfinished: it has not ended within `timeout`; it goes on.
+            JobUnfinished: it has not ended within `timeout`; it continues.
             SostenutoError: as `JobEvents`.
         """
         with self.events() as events:

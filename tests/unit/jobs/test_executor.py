@@ -137,7 +137,7 @@ def test_a_rollback_needs_an_earlier_version(place):
     place.execute("remove", "book:1")
     place.execute("remove", "book:2")
     error = place.execute("rollback")
-    assert error == {"status": 409, "message": "book has no earlier stable version than 3: nothing to roll back to"}
+    assert error == {"status": 409, "message": "book has no stable version before 3: nothing to roll back to"}
 
 
 def test_a_version_is_removed_at_once_also_if_it_is_executed_again(place):

@@ -180,7 +180,7 @@ def _stream(client: Client, fields: dict[str, Any], is_shown: bool, as_json: boo
         state = stream.generation.state if is_shown else None  # of the printed text
         _save_state(state, save_state)
         if state is None and save_state is not None:
-            say(f"{save_state} is not written: there was no resume token yet", dim=True)
+            say(f"{save_state} was not written: there was no resume token yet", dim=True)
         raise
     return stream
 

@@ -34,7 +34,7 @@ def follow(job: Job) -> None:
         with JobDisplay(job) as display, job.events() as events:
             read_until_ctrl_c(events, display.show, events.close)
     except KeyboardInterrupt:
-        say(f"the job goes on; follow it:\n  {command('jobs', 'events', job.id)}")
+        say(f"the job continues; follow it:\n  {command('jobs', 'events', job.id)}")
         say(f"or cancel it:\n  {command('jobs', 'cancel', job.id)}")
         click.get_current_context().exit(INTERRUPTED)
     job.wait()

@@ -47,7 +47,7 @@ what `sostenuto batch` wrote."""
     "--validator",
     metavar="MODULE:FUNCTION",
     help="Python function that gets a record and returns whether it is valid, or its canonical form, or None. It runs "
-    "in processes of its own.",
+    "in separate processes.",
 )
 @click.option(
     "--validator-timeout",
@@ -56,7 +56,7 @@ what `sostenuto batch` wrote."""
     metavar="SECONDS",
     help="Limit of the validator's time for a record; beyond it the record is invalid.",
 )
-@click.option("--smiles", is_flag=True, help="Add the metrics of MOSES by their names, but for FCD.")
+@click.option("--smiles", is_flag=True, help="Add the metrics of MOSES under their names, except FCD.")
 @click.option(
     "--format",
     "file_format",

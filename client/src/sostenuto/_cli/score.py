@@ -129,7 +129,7 @@ class Lines:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     where = f"{self.name}, line {number:,} is not UTF-8 at byte {error.start}"
-                    raise Failure(f"{where}: convert it, for example by iconv") from error
+                    raise Failure(f"{where}: convert it, for example with iconv") from error
                 yield text.removesuffix("\n").removesuffix("\r")
 
 

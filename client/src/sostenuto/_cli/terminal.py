@@ -48,7 +48,7 @@ def text_argument(text: str, what: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise Failure(
-            f"the {what} is not UTF-8 at character {error.start}: convert it, for example by iconv"
+            f"the {what} is not UTF-8 at character {error.start}: convert it, for example with iconv"
         ) from error
     return text
 
@@ -99,7 +99,7 @@ def _decoded(content: bytes, where: str, before: int = 0) -> str:
     except UnicodeDecodeError as error:
         raise Failure(
             f"{where} is not UTF-8: byte 0x{content[error.start]:02x} at offset {before + error.start}; convert it, for"
-            " example by iconv"
+            " example with iconv"
         ) from error
 
 

@@ -272,10 +272,10 @@ class Session:
         if not _BRANCH.fullmatch(name):
             raise Failure(f"{name!r} is not a branch name: use letters, digits, _ and -")
         if name in self.branches:
-            raise Failure(f"there is a branch {name!r} already: /switch {name}")
+            raise Failure(f"branch {name!r} already exists: /switch {name}")
         if self._has_file(name):  # which is not a branch, or one of an earlier text
             raise Failure(
-                f"there is a file {self._file(name)} already, where {name!r} would be saved: use another name"
+                f"file {self._file(name)}, where {name!r} would be saved, already exists: use another name"
             )
         self.branches[name] = conversation
         self.current = name

@@ -42,7 +42,7 @@ MAX_MATRIX = 12  # columns of a matrix of correlations
 NUM_PAIRS = 20  # that are listed where there are more
 MEASURES = (
     "Two columns of numbers: Pearson's r. Two of categories: Cramér's V. One of each: the correlation ratio η. "
-    "Columns of texts are left out."
+    "Text columns are omitted."
 )
 
 

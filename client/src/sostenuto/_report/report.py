@@ -269,7 +269,7 @@ def _notes(basis: _Basis, held_out: Records | None) -> list[str]:
     if len(basis.training.columns) > MAX_COLUMNS:
         notes.append(f"The first {MAX_COLUMNS} of {len(basis.training.columns)} columns are reported.")
     if basis.options.smiles:
-        notes.append("FCD is left out: it needs a neural network of its own (ChemNet).")
+        notes.append("FCD is omitted: it needs its own neural network (ChemNet).")
         if basis.options.checks.validator is None:
             notes.append(
                 "MOSES compares canonical SMILES of molecules that RDKit accepts. Without a validator that returns "

@@ -175,7 +175,7 @@ def test_ctrl_c_before_a_state_says_that_none_is_saved(process, server, tmp_path
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130
-    assert b"state is not written: there was no resume token yet" in b"".join(error.split(b"\n"))
+    assert b"state was not written: there was no resume token yet" in b"".join(error.split(b"\n"))
     assert not (tmp_path / "state").exists()
     assert server.bodies[0]["stream_options"]["state_interval"] == 1
 

@@ -230,7 +230,7 @@ def test_a_branch_replaces_no_file_that_is_there(write, tmp_path):
     (tmp_path / "story.branch-2.json").write_text("of the text before")
     shown = write("/branch", "/branches", "/branch notes", given=("Once", "--file", str(path)))
     assert (shown.exit_code, shown.stdout.splitlines()[1]) == (2, "* branch-3: 0 turns, 4 characters")
-    assert f"there is a file {tmp_path / 'story.notes.json'} already" in shown.stderr
+    assert f"file {tmp_path / 'story.notes.json'}, where 'notes' would be saved, already exists" in shown.stderr
     assert (tmp_path / "story.notes.json").read_text() == "mine"
     assert (tmp_path / "story.branch-2.json").read_text() == "of the text before"
 

@@ -45,7 +45,7 @@ def test_moses_validity_is_that_of_a_validator_and_fcd_is_named_as_missing():
     assert data["generated"]["moses"]["valid"] == 0.5
     data = Report.compute(GENERATED, TRAINING, smiles=True).data
     assert data["generated"]["moses"]["valid"] is None
-    assert any("FCD is left out" in note for note in data["notes"])
+    assert any("FCD is omitted" in note for note in data["notes"])
 
 
 def test_a_number_whose_square_exceeds_a_float_is_none():

@@ -77,7 +77,7 @@ def test_list_shows_labels_beside_the_served_state(capsys):
         (["promote", "m:2", "--label", "previous"], "got 'previous'"),
         (["promote", "m:2", "--label", "Not A Label"], "got 'Not A Label'"),
         (["rollback", "n"], "no model 'n'"),
-        (["rollback", "single"], "single has no earlier stable version than 7: nothing to roll back to"),
+        (["rollback", "single"], "single has no stable version before 7: nothing to roll back to"),
         (["rollback", "m:2"], "rollback takes NAME; .* promote m:2"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_tokenizer_without_an_equal_is_404(site, serve):
     serve(WordTokenizer(["<pad>", "a"], unknown=None))
     response = site.client.get("/v1/models/characters/tokenizer/tokenizer.json")
     assert response.status_code == 404
-    assert "has no equal in Hugging Face's library: it drops unknown words" in response.json["error"]["message"]
+    assert "has no equivalent in Hugging Face's library: it drops unknown words" in response.json["error"]["message"]
 
 
 @pytest.mark.parametrize("file", FILES)
