@@ -117,15 +117,15 @@ class TrainConfig(
     validation: Rate = _setting(Group.CORPUS, 0.1)
     """fraction of the corpus held out for validation: the end of a running text, or documents sampled by the seed"""
     validation_corpus: str | None = _setting(Group.CORPUS, None, metavar="PATH", min_length=1, shown_default="none")
-    """text to validate with, in place of a fraction of the corpus"""
+    """text to validate with, instead of a fraction of the corpus"""
     token_unit: Unit = _setting(Group.CORPUS, "character")
     """what a token is: a character; a word by Keras's rules, in lower case and without punctuation; a word exactly as
     written; a subword by byte-pair encoding; or a match of --token-regex"""
     token_regex: tuple[str, ...] | None = _setting(
         Group.CORPUS, None, metavar="REGEX", shown_default="none", min_length=1
     )
-    """regular expression of tokens, which makes the token unit regex; may be given several times: the first one that
-    matches wins, and what none matches is a character; or a set of them by its name: smiles, abc or fields"""
+    """regular expression of tokens, which makes the token unit regex; may be given several times: the first match
+    wins, unmatched text becomes characters; or a set of them by its name: smiles, abc or fields"""
     # Ids 0 and 1 are special tokens, and a single word leaves nothing to sample from.
     num_words: int | None = _setting(Group.CORPUS, None, ge=4, shown_default="all")
     """keep only words with an id below this number, as Keras's Tokenizer(num_words) does; for word, exact_word and
@@ -168,8 +168,8 @@ class TrainConfig(
     """factor of the mean square of the top layer's outputs, and of their changes from step to step, in the loss (AR and
     TAR)"""
     label_dropout: Rate = _setting(Group.REGULARIZATION, 0.1)
-    """probability that all labels of a document are hidden in an epoch; of several, that of each further one, too; so
-    the model generates with some or none"""
+    """probability that all labels of a document are hidden in an epoch; of several, also that each one is; so the model
+    generates with some or none"""
     weight_decay: float = _setting(Group.REGULARIZATION, 0.01, ge=0, allow_inf_nan=False)
     """AdamW's decay of kernels and embeddings"""
 

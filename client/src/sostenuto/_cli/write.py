@@ -274,9 +274,7 @@ class Session:
         if name in self.branches:
             raise Failure(f"branch {name!r} already exists: /switch {name}")
         if self._has_file(name):  # which is not a branch, or one of an earlier text
-            raise Failure(
-                f"file {self._file(name)}, where {name!r} would be saved, already exists: use another name"
-            )
+            raise Failure(f"file {self._file(name)}, where {name!r} would be saved, already exists: use another name")
         self.branches[name] = conversation
         self.current = name
 
