@@ -399,7 +399,7 @@ BAD = {
     "a tail of another script": (
         b"ab" * 100 + "яю".encode() * 5,
         ["--validation", "0.0476"],
-        "holds none of the 10 tokens held out",
+        "has none of the 10 tokens held out",
     ),
     "one document": (b"a long text", ["--documents", "file"], "in 1 document(s) are too few to hold out"),
 }

@@ -183,8 +183,8 @@ def test_without_a_validation_split_no_tokens_are_evaluated():
     [
         ("a", None, None, "at least 2 tokens are needed to train on, got 1"),
         ("?!", None, WordTokenizer.train(["one two"]), "at least 2 tokens are needed to train on, got 0"),
-        ("abab", "XYZ", None, "holds none of the 3 tokens held out.*--validation 0"),
-        ("one two", " ?!", WordTokenizer.train(["one two"]), "holds none of the 0 tokens held out"),
+        ("abab", "XYZ", None, "has none of the 3 tokens held out.*--validation 0"),
+        ("one two", " ?!", WordTokenizer.train(["one two"]), "has none of the 0 tokens held out"),
     ],
     ids=["one token", "no word", "an unknown tail", "a tail without words"],
 )
