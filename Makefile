@@ -39,7 +39,7 @@ test: build/node/.installed  ## run the tests, in 10 to 25 minutes; as root it i
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) $(ARGS)
 
-test-all: build/node/.installed build/lm-eval/.installed  ## the same with the slow tests: all pages, soak and attacks, in 20 minutes
+test-all: build/node/.installed build/lm-eval/.installed  ## the same with the slow tests: all pages, soak and attacks
 	@scripts/install-test-packages
 	@$(PYTEST_IN_PARALLEL) -m "" $(ARGS)
 	@$(BIN)/python -m pytest -m "" tests/attack $(ARGS)

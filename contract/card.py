@@ -183,7 +183,7 @@ class TrainingReport(CorpusDescription):
             training text; None if there are too few, or the text was unavailable.
         written_spans: Number of such 8-grams; None if the text was unavailable.
         no_training_filter: Why the version has no training filter; None if it has one, or is older than they are.
-        lineage: What a fine-tuned version comes from; None for one that was trained from nothing.
+        lineage: What a fine-tuned version comes from; None for one that was trained from scratch.
         base_loss: Validation loss of its base on the same split; None without either.
     """
 
@@ -333,7 +333,7 @@ class GeneratorCard(_Frozen):
 
     @property
     def base(self) -> str | None:
-        """NAME:VERSION that it was fine-tuned from; None for a model that was trained from nothing or imported."""
+        """NAME:VERSION that it was fine-tuned from; None for a model that was trained from scratch or imported."""
         return self.training.lineage.base if self.training and self.training.lineage else None
 
     @property
