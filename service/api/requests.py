@@ -501,13 +501,14 @@ class CompletionRequest(TimedBody):
             limit, work = settings.max_search_tokens, best_of * max_tokens
             what = f"be at most {limit} with use_beam_search when multiplied by n (best_of if it is given)"
             require(work <= limit, "max_tokens", f"{what}, got {best_of} × {max_tokens} = {work}")
+        field, each = ("n", "n (best_of if it is given)") if self.top_texts is None else ("top_texts", "top_texts")
         best_of = self.top_texts or best_of
         # A model reads prompts or suffixes; the engine refuses the request if the others are not empty.
         num_prompts = max(len(self.prompts), len(self.suffixes))
-        what = f"{'suffixes' if self.suffix else 'prompts'} × n (best_of if it is given)"
+        what = f"{'suffixes' if self.suffix else 'prompts'} × {each}"
         counts, total = f"{num_prompts} × {best_of}", num_prompts * best_of * max_tokens
         if num_prompts * best_of > MAX_CHOICES:
-            raise InvalidRequest(f"{what} must be at most {MAX_CHOICES}, got {counts}", param="n")
+            raise InvalidRequest(f"{what} must be at most {MAX_CHOICES}, got {counts}", param=field)
         if total > settings.max_request_tokens:
             what = f"{what} × max_tokens must be at most {settings.max_request_tokens}"
             raise InvalidRequest(f"{what}, got {counts} × {max_tokens} = {total}", param="max_tokens")

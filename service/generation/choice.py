@@ -180,9 +180,9 @@ class Choice:
         self.finish_reason = "stop" if self.is_stopped else reason
         self._take_logprobs(last=True)
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, is_resumable: bool) -> None:
         """Release the output so far after an error, including held-back text unless a request may resume it."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or not is_resumable:
             self._flush()
         self._take_logprobs(last=True)
 

@@ -218,14 +218,14 @@ class CompletionProcessor:
     def partial_outputs(self, *, with_resume_tokens: bool = True) -> list[TextDelta]:
         """Return the output that was not yet returned when the request failed.
 
-        Resume tokens are useless if the version is no longer served.
+        Resume tokens are useless if the version is no longer served; held-back text then belongs to the output.
         """
         if self._is_filtered:
             return self._accepted
         outputs = []
         for _, choice in sorted(self._choices.items()):
             if choice.finish_reason is None:
-                choice.interrupt()
+                choice.interrupt(is_resumable=with_resume_tokens)
             needs_token = with_resume_tokens and (self.body.return_state or choice.finish_reason is None)
             outputs.append(choice.take_delta(self._number(choice), self._resume_token(choice) if needs_token else None))
         return outputs

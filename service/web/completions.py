@@ -215,7 +215,8 @@ class CompletionResponse:
         if not isinstance(error, ClientGone | Unauthorized):
             gone = isinstance(error, VersionGone)
             rest = self._processor.partial_outputs(with_resume_tokens=not gone)
-            error.rest = {"choices": [_choice(each) for each in rest], "usage": self._usage()}
+            flag = {"prepend": True} if self._processor.prepends else {}
+            error.rest = {"choices": [{**_choice(each), **flag} for each in rest], "usage": self._usage()}
             if self._processor.body.return_state and not gone:
                 error.should_retry = False
         return error

@@ -208,6 +208,7 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
         ({"prompt": ["a"] * 5, "best_of": 5, "max_tokens": 1000}, "max_tokens", "got 5 × 5 × 1000 = 25000"),
         ({"prompt": ["a"] * 3, "n": 4000, "max_tokens": 0}, "n", r"prompts × n .* must be at most 10000, got 3 × 4000"),
         ({"suffix": ["a"] * 3, "n": 4000, "max_tokens": 0}, "n", r"suffixes × n .* at most 10000, got 3 × 4000"),
+        ({"prompt": ["a"] * 10, "top_texts": 1000}, "max_tokens", "prompts × top_texts × max_tokens must be"),
         ({"best_of": 129, "max_tokens": 1}, "best_of", "best_of must be at most n, or 128, got 129"),
         ({"best_of": 3, "unique": True}, "best_of", "best_of must be n with unique, which .* best_of 3 and n 1"),
         ({"best_of": 3, "not_in_training": True}, "best_of", "best_of must be n with not_in_training"),

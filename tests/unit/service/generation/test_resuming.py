@@ -307,7 +307,8 @@ def test_a_request_that_is_cut_short_has_partial_outputs(start_service, how):
         assert (result.text + later.text).startswith(text)
 
 
-def test_partial_outputs_without_resume_tokens_include_held_back_text(start_service):
+@pytest.mark.parametrize("is_gone", [False, True], ids=["not requested", "version gone"])
+def test_partial_outputs_without_resume_tokens_include_held_back_text(start_service, is_gone):
     """No request will resume them, so a possible stop string is shown as text."""
     other = start_service()
     seed, (plain,) = endless(other, 60)
@@ -316,12 +317,12 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text(start_serv
     for stop in ([], [letter + "?" for letter in sorted(set(plain))[:16]]):
         backend = FakeBackend(held=True)
         service = start_service(backend, max_calls=1)
-        fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 2.0}
+        fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 2.0, "return_state": is_gone}
         generation = service.start("abc", **fields)
         backend.release(2)
         with pytest.raises(DeadlineExceeded):
             generation.results()
-        (result,) = generation.partial_outputs()
+        (result,) = generation.partial_outputs(with_resume_tokens=not is_gone)
         generation.request.close()
         assert (result.index, result.finish_reason, result.resume_token) == (0, None, None)
         texts.append(result.text)
