@@ -200,8 +200,9 @@ class InspectionProcessor:
         text_scores, next_scores = _split_scores(scores)
         num_top = self.body.logprobs
         logprobs = prompt.logprobs([text_scores] if len(text_scores.logprobs) else [], num_top)
+        label = prompt.tokenizer.detokenizer(prompt.text, backward=prompt.backward).label
         return {
-            "expected": expected_next(next_scores, num_top, self._model.tokenizer.detokenizer(prompt.text).label),
+            "expected": expected_next(next_scores, num_top, label),
             "token_ids": prompt.ids.tolist(),
             "tokens": logprobs.tokens,
             "token_logprobs": logprobs.token_logprobs,

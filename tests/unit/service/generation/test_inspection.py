@@ -68,6 +68,14 @@ def test_values_of_a_text_read_backward_are_in_reading_order(service, backward, 
     assert found["token_logprobs"].index(None) == (0 if backward and go_backwards else len(ids) - 1)
 
 
+@pytest.mark.parametrize("model", ["words", "words backward"])
+@pytest.mark.parametrize("go_backwards", [False, True])
+def test_an_expected_word_has_its_space_on_the_side_of_the_text(service, model, go_backwards):
+    found = looked_into(service, "a mat", model=model, go_backwards=go_backwards, logprobs=3)
+    is_backward = ("backward" in model) != go_backwards
+    assert [*found["expected"]][2] == ("the " if is_backward else " the")
+
+
 def test_return_sequences_off_returns_the_token_read_last(service):
     ids = CHARACTERS.encode(TEXT)
     for go_backwards, place, read in ((False, len(ids) - 1, ids), (True, 0, ids[::-1])):
