@@ -41,6 +41,10 @@ class ScoreProcessor:
         # Tokens before a whole text, int32 (tokens,), and after it, (1,); both (0,) if texts are not whole.
         self.start = encode_labels(body.labels, model) if self.is_whole else NO_IDS
         self.end = np.array([special.end] if self.is_whole else [], np.int32)
+        # The labels of joined texts, which the model reads after the end of each but the last, int32 (columns,).
+        before = request.checkpoint
+        self._label_ids = before.label_ids if before else tuple(encode_labels({}, model)[1:].tolist())
+        self._between = np.array(self._label_ids if self.is_whole else (), np.int32)
         # After joined texts, float32 (S,), without the last token.
         self._state = request.initial_state
 
@@ -49,8 +53,9 @@ class ScoreProcessor:
         request, end = self.request, self.end
         self.texts = request.prompts
         if self.body.carry_state:
-            parts = [part for text in self.texts for part in (text.ids, end)]
-            request.prompts = [replace(self.texts[0], ids=np.concatenate(parts)[: -end.size or None])]
+            parts = [part for text in self.texts for part in (text.ids, end, self._between)]
+            num_last = end.size + self._between.size
+            request.prompts = [replace(self.texts[0], ids=np.concatenate(parts)[: -num_last or None])]
         self._inputs = [np.concatenate([prompt.input_ids, end]) for prompt in request.prompts]
         # What it takes until the end of the request, its part of the response included: a float32 per token in results,
         # and lists and JSON.
@@ -97,11 +102,13 @@ class ScoreProcessor:
             # Without the scores of labels.
             lengths = (text.ids.size + self.end.size for text in self.texts)
             return [scores[max(0, scores.size - length) :] for scores, length in zip(found, lengths, strict=True)]
-        ends = np.cumsum([text.ids.size + self.end.size for text in self.texts])
+        num_labels = self._between.size
+        ends = np.cumsum([text.ids.size + self.end.size + num_labels for text in self.texts]) - num_labels
         # A checkpoint may have several unread tokens, whose scores belong to no text. Without one, and without a BOS
         # token, the first token has no score.
         scores = found[0][max(0, found[0].size - ends[-1]) :]
-        return np.split(scores, np.maximum(0, ends[:-1] - ends[-1] + scores.size))
+        first, *others = np.split(scores, np.maximum(0, ends[:-1] - ends[-1] + scores.size))
+        return [first, *(part[num_labels:] for part in others)]
 
     def resume_token(self) -> str:
         """Return a resume token for the point after joined texts, once they are scored."""
@@ -115,6 +122,7 @@ class ScoreProcessor:
             seed=before.seed if before else secrets.randbits(SEED_BITS),
             random_stream=before.random_stream if before else 0,
             detokenizer=model.tokenizer.detokenizer("".join(text.text for text in self.texts)).save(),
+            label_ids=self._label_ids,
         )
         return self._resume_tokens.seal(checkpoint, self.request.context.tenant)
 

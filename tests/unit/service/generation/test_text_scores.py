@@ -123,15 +123,27 @@ def test_parts_of_a_text_are_scored_after_each_other(service):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_documents_in_a_row_are_scored_with_their_ends(service):
-    ids = [END, *CHARACTERS.encode("abc"), END, END, *CHARACTERS.encode("ba"), END]
-    every = surprisals(ids)
-    job = processor(service, ["abc", "", "ba"], carry_state=True, tokens=True)
+@pytest.mark.parametrize("style", [None, "", "late"], ids=["without columns", "without a label", "of a completion"])
+def test_documents_in_a_row_are_scored_with_their_ends(service, style):
+    """After each end the model reads the labels of the next one."""
+    model, opening, fields, ids = "characters", [END], {}, []
+    if style is not None:
+        model, opening = "labelled", [END, *map(LABELLED.tokens.index, (f"<style={style}>", "<age=>"))]
+    if style:
+        labels = {"model": model, "labels": {"style": style}, "max_tokens": 0, "return_state": True}
+        fields = {"state": service.results("", **labels)[0].resume_token}
+    for text in ("abc", "", "ba", "c"):
+        ids += [*opening, *CHARACTERS.encode(text)]
+    every, num_labels = surprisals([*ids, END]), len(opening) - 1
+    job = processor(service, ["abc", "", "ba"], model=model, carry_state=True, tokens=True, **fields)
     found = job.results()
-    assert sums(found) == pytest.approx([sum(every[:4]), every[4], sum(every[5:])], abs=1e-5)
     assert [score["tokens"] for score in found] == [["a", "b", "c", "<end>"], ["<end>"], ["b", "a", "<end>"]]
-    (after,) = scored(service, "c", carry_state=True, state=job.resume_token())
-    assert after["nats"] == pytest.approx(sum(surprisals([*ids, CHARACTERS.encode("c")[0], END])[-2:]), abs=1e-5)
+    (after,) = scored(service, "c", model=model, carry_state=True, state=job.resume_token())
+    expected = []
+    for num_tokens in (4, 1, 3, 2):
+        expected.append(sum(every[num_labels : num_labels + num_tokens]))
+        every = every[num_labels + num_tokens :]
+    assert sums([*found, after]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("text", ["", "the"])
