@@ -205,6 +205,11 @@ class RunningRequest:
         return sum(prompt.num_tokens for prompt in self.prompts)
 
     @property
+    def total_prompt_tokens(self) -> int:
+        """Tokens of its prompts and of its companion's."""
+        return self.num_prompt_tokens + (self.companion.num_prompt_tokens if self.companion else 0)
+
+    @property
     def num_cached_tokens(self) -> int:
         """Tokens of all prompts that were prefix cache hits."""
         return self._num_cached_tokens + sum(map(self._cached_tokens_of, self.sequences.values()))

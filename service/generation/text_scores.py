@@ -132,12 +132,6 @@ class ScoreProcessor:
             return len(text.text) + self.end.size
         return len(text.text) - text.tokenizer.first_length(text.text, backward=text.backward)
 
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Tokens of all texts, of both models."""
-        others = self.reference.request.num_prompt_tokens if self.reference else 0
-        return self.request.num_prompt_tokens + others
-
     def results(self) -> list[dict[str, Any]]:
         """Wait for every text, and return its `ScoreObject`; raise as `RunningRequest.results`."""
         surprisals = self.surprisals()

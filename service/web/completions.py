@@ -114,7 +114,7 @@ def score(services: Services) -> Response:
         response["system_fingerprint"] = request.fingerprint
         if processor.body.carry_state:
             response["state"] = processor.resume_token()
-        response["usage"] = dict.fromkeys(("prompt_tokens", "total_tokens"), processor.num_prompt_tokens)
+        response["usage"] = dict.fromkeys(("prompt_tokens", "total_tokens"), request.total_prompt_tokens)
         return json_response(orjson.dumps(response))
 
 

@@ -97,12 +97,12 @@ class RequestLog:
     def record_result(self, running: RunningRequest) -> None:
         line, version = self.line, running.model.ref
         line.model, line.version = line.model or version.name, version.number
-        line.prompt_tokens, line.completion_tokens = running.num_prompt_tokens, running.num_completion_tokens
+        line.prompt_tokens, line.completion_tokens = running.total_prompt_tokens, running.num_completion_tokens
         line.finish_reasons = running.finish_reasons
         if self.trace:
             self.trace.set_result(
                 version=version.number,
-                num_prompt_tokens=running.num_prompt_tokens,
+                num_prompt_tokens=running.total_prompt_tokens,
                 num_completion_tokens=running.num_completion_tokens,
                 reasons=running.finish_reasons,
             )

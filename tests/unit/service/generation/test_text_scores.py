@@ -108,7 +108,7 @@ def test_the_ratio_is_that_of_the_likelihoods_by_two_models(service):
     for text, score in zip(["abc", ""], job.results(), strict=True):
         own, other = sum(of_characters(text)), sum(of_characters(text[::-1]))
         assert score["ratio"] == pytest.approx(other - own, abs=1e-5)
-    assert job.num_prompt_tokens == 6
+    assert job.request.total_prompt_tokens == 6
     assert sum(charged) >= 6
 
 

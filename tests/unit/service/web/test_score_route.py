@@ -5,13 +5,16 @@ import orjson
 from tests.unit.service.engines import CHARACTERS
 
 
-def test_a_response_has_scores_and_the_usage_of_both_models(site):
+def test_a_response_has_scores_and_the_usage_of_both_models(site, caplog):
+    """As the access log has it."""
+    caplog.set_level("INFO", "service.access")
     answer = site.post("/v1/score", input=["abc", "d"], ratio_to="characters backward", whole=True, tokens=True)
     assert answer.status_code == 200, answer.json
     assert answer.json.keys() == {"object", "data", "whole", "model", "version", "system_fingerprint", "usage"}
     assert [score["index"] for score in answer.json["data"]] == [0, 1]
     assert (answer.json["model"], answer.json["whole"]) == ("characters", True)
     assert answer.json["usage"] == {"prompt_tokens": 8, "total_tokens": 8}
+    assert [record.prompt_tokens for record in caplog.records if record.name == "service.access"] == [8]
     assert site.memory.num_bytes == 0
 
 
