@@ -32,7 +32,8 @@ def _get_readiness(host: str, port: int) -> tuple[int, bytes]:
     # A connection to the wildcard address 0.0.0.0 goes to loopback.
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/readyz")
+        # Always allowed, unlike a name in SOSTENUTO_HOST.
+        connection.request("GET", "/readyz", headers={"Host": "localhost"})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from contract.files import try_lock
 from service import cli
 from service.commands import demo as module
+from service.commands.health import is_ready
 from service.commands.serve import Supervisor
 from service.generation.resume_tokens import read_state_keys
 from service.settings import Settings
@@ -240,6 +241,13 @@ def test_the_exit_code_of_health_says_whether_the_gateway_is_ready(answering, mo
     assert cli.main(["health"]) == code
     shown = capsys.readouterr()
     assert '{"status": "as told"}' in (shown.err if code else shown.out)
+
+
+def test_health_names_a_host_that_every_gateway_allows():
+    """Whatever the name that it listens on, which a gateway on loopback or with SOSTENUTO_ALLOWED_HOSTS may refuse."""
+    with mock.patch("http.client.HTTPConnection.request") as request:
+        is_ready("box", 8000)
+    request.assert_called_once_with("GET", "/readyz", headers={"Host": "localhost"})
 
 
 def test_an_unreachable_gateway_is_exit_code_1(monkeypatch, capsys, answering):
