@@ -22,8 +22,9 @@ from service.settings import Settings
 
 # Default of fields that `resolve` fills in, from other fields or from the server's limits.
 RESOLVED: Any = None
-# Kinds of prompt: pydantic puts them into the location of an error, but clients know only the field.
-PROMPT_KINDS = {"text", "texts", "tokens", "token lists"}
+# Begins the tag of each type of a union: pydantic puts tags into the location of an error, but clients know only the
+# field.
+TAG = "|"
 
 
 class Body(BaseModel):
@@ -112,12 +113,12 @@ def _explain(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"the body must be a JSON object, got {shorten(problem['input'])}")
     field = str(problem["loc"][0])
     # The path of a nested field: stop[1], stream_options.include_usage.
-    nested = [part for part in problem["loc"][1:] if part not in PROMPT_KINDS]
+    nested = [part for part in problem["loc"][1:] if not str(part).startswith(TAG)]
     path = field + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in nested)
     if problem["type"] == "missing":
         return InvalidRequest(f"{path} is required", param=field)
     message = re.sub(r"^\w+ should ", "", problem["msg"]).split(" after validation")[0]
-    if problem["loc"][1:] == ("text",):
+    if problem["loc"][1:] == ("|text",):
         message = "be a string, a list of strings, a list of token ids or a list of such lists"
     return InvalidRequest(f"{shorten(path, quoted=False)} must {message}, got {shorten(problem['input'])}", param=field)
 

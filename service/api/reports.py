@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 # Before Python 3.12 pydantic supports only this TypedDict.
 from typing_extensions import TypedDict
@@ -12,19 +12,25 @@ from service.api.training import FileId
 from service.settings import Settings
 
 MAX_PATTERN, MAX_COLUMNS, MAX_COLUMN_NAME = 10_000, 100, 200
-Values = list[str] | list[dict[str, Any]]
+Values = Annotated[
+    Annotated[list[str], Field(min_length=1, fail_fast=True), Tag("|texts")]
+    | Annotated[list[dict[str, Any]], Field(fail_fast=True), Tag("|rows")],
+    Discriminator(
+        lambda value: "|rows" if isinstance(value, list) and value and isinstance(value[0], dict) else "|texts"
+    ),
+]
 
 
 class ReportRequest(Body):
     """The body of `POST /v1/reports`."""
 
-    generated: Annotated[Values, Field(min_length=1)]
+    generated: Values
     """the records to report on: texts, or rows of a table as objects"""
-    training: Annotated[Values, Field(min_length=1)] | None = None
+    training: Values | None = None
     """records that the model was trained on"""
     training_file: FileId | None = None
     """id of an uploaded file with them, instead of `training`"""
-    held_out: Annotated[Values, Field(min_length=1)] | None = None
+    held_out: Values | None = None
     """real records that the model was not trained on: they get the same report, as the ceiling"""
     held_out_file: FileId | None = None
     """id of an uploaded file with them, instead of `held_out`"""

@@ -114,26 +114,26 @@ def _prompt_kind(value: Any) -> str:
     """Return the kind of a prompt by its first item, so that a wrong one gets one error, not one for each kind."""
     first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, list):
-        return "token lists"
+        return "|token lists"
     if isinstance(first, str):
-        return "texts"
-    return "tokens" if isinstance(value, list) else "text"
+        return "|texts"
+    return "|tokens" if isinstance(value, list) else "|text"
 
 
 Tokens = Annotated[list[TokenId], Field(fail_fast=True), INTEGRAL]
 PromptForms = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("texts")]
-    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), INTEGRAL, Tag("tokens")]
-    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("token lists")],
+    Annotated[str, Tag("|text")]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("|texts")]
+    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), INTEGRAL, Tag("|tokens")]
+    | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True), Tag("|token lists")],
     Discriminator(_prompt_kind),
 ]
 
 
 OnePrompt = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), INTEGRAL, Tag("tokens")],
-    Discriminator(lambda value: "tokens" if isinstance(value, list) else "text"),
+    Annotated[str, Tag("|text")]
+    | Annotated[list[TokenId], Field(min_length=1, fail_fast=True), INTEGRAL, Tag("|tokens")],
+    Discriminator(lambda value: "|tokens" if isinstance(value, list) else "|text"),
 ]
 
 
@@ -171,7 +171,10 @@ Choices = Annotated[
     Field(min_length=1, max_length=MAX_CONSTRAINT_CHOICES, fail_fast=True),
 ]
 # A JSON Schema, as an object or a JSON string.
-Schema = dict[str, Any] | bool | str
+Schema = Annotated[
+    Annotated[dict[str, Any], Tag("|object")] | Annotated[bool, Tag("|boolean")] | Annotated[str, Tag("|text")],
+    Discriminator(lambda value: {bool: "|boolean", str: "|text"}.get(type(value), "|object")),
+]
 Characters = Annotated[str, Field(min_length=1, max_length=1000)]
 
 

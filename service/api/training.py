@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 # Before Python 3.12 pydantic supports only this TypedDict.
 from typing_extensions import TypedDict
@@ -18,16 +18,18 @@ MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE = 16, 64, 512
 MAX_LABELS = 16
 _VERSION = "[1-9][0-9]{0,18}"
 FileId = Annotated[str, Field(max_length=64, pattern="^[!-~]*$")]
+_AUTO = Annotated[Auto, Tag("|auto")]
+_KIND = Discriminator(lambda value: "|auto" if isinstance(value, str) else "|number")
 
 
 class Hyperparameters(Body):
     """OpenAI's hyperparameters; the recipe or the base model decides those that are `auto`."""
 
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=10_000)] = "auto"
+    n_epochs: Annotated[_AUTO | Annotated[int, Field(ge=1, le=10_000), Tag("|number")], _KIND] = "auto"
     """number of epochs, instead of the recipe's time limit"""
-    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    batch_size: Annotated[_AUTO | Annotated[int, Field(ge=1, le=4096), Tag("|number")], _KIND] = "auto"
     """sequences trained in parallel"""
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+    learning_rate_multiplier: Annotated[_AUTO | Annotated[float, Field(gt=0, le=100), Tag("|number")], _KIND] = "auto"
     """factor of the recipe's learning rate; without a recipe, of the default for fine-tuning"""
 
 

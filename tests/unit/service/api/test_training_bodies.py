@@ -22,6 +22,13 @@ def test_null_is_the_default_of_a_field_with_a_factory():
     assert parse(FineTuningRequest, json.dumps(body).encode(), Settings()).settings == {}
 
 
+@pytest.mark.parametrize(("value", "rule"), [(0, "be greater than or equal to 1, got 0"), ("x", "be 'auto', got 'x'")])
+def test_a_hyperparameter_is_named_with_the_limit_of_its_type(value, rule):
+    body = {"model": "m", "training_file": "f", "hyperparameters": {"n_epochs": value}}
+    with pytest.raises(InvalidRequest, match=f"^hyperparameters.n_epochs must {rule}"):
+        parse(FineTuningRequest, json.dumps(body).encode(), Settings())
+
+
 def test_labels_and_shares_are_parsed():
     change = parsed(labels={"stable": 2, "old": None}, shares={"stable": 90, "7": 0.5})
     assert (change.labels, change.shares) == ({"stable": 2, "old": None}, {"stable": 90, "7": 0.5})

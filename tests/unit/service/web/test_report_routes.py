@@ -21,6 +21,7 @@ def test_a_report_compares_lists(site):
     ("fields", "param", "message"),
     [
         ({"generated": []}, "generated", "generated must have at least 1 item"),
+        ({"generated": [{"text": "a"}, "b"]}, "generated", "generated[1] must be an object, got 'b'"),
         ({"training": None}, "training", "training must be given, or training_file"),
         ({"training_file": "file-1"}, "training", "training must be absent with training_file"),
         ({"held_out": ["a"], "held_out_file": "file-1"}, "held_out", "held_out must be absent with held_out_file"),
