@@ -135,7 +135,7 @@ class InspectionProcessor:
         self.request, self.body, self._model = request, body, request.model
         self._activations = requested_activations(body, request.model)
         (prompt,) = request.prompts
-        self._positions = evenly_spaced(prompt.num_tokens, body.max_positions)
+        self._positions = evenly_spaced(prompt.num_tokens, body.max_positions if body.return_sequences else None)
         if not body.return_sequences:
             self._positions = self._positions[:1] if prompt.backward else self._positions[-1:]
         self._units = {each.layer: _requested_units(body, each.units) for each in self._activations}
