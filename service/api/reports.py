@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from service.api.body import Body, require
+from service.api.requests import INTEGRAL
 from service.api.training import FileId
 from service.settings import Settings
 
@@ -48,7 +49,7 @@ class ReportRequest(Body):
     """normalized edit distance up to which a record is a near copy of a training record"""
     smiles: bool = False
     """whether to add the metrics of MOSES"""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), INTEGRAL] = 0
     """seed of samples and folds"""
     html: bool = False
     """whether the response also has the report as a page"""

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from contract.card import ID_PATTERN
 from contract.models_config import LABEL_PATTERN, MAX_SHARE, PREVIOUS
 from service.api.body import RESOLVED, Body, require
+from service.api.requests import INTEGRAL
 from service.settings import Settings
 
 Auto = Literal["auto"]
@@ -25,9 +26,9 @@ _KIND = Discriminator(lambda value: "|auto" if isinstance(value, str) else "|num
 class Hyperparameters(Body):
     """OpenAI's hyperparameters; the recipe or the base model decides those that are `auto`."""
 
-    n_epochs: Annotated[_AUTO | Annotated[int, Field(ge=1, le=10_000), Tag("|number")], _KIND] = "auto"
+    n_epochs: Annotated[_AUTO | Annotated[int, Field(ge=1, le=10_000), INTEGRAL, Tag("|number")], _KIND] = "auto"
     """number of epochs, instead of the recipe's time limit"""
-    batch_size: Annotated[_AUTO | Annotated[int, Field(ge=1, le=4096), Tag("|number")], _KIND] = "auto"
+    batch_size: Annotated[_AUTO | Annotated[int, Field(ge=1, le=4096), INTEGRAL, Tag("|number")], _KIND] = "auto"
     """sequences trained in parallel"""
     learning_rate_multiplier: Annotated[_AUTO | Annotated[float, Field(gt=0, le=100), Tag("|number")], _KIND] = "auto"
     """factor of the recipe's learning rate; without a recipe, of the default for fine-tuning"""
@@ -61,7 +62,7 @@ class FineTuningRequest(Body):
     """id of a file to validate with; by default a tenth of the training file is held out"""
     suffix: Annotated[str, Field(min_length=1, max_length=40)] | None = None
     """name of the model; by default that of the training file"""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), INTEGRAL] = 0
     """seed of the training"""
     hyperparameters: Hyperparameters = RESOLVED
     """deprecated by OpenAI in favor of `method`"""
@@ -94,7 +95,7 @@ class FineTuningRequest(Body):
 class ModelChange(Body):
     """The body of `PATCH /v1/models/{name}`."""
 
-    labels: dict[str, Annotated[int, Field(ge=1, lt=2**63)] | None] = Field(default_factory=dict)
+    labels: dict[str, Annotated[int, Field(ge=1, lt=2**63), INTEGRAL] | None] = Field(default_factory=dict)
     """version of each label that is to be moved, such as {"stable": 2}; null removes the label; other labels stay"""
     shares: dict[str, Annotated[float, Field(ge=0, le=MAX_SHARE)]] | None = None
     """traffic split of requests that name no version, by label or version, such as {"stable": 90, "canary": 10}; it

@@ -30,7 +30,8 @@ def test_a_hyperparameter_is_named_with_the_limit_of_its_type(value, rule):
 
 
 def test_labels_and_shares_are_parsed():
-    change = parsed(labels={"stable": 2, "old": None}, shares={"stable": 90, "7": 0.5})
+    """An integer may be written as a float."""
+    change = parsed(labels={"stable": 2.0, "old": None}, shares={"stable": 90, "7": 0.5})
     assert (change.labels, change.shares) == ({"stable": 2, "old": None}, {"stable": 90, "7": 0.5})
 
 
