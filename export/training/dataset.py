@@ -318,8 +318,9 @@ class Dataset:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to train on, got {len(ids)}")
         other_ids = None if mixed is None else encode(mixed.split(config.validation, config.seed)[0])
         train = _lay_out_training(ids, tokenizer, config, other_ids)
-        trained = [part for part in (ids, other_ids) if part is not None and columns]
-        dropouts = tuple(LabelDropout.of(part, tokenizer, columns, config.label_dropout) for part in trained)
+        # A running text, from which a model with labels may be trained further, has none.
+        labelled = [part for part in (ids, other_ids) if part is not None and columns and head.ends]
+        dropouts = tuple(LabelDropout.of(part, tokenizer, columns, config.label_dropout) for part in labelled)
         held_out = np.empty(0, np.uint8) if tail is None else encode(tail)
         validation = _lay_out(held_out, tokenizer, config, for_validation=True) if len(held_out) else None
         dataset = cls(head, tail, train, validation, tokenizer, mixed, columns, dropouts)

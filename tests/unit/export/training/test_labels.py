@@ -7,7 +7,7 @@ import pytest
 
 from contract.label_columns import label_ids
 from export.config import load_config
-from export.corpora.corpus import read_corpus
+from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.labels import LabelDropout, learn_columns
 from export.errors import ConfigError
 from export.training.dataset import Dataset
@@ -87,6 +87,14 @@ def test_the_card_counts_no_labels(lay_out):
     assert (
         described.validation_characters == plain.describe(read_corpus(config.corpus, "records")).validation_characters
     )
+
+
+def test_a_running_text_has_no_labels_to_drop(lay_out):
+    """A model with labels is trained further on it."""
+    labelled, config = lay_out()
+    text = Corpus.of("c", ["abba" * 100], ends=False)
+    dataset = Dataset.lay_out(text, None, labelled.tokenizer, config, columns=labelled.columns)
+    assert not dataset.dropouts
 
 
 @pytest.mark.parametrize(
