@@ -56,6 +56,11 @@ class CharacterTokenizer(LookupVocabulary, JoinedTexts):
         """1; None if unknown characters or punctuation are dropped."""
         return None if self.unknown is None or self.standardization.strip_punctuation else 1
 
+    @property
+    def changes_text(self) -> bool:
+        """Whether text is lower-cased or standardized before it is encoded, so that decoding does not restore it."""
+        return self.lower or self.standardization != _AS_IT_IS
+
     def encoding_bytes(self, num_bytes: int) -> int:
         # 8 bytes for the list entry of the id, and 4 for the lower-cased text.
         return 12 * num_bytes

@@ -2,7 +2,7 @@
 
 Text is split at every boundary that `contract.tokenizers.huggingface` could use. The segments, mostly a word with its
 leading space, are cached: they repeat, and most units encode a segment alone as within the text. Tokens of regular
-expressions may cross spaces.
+expressions may cross spaces, and so may words by imported rules.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from contract.card import Direction
-from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Standardization, Tokenizer
+from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Tokenizer, WordTokenizer
 from export.corpora.corpus import Corpus
 from export.corpora.spool import BLOCK_BYTES, Spool
 
@@ -73,14 +73,16 @@ class Encoder:
         self.dtype = np.dtype(np.min_scalar_type(len(tokenizer.tokens) - 1))
         self._encode_segment = lru_cache(MAX_SEGMENTS)(self._encode)
         self._by_character = _by_character(tokenizer, self.dtype)
+        # Imported rules need not separate words at white space.
+        self._has_segments = not isinstance(tokenizer, RegexTokenizer) and (
+            not isinstance(tokenizer, WordTokenizer) or len(tokenizer.rules.words("a b\tc\nd")) == 4
+        )
 
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of a text, (tokens,) of `dtype`."""
         if self._by_character is not None:
             return self._by_character[np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)]
-        if isinstance(self._tokenizer, RegexTokenizer):
-            return np.frombuffer(self._encode(text), self.dtype)
-        segments = _SEGMENT.findall(text)
+        segments = _SEGMENT.findall(text) if self._has_segments else []
         if len(text) > MAX_CHARACTERS * len(segments):
             return np.frombuffer(self._encode(text), self.dtype)
         return np.frombuffer(b"".join(map(self._encode_segment, segments)), self.dtype)
@@ -91,10 +93,8 @@ class Encoder:
 
 def _by_character(tokenizer: Tokenizer, dtype: np.dtype) -> np.ndarray | None:
     """Return a table of ids by code point, 20 times as fast as a dictionary; None for units other than characters."""
-    if not isinstance(tokenizer, CharacterTokenizer) or tokenizer.unknown is None:
-        return None
     # Lower-casing depends on the context, and standardization drops characters.
-    if tokenizer.lower or tokenizer.standardization != Standardization():
+    if not isinstance(tokenizer, CharacterTokenizer) or tokenizer.unknown is None or tokenizer.changes_text:
         return None
     ids = np.full(sys.maxunicode + 1, tokenizer.special.unknown, dtype)
     for token_id, token in enumerate(tokenizer.tokens):

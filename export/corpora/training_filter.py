@@ -11,7 +11,7 @@ import numpy as np
 from contract import bloom_filter, splitmix64
 from contract.bloom_filter import BloomFilter
 from contract.card import Direction
-from contract.tokenizers import Tokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials
 from export.corpora.corpus import Chunk, Corpus
 from export.corpora.documents import SEPARATOR
@@ -45,9 +45,11 @@ def build_training_filter(
         if corpus.num_documents > _max_entries(DOCUMENT_FALSE_POSITIVE_RATE):
             return None
         bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
-        # Only Keras's words differ from the text: all other tokenizers trained here restore it.
-        is_words = isinstance(tokenizer, WordTokenizer)
-        blocks = _words(corpus.chunks(_DOING), tokenizer) if is_words else corpus.blocks(_DOING)
+        # Keras's words and characters may differ from the text: the other tokenizers restore it.
+        is_changed = isinstance(tokenizer, WordTokenizer) or (
+            isinstance(tokenizer, CharacterTokenizer) and tokenizer.changes_text
+        )
+        blocks = _as_generated(corpus.chunks(_DOING), tokenizer) if is_changed else corpus.blocks(_DOING)
         for hashes in _hash_documents(blocks):
             bloom.add(hashes)
             raise_if_interrupted()
@@ -59,13 +61,13 @@ def _max_entries(false_positive_rate: float) -> int:
     return int(8 * MAX_BYTES / bloom_filter.bits_per_entry(false_positive_rate))
 
 
-def _words(chunks: Iterable[Chunk], tokenizer: WordTokenizer) -> Iterator[bytes]:
-    """Yield the words of documents in blocks, with a zero byte after each document."""
+def _as_generated(chunks: Iterable[Chunk], tokenizer: Tokenizer) -> Iterator[bytes]:
+    """Yield documents in blocks, in the form in which a model generates them, with a zero byte after each."""
     parts, num_characters, joint = list[str](), 0, ""
     for text, is_last in chunks:
-        if words := tokenizer.decode(tokenizer.encode(text)):
-            parts += [joint, words]
-            joint = tokenizer.rules.split
+        if generated := tokenizer.decode(tokenizer.encode(text)):
+            parts += [joint, generated]
+            joint = tokenizer.rules.split if isinstance(tokenizer, WordTokenizer) else ""
         if is_last:
             parts.append(SEPARATOR)
             joint = ""

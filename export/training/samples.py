@@ -10,7 +10,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Sample
 from contract.label_columns import LabelColumn, opening_ids
-from contract.tokenizers import Tokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
 from export.config import TrainConfig
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import Memorization, find_memorized_spans
@@ -105,21 +105,29 @@ class SampleWriter:
         A sliding-window model generates 1,000 words. `raise_if_interrupted` is called between two steps.
         """
         self._use_model(model)
-        words = self._tokenizer.rules.words if isinstance(self._tokenizer, WordTokenizer) else str.split
         rng, generated = np.random.default_rng([self._config.seed, 1]), list[str]()
         batch_size = MEMORIZATION_WINDOWS if self._config.window_length else MEMORIZATION_BATCH_SIZE
         for _ in range(MAX_MEMORIZATION_BATCHES if self._tokenizer.special.end is not None else 1):
             prompts = [self._pick_prompt(rng) for _ in range(batch_size)]
-            num_tokens = self._num_memorization_tokens(prompts, words)
+            num_tokens = self._num_memorization_tokens(prompts)
             generated += self._generate(prompts, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
-            if sum(len(words(text)) for text in generated) >= batch_size * MEMORIZATION_WORDS // 2:
+            if sum(len(self._words(text)) for text in generated) >= batch_size * MEMORIZATION_WORDS // 2:
                 break
-        return find_memorized_spans(generated, training_text, words, raise_if_interrupted)
+        return find_memorized_spans(generated, training_text, self._words, raise_if_interrupted)
 
-    def _num_memorization_tokens(self, prompts: Sequence[str], words: Callable[[str], list[str]]) -> int:
+    def _words(self, text: str) -> list[str]:
+        """Return the words of a text, as the model generates them."""
+        tokenizer = self._tokenizer
+        if isinstance(tokenizer, WordTokenizer):
+            return tokenizer.rules.words(text)
+        if isinstance(tokenizer, CharacterTokenizer) and tokenizer.changes_text:
+            text = tokenizer.decode(tokenizer.encode(text))
+        return text.split()
+
+    def _num_memorization_tokens(self, prompts: Sequence[str]) -> int:
         """Return how many tokens make `MEMORIZATION_WORDS` words, within the limits."""
         num_tokens = sum(len(self._tokenizer.encode(prompt)) for prompt in prompts)
-        num_words = sum(len(words(prompt)) for prompt in prompts)
+        num_words = sum(len(self._words(prompt)) for prompt in prompts)
         num_needed = -(-MEMORIZATION_WORDS * num_tokens // max(1, num_words)) or MAX_MEMORIZATION_TOKENS
         num_readable = MAX_MEMORIZATION_READ // (self._config.window_length or 1)
         return max(1, min(num_needed, MAX_MEMORIZATION_TOKENS, num_readable))

@@ -13,6 +13,7 @@ from contract.tokenizers import (
     RegexTokenizer,
     Standardization,
     SubwordTokenizer,
+    WordRules,
     WordTokenizer,
     huggingface,
 )
@@ -30,7 +31,8 @@ TOKENIZERS = {
 }
 # A match has spaces, which part the segments of the others.
 TOKENIZERS["regex"] = RegexTokenizer.train([ALL, "a a\nΣ \t1" * 2 + WHITE], regexes=[r"a a|\s+|Σ \t1"])
-# An imported one, from which a model is trained further.
+# Imported ones, from which a model is trained further.
+TOKENIZERS["words with spaces"] = WordTokenizer(["<pad>", "<OOV>", "a a", "σ\n1"], WordRules("", split=","))
 TOKENIZERS["standardized"] = CharacterTokenizer(
     ["<pad>", "[UNK]", *"aσ1 "], unknown="[UNK]", standardization=Standardization(lower=True, strip_punctuation=True)
 )

@@ -19,9 +19,11 @@ from export.corpora.encoder import encode_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.corpora.training_filter import build_training_filter
 
+# A vocabulary of Keras's that was imported, with which a model is trained further.
+LOWER_CASE = "lower case"
 KINDS = [CharacterTokenizer, WordTokenizer, ExactWordTokenizer, SubwordTokenizer]
 WORDS = [f"{first}{second}" for first in ("Man", "ox", "Über", "hill", "la") for second in ("", "s", "kind", "'s")]
-SHORT = st.lists(st.text("ab. é語😀\n", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12)
+SHORT = st.lists(st.text("aAb. é語😀\n", min_size=1, max_size=30).filter(str.strip), min_size=1, max_size=12)
 
 
 @pytest.fixture
@@ -37,6 +39,8 @@ def small_blocks():
 
 
 def trained(kind, documents, *, ends):
+    if kind == LOWER_CASE:
+        return CharacterTokenizer(trained(CharacterTokenizer, map(str.lower, documents), ends=ends).tokens, lower=True)
     limit = {"vocab_size": 280} if kind is SubwordTokenizer else {}
     return kind.train([*documents, "ab"], end_token=ends, **limit)
 
@@ -51,7 +55,7 @@ def generated(tokenizer, document):
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, LOWER_CASE])
 @settings(deadline=None)
 @given(documents=SHORT)
 def test_every_document_is_found_as_the_model_generates_it(kind, documents):

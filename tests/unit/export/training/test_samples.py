@@ -197,6 +197,14 @@ def test_a_character_model_generates_enough_words_for_the_check(make):
     assert writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None) == copies
 
 
+def test_a_character_model_in_lower_case_copies_a_text_in_capitals(make, monkeypatch):
+    """Its vocabulary was imported, and the model is trained further."""
+    writer, model, tokenizer = make()
+    monkeypatch.setattr(writer, "_tokenizer", CharacterTokenizer(tokenizer.tokens, lower=True))
+    bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
+    assert writer.measure_memorization(model, [Chunk("C C C C C C C C C", is_last=True)], lambda: None).num_copied
+
+
 def test_a_model_that_generates_too_few_words_has_no_copied_share(make):
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
@@ -209,7 +217,7 @@ def test_a_sliding_window_model_generates_fewer_tokens(make):
     counts = {}
     for context in (None, 128, 4096):
         writer, *_ = make(**({"bidirectional": True, "context_length": context} if context else {}))
-        counts[context] = writer._num_memorization_tokens(["the cat"], str.split)
+        counts[context] = writer._num_memorization_tokens(["the cat"])
     assert counts == {None: 224, 128: 128, 4096: 4}
 
 
