@@ -110,11 +110,11 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
         finally:
             for line in results_table(search.trials):
                 echo(line)
-    if search.best is None:
-        raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
-    echo(f"publishing the best, trial {search.best.number}")
-    command = _publish_command(search.best, config, models_dir)
-    return subprocess.call([*EXPORT, *command], env=environment())
+        if search.best is None:
+            raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
+        echo(f"publishing the best, trial {search.best.number}")
+        command = _publish_command(search.best, config, models_dir)
+        return subprocess.call([*EXPORT, *command], env=environment())
 
 
 class Search:
@@ -229,18 +229,17 @@ def _locked(home: Path) -> Iterator[None]:
         yield
 
 
-def other_recipes(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+def other_recipes(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Return the differing settings of the neighbors of a recipe, without given ones; none for another token unit."""
     if given.get("token_unit", "character") != "character" or "token_regex" in given:
         return ()
-    position, own = RECIPES_BY_MINUTES.index(name), _read(name).model_dump()
-    neighbors = [_read(other).model_dump() for i, other in enumerate(RECIPES_BY_MINUTES) if abs(i - position) == 1]
-    kept = {"max_minutes", *given}
-    return tuple({key: each[key] for key in own if each[key] != own[key] and key not in kept} for each in neighbors)
-
-
-def _read(recipe: str) -> TrainConfig:
-    return load_config(RECIPES[recipe], {"corpus": "-", "name": "m"})
+    position = RECIPES_BY_MINUTES.index(name)
+    # Their dropout depends on the text.
+    own, *neighbors = (
+        load_config(RECIPES[recipe], given).model_dump(exclude={"max_minutes"})
+        for recipe in (name, *(other for i, other in enumerate(RECIPES_BY_MINUTES) if abs(i - position) == 1))
+    )
+    return tuple({key: each[key] for key in own if each[key] != own[key]} for each in neighbors)
 
 
 def searched(config: TrainConfig, given: Mapping[str, Any]) -> tuple[str, ...]:
@@ -257,7 +256,7 @@ def sample(asked: Any, config: TrainConfig, names: tuple[str, ...]) -> dict[str,
     rate, dropout = config.learning_rate, config.dropout
     samplers = {
         "cell": lambda: asked.suggest_categorical("cell", ("lstm", "gru")),
-        "layers": lambda: asked.suggest_int("layers", 1, 2),
+        "layers": lambda: asked.suggest_int("layers", 1 if config.connections == "none" else 2, 2),
         "units": lambda: _sample_size(asked, "units", config.units, _UNITS_STEP),
         "dropout": lambda: asked.suggest_float("dropout", max(0, dropout - 0.3), min(_MAX_DROPOUT, dropout + 0.3)),
         "learning_rate": lambda: asked.suggest_float("learning_rate", rate / 3, min(1, rate * 2), log=True),

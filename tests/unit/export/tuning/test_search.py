@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -108,6 +109,21 @@ def test_a_given_setting_is_not_searched(capsys):
     assert {"--cell=gru", "--units=64", "--name=book", "--dropout=0.6"} <= set(command)
 
 
+@pytest.mark.parametrize(("connections", "least"), [("none", 1), ("skip", 2)])
+def test_connections_of_a_file_of_settings_need_two_layers(connections, least):
+    config = load_config(None, {"corpus": "book.txt", "layers": 2, "connections": connections})
+    asked = SimpleNamespace(suggest_int=lambda _name, low, _high: low)
+    assert search.sample(asked, config, ("layers",)) == {"layers": least}
+
+
+def test_the_other_recipes_have_dropout_by_the_length_of_the_text():
+    """As `train` gives it to them."""
+    with Path("book.txt").open("wb") as file:
+        file.truncate(4_800_000)
+    (other,) = search.other_recipes(DEFAULT_RECIPE, {"corpus": "book.txt", "units": 64})
+    assert (other["dropout"], other["embedding_dropout"], "units" in other) == (0.3, 0.1, False)
+
+
 def test_a_search_from_a_base_leaves_its_architecture():
     """The run's process takes it from the base, so no option may contradict it."""
     given = {"corpus": "book.txt", "from": "english"}
@@ -187,14 +203,19 @@ def test_the_previous_search_is_kept(capsys):
     assert Path("runs/book-tune~/1/progress.jsonl").exists()
 
 
-def test_two_searches_of_a_name_exclude_each_other():
-    home = Path("runs/book-tune")
-    with (
-        search._locked(home),
-        pytest.raises(RunError, match="another search uses this directory"),
-        search._locked(home),
-    ):
-        pass
+def test_two_searches_of_a_name_exclude_each_other(monkeypatch):
+    """Until the best run is published: the second one would move it."""
+
+    def publish(*_, **__):
+        with (
+            pytest.raises(RunError, match="another search uses this directory"),
+            search._locked(Path("runs/book-tune")),
+        ):
+            pass
+        return 0
+
+    monkeypatch.setattr(search.subprocess, "call", publish)
+    assert tune() == 0
 
 
 @pytest.mark.parametrize(
