@@ -262,7 +262,7 @@ def _read_texts(source: str, role: str, records: RecordReader | None = None) -> 
         # Files that are not regular, such as pipes, report no size.
         with ProgressLine("reading", sum(size for _, size in files) or None) as progress:
             for file, _ in files:
-                yield from _texts(_file_parts(file, source, role, progress), file, role, records)
+                yield from _texts(_file_parts(file, role, progress), file, role, records)
 
 
 def _texts(parts: Iterator[str], file: Path, role: str, records: RecordReader | None) -> Iterator[Iterator[str]]:
@@ -284,12 +284,12 @@ def _files(path: Path, role: str) -> list[tuple[Path, int]]:
         raise CorpusError(f"{role} {path}: {error.strerror or error}") from error
 
 
-def _file_parts(file: Path, source: str, role: str, progress: ProgressLine) -> Iterator[str]:
+def _file_parts(file: Path, role: str, progress: ProgressLine) -> Iterator[str]:
     try:
         with file.open("rb") as opened:
             yield from _decode(opened, f"{role} {file}", str(file), progress)
     except OSError as error:
-        raise CorpusError(f"{role} {source}: {error.strerror or error}") from error
+        raise CorpusError(f"{role} {file}: {error.strerror or error}") from error
 
 
 def _standard_input(role: str) -> Iterator[str]:
@@ -306,7 +306,7 @@ def _decode(file: BinaryIO, name: str, path: str | None, progress: ProgressLine)
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     try:
         for part in decode_file(file, path):
-            progress.step(len(part))
+            progress.step(len(part.encode()))
             yield line_ends.decode(part)
     except NotText as error:
         raise CorpusError(f"{name}: {error}") from error

@@ -19,6 +19,7 @@ from export.corpora import encodings
 from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.packaged import ADDRESSES, HELP_TOPICS, SHAKESPEARE, provenance_of, scenes
 from export.errors import CorpusError
+from export.terminal import ProgressLine
 from tests.paths import ROOT
 
 
@@ -34,6 +35,14 @@ def test_byte_order_marks_are_dropped_and_line_ends_become_newlines(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree\n")
     assert read_corpus(str(path)).documents == ("one\ntwo\nthree\n",)
+
+
+def test_progress_counts_the_bytes_of_a_file(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("три", encoding="utf-8")
+    steps = []
+    monkeypatch.setattr(ProgressLine, "step", lambda _, num_bytes: steps.append(num_bytes))
+    read_corpus(str(tmp_path / "a.txt"))
+    assert steps == [6]
 
 
 def test_a_directory_is_read_in_path_order_without_hidden_files(tmp_path):
@@ -206,6 +215,12 @@ def test_input_that_is_not_text_is_rejected_with_the_file_and_the_reason(tmp_pat
 def test_a_missing_file_is_named_with_its_option(role):
     with pytest.raises(CorpusError, match=rf"^{role} no/such\.txt: No such file or directory$"):
         read_corpus("no/such.txt", role=role)
+
+
+def test_a_file_of_a_directory_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "a.txt").symlink_to("/proc/self/mem")
+    with pytest.raises(CorpusError, match=re.escape(f"corpus {tmp_path}/a.txt: Input/output error")):
+        read_corpus(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0", b"\xff\xfe"])
