@@ -335,7 +335,8 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if overrides.get("validation") is not None:
         # It replaces another text that the file names.
         values.pop("validation_corpus", None)
-    if overrides.get("documents", "none") != "none" or overrides.get("label_column") is not None:
+    has_documents = overrides.get("documents", "none") != "none" or overrides.get("label_column") is not None
+    if has_documents and path in RECIPES.values():
         # Recipes aim at the loss of one running text, but every document is generated from the zero state.
         values.pop("state_reset_probability", None)
     if path in map(RECIPES.get, RECIPES_BY_MINUTES) and overrides.get("epochs") is None:

@@ -105,6 +105,11 @@ def test_a_recipe_has_dropout_by_the_length_of_the_text(tmp_path, num_bytes, giv
     assert (config.dropout, config.embedding_dropout) == rates
 
 
+def test_documents_do_not_change_what_a_file_of_settings_says(toml):
+    toml.write_text("state_reset_probability = 0.2")
+    assert load_config(toml, {"corpus": "c", "documents": "lines"}).state_reset_probability == 0.2
+
+
 def test_the_other_recipes_have_no_more_dropout_for_a_short_text(tmp_path):
     (tmp_path / "book.txt").write_text("a")
     config = load_config(RECIPES["characters"], {"corpus": str(tmp_path / "book.txt")})
