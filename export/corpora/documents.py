@@ -120,12 +120,15 @@ def _json_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, o
 def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, object], str]]:
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     # Strict: otherwise an unclosed quotation mark takes the rest of the file into its field.
-    reader, last_line = csv.DictReader(lines, restkey="", restval="", strict=True), 0
+    reader, last_line = csv.DictReader(lines, restval="", strict=True), 0
     try:
         _ = reader.fieldnames
         last_line = reader.line_num
         for record in reader:
             last_line = reader.line_num
+            if any(record.pop(None, ())):
+                rule = "a text with a comma must be in quotation marks"
+                raise CorpusError(f"{name}, line {last_line}: it has more fields than the first line names; {rule}")
             yield dict(record), f"{name}, line {last_line}"
     except csv.Error as error:
         rule = "a field in quotation marks must end with one before a comma or the end of a line"

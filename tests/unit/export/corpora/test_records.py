@@ -40,9 +40,13 @@ def test_each_record_is_a_document(tmp_path, name, content):
         ("a.csv", 'text,x\n"a\nb",1\n"c,2\nd,3\n', "a.csv, the record at line 4: .* quotation marks"),
         ("a.csv", 'text,x\n"a,1\n"b",2\n', "a.csv, the record at line 2: .* quotation marks"),
         ("a.csv", 'text,"x\na,1\n', "a.csv, the record at line 1: .* quotation marks"),
+        ("a.csv", "text\na\nb, c\n", "a.csv, line 3: it has more fields .* in quotation marks"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b\\ud800"}\n', r"line 2: \\ud800 is half of a surrogate pair"),
     ],
-    ids=["truncated", "number", "half", "list", "deep", "columns", "unclosed", "closed later", "header", "surrogate"],
+    ids=[
+        *("truncated", "number", "half", "list", "deep", "columns", "unclosed", "closed later", "header", "comma"),
+        "surrogate",
+    ],
 )
 def test_a_malformed_record_is_an_error_with_its_line(tmp_path, name, content, message):
     with pytest.raises(CorpusError, match=message):
