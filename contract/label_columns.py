@@ -53,7 +53,8 @@ class LabelColumn(BaseModel, frozen=True):
 def as_number(value: str | float) -> float | None:
     """Return a number, or that of a text; None if it is none, or not finite."""
     try:
-        number = float(value)
+        # Python's 1_2 is 12, but a text in a training file.
+        number = math.nan if "_" in str(value) else float(value)
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
