@@ -74,7 +74,8 @@ def find_discoveries(
 
 def _lay_out(tokenizer: Tokenizer, documents: Sequence[str], *, backward: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return token ids int32 (batch, T + 1), and the features after each token but the last, float32 (F, batch, T)."""
-    label, step = tokenizer.detokenizer().label, -1 if backward else 1
+    # After another word, so that a separator is before each.
+    label, step = tokenizer.detokenizer("a").label, -1 if backward else 1
     ids: list[int] = []
     values: list[list[int]] = [[] for _ in FEATURES]
     for document in documents:

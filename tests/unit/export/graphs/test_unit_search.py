@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from contract.card import Activation
-from contract.tokenizers import CharacterTokenizer
-from export.graphs.unit_search import FEATURES, find_discoveries
+from contract.tokenizers import CharacterTokenizer, WordTokenizer
+from export.graphs.unit_search import FEATURES, _lay_out, find_discoveries
 
 SCENE = '[Enter ANN, with "a (very) old owl"]\n\nANN.\nThe owl, sir, is in 1 bag.\n'
 DOCUMENTS = [SCENE * 100] * 3
@@ -102,6 +102,11 @@ def test_constant_units_have_no_correlation():
 def test_a_short_text_has_no_discoveries():
     tokenizer = CharacterTokenizer.train(SCENE)
     assert search(None, tokenizer, [SCENE]) == ()
+
+
+def test_words_are_separated_as_in_a_generated_text():
+    _, features = _lay_out(WordTokenizer.train(["the cat"]), ["the cat " * 600], backward=False)
+    assert features[[*FEATURES].index("word")].max() == len("cat")
 
 
 def test_a_feature_is_the_value_after_each_character():
