@@ -10,7 +10,6 @@ import click
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
-from contract.models_config import listed_names
 from contract.signatures import MODELS_CONFIG
 from export.command import PATH, Command, GroupedOption, import_tensorflow_quietly, models_dir_option, option
 from export.config import (
@@ -180,11 +179,8 @@ def train(
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")
         # A model that was deliberately removed from the file is not listed again; the exporter of a job may have been
-        # killed before listing it.
-        is_new_repository = not (models_dir / MODELS_CONFIG).exists()
-        if is_new_repository or (
-            train_config.job is not None and version_dir.parent.name not in listed_names(models_dir)
-        ):
+        # killed before listing its version, also that of a model with labels.
+        if train_config.job is not None or not (models_dir / MODELS_CONFIG).exists():
             _add_to_models_config(models_dir, version_dir.parent.name)
         return 0
     base = None

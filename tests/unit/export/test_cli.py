@@ -20,6 +20,7 @@ from export.cli import program
 from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
 from export.corpora.ngrams import NgramBaseline
+from export.repository.models_config import read_entries
 from export.training import workflow
 from export.training.optimization import Optimization
 from tests.commands import main
@@ -300,6 +301,12 @@ def test_if_empty_trains_only_if_no_readable_version_exists(published, capsys):
     Path("models/models.config").write_text("model_config_list {}")
     assert train("--if-empty", corpus="no/such.txt") == 0
     assert Path("models/models.config").read_text() == "model_config_list {}"
+    # The exporter of a job may have been killed before its version was listed.
+    assert train("--if-new", "--job", "ftjob-1", corpus="no/such.txt") == 0
+    assert main(["promote", "m:1"]) == 0
+    shutil.copytree("models/m/1", "models/m/2")
+    assert train("--if-new", "--job", "ftjob-1", corpus="no/such.txt") == 0
+    assert [entry.policy.specific for entry in read_entries(Path("models"))] == [{1, 2}]
     # A version of another name counts, too; for `--if-new` it does not.
     assert train("--if-empty", "--name", "other", corpus="no/such.txt") == 0
     assert train("--if-new", corpus="no/such.txt") == 0
