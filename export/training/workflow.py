@@ -64,7 +64,7 @@ class TrainingRun:
         """Print the model and its training text."""
         config, lineage, vocab_size = self.config, self.folder.lineage(), len(self.tokenizer)
         held_out = dataset.validation.num_tokens if dataset.validation else 0
-        sampled = f", documents sampled by seed {config.seed}" if held_out and corpus.ends else ""
+        sampled = f", documents sampled by seed {config.seed}" if self.corpus.held_out == "shuffled_documents" else ""
         unknown = f" ({dataset.share_unknown:.1%} of it unknown)" if dataset.share_unknown else ""
         echo(
             f"corpus {corpus.name}: {corpus.num_characters:,} characters in {corpus.num_documents:,} document(s), "

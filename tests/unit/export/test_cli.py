@@ -714,6 +714,8 @@ def test_the_validation_split_samples_documents_of_the_whole_corpus(published, c
     facts = json.loads(Path("runs/m/corpus.json").read_text())
     Path("runs/m/corpus.json").write_text(json.dumps({**facts, "held_out_sha256": "0" * 64}))
     assert main(["resume", "runs/m"]) == 1
+    assert train("--documents", "lines", "--epochs", "1", "--validation-corpus", "names.txt", corpus="names.txt") == 0
+    assert "sampled by seed" not in capsys.readouterr().out.rpartition("the previous run")[2]
 
 
 def fine_tune(*options, corpus="letters.txt"):
