@@ -308,7 +308,10 @@ def resume(run: Path, models_dir: Path, progress_file: Path | None = None) -> in
             )
         head, tail = _split(corpus, config)
         if (tail.sha256() if tail else None) != before.held_out_sha256:
-            raise CorpusError(f"corpus {corpus.name}: the validation split is not the one that {run} started with")
+            what = f"corpus {corpus.name}: the validation split is not the one that"
+            if config.validation_corpus is not None:
+                what = f"validation corpus {config.validation_corpus}: this is not the text that"
+            raise CorpusError(f"{what} {run} started with")
         dataset = _lay_out(config, head, tail, tokenizer, before.label_columns)
         if dataset.mixed and before.mixed and dataset.mixed.sha256() != before.mixed.corpus_sha256:
             raise CorpusError(f"mix {dataset.mixed.name}: this is not the text that {run} started with")

@@ -596,6 +596,8 @@ def test_a_run_is_published_without_its_validation_corpus_as_it_is_without_its_c
     assert "samples have no prompt" not in out
     book.rename("book.txt")
     Path("held.txt").write_text("another text")
+    assert main(["resume", "runs/m"]) == 1
+    assert "validation corpus held.txt: this is not the text that runs/m started with" in capsys.readouterr().err
     assert main(["publish", "runs/m"]) == 0
     Path("held.txt").unlink()
     assert main(["publish", "runs/m"]) == 0
