@@ -14,6 +14,7 @@ from tests.access import keys
 from tests.conftest import TEXT
 from tests.pages import LOOKS, PATIENCE_MS, Playground
 from tests.paths import ROOT
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -791,9 +792,9 @@ def test_the_theme_is_the_systems_until_it_is_changed_and_persists(open_playgrou
     ground = "getComputedStyle(document.body).backgroundColor"
     dark = page.page.evaluate(ground)
     page.page.emulate_media(color_scheme="light")
-    assert page.page.evaluate(ground) != dark
+    until(lambda: page.page.evaluate(ground) != dark)
     page.page.emulate_media(color_scheme="dark")
-    assert page.page.evaluate(ground) == dark
+    until(lambda: page.page.evaluate(ground) == dark)
     page.click("#theme")
     assert page.page.evaluate(ground) != dark
     assert page.page.get_attribute("#theme", "aria-pressed") == "false"
