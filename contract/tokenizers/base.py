@@ -126,6 +126,11 @@ class Tokenizer(ABC):
         """Maximum number of input characters per token; None if unlimited."""
         return None
 
+    @property
+    def changes_text(self) -> bool:
+        """Whether text is lower-cased or standardized before it is encoded, so that decoding does not restore it."""
+        return False
+
     @abstractmethod
     def encoding_bytes(self, num_bytes: int) -> int:
         """Return the peak memory in bytes of encoding a text of this UTF-8 length, ids included."""

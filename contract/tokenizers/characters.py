@@ -58,7 +58,6 @@ class CharacterTokenizer(LookupVocabulary, JoinedTexts):
 
     @property
     def changes_text(self) -> bool:
-        """Whether text is lower-cased or standardized before it is encoded, so that decoding does not restore it."""
         return self.lower or self.standardization != _AS_IT_IS
 
     def encoding_bytes(self, num_bytes: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from contract import bloom_filter, splitmix64
 from contract.bloom_filter import BloomFilter
 from contract.card import Direction
-from contract.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
+from contract.tokenizers import Tokenizer, WordTokenizer
 from contract.training_filter import DOCUMENTS, MAX_BYTES, SPANS, TrainingFilter, concatenated, polynomials
 from export.corpora.corpus import Chunk, Corpus
 from export.corpora.documents import SEPARATOR
@@ -46,9 +46,7 @@ def build_training_filter(
             return None
         bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
         # Keras's words and characters may differ from the text: the other tokenizers restore it.
-        is_changed = isinstance(tokenizer, WordTokenizer) or (
-            isinstance(tokenizer, CharacterTokenizer) and tokenizer.changes_text
-        )
+        is_changed = isinstance(tokenizer, WordTokenizer) or tokenizer.changes_text
         blocks = _as_generated(corpus.chunks(_DOING), tokenizer) if is_changed else corpus.blocks(_DOING)
         for hashes in _hash_documents(blocks):
             bloom.add(hashes)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Sample
 from contract.label_columns import LabelColumn, opening_ids
-from contract.tokenizers import CharacterTokenizer, Tokenizer, WordTokenizer
+from contract.tokenizers import Tokenizer, WordTokenizer
 from export.config import TrainConfig
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import Memorization, find_memorized_spans
@@ -120,7 +120,7 @@ class SampleWriter:
         tokenizer = self._tokenizer
         if isinstance(tokenizer, WordTokenizer):
             return tokenizer.rules.words(text)
-        if isinstance(tokenizer, CharacterTokenizer) and tokenizer.changes_text:
+        if tokenizer.changes_text:
             text = tokenizer.decode(tokenizer.encode(text))
         return text.split()
 

@@ -6,7 +6,7 @@ All are finite doubles: the largest is below 1e115. Within bounds a number has n
 import math
 from decimal import Decimal
 
-# Doubles can be distinguished by so many digits, and integers of so many are exact in any parser.
+# Decimal digits that a double preserves; integers of this length are exact in any parser.
 MAX_DIGITS = 15
 _NATURAL = f"(?:0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
 _FRACTION = rf"(?:\.[0-9]{{1,{MAX_DIGITS}}})?(?:[eE][+-]?[0-9]{{1,2}})?"
