@@ -102,12 +102,12 @@ class Servers:
         return ModelServer(process, port)
 
     def start_tensorflow_serving(self, executable: str) -> ModelServer:
-        """Start TensorFlow Serving on the fixture model, with one thread per call, as the embedded model server has."""
+        """Start TensorFlow Serving on the fixture model, with two threads for the operations of all calls."""
         port = free_port()
         flags = [f"--port={port}", f"--model_name={NAME}", f"--model_base_path={self.models_dir / NAME}"]
         # An executable that is a script finds this interpreter.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        threads = ("--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=-1")
+        threads = ("--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=2")
         command = [executable, *flags, *threads, "--enable_model_warmup=false"]
         process = self.stack.enter_context(program(*command, PATH=path))
         wait_for(port, "", process)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.step`: wall and CPU time of a decode step on this CPU, and of its operations by kind.
 
 One version runs in `model_server`'s session, as TensorFlow Serving runs it, and by `tf.saved_model.load`. Both are in
-one process, have the servers' threads, one for a call, and are measured in alternation.
+one process and are measured in alternation.
 """
 
 import collections
@@ -99,6 +99,9 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=UNITS, help=f"width of the LSTM (default: {UNITS})")
     parser.add_argument("--layers", type=int, default=1, help="number of layers (default: 1)")
     parser.add_argument(
+        "--threads", type=int, default=2, help="threads that run the operations of a call; -1: its own (default: 2)"
+    )
+    parser.add_argument(
         "--checkout",
         type=Path,
         help="directory of another checkout: the baseline is the version that it publishes, in a session",
@@ -112,8 +115,11 @@ def main() -> None:
         if options.checkout:
             publish_fixture_model(theirs, options.units, options.layers, checkout=options.checkout)
         version = Path(NAME) / "1"
-        comparisons, profiles = measure(ours / version, theirs / version if options.checkout else None, options.rounds)
-    setup = f"decode, {NUM_STEPS} steps a call, LSTM of {options.units} units, {options.layers} layers, one thread"
+        comparisons, profiles = measure(
+            ours / version, theirs / version if options.checkout else None, options.rounds, options.threads
+        )
+    network = f"LSTM of {options.units} units, {options.layers} layers"
+    setup = f"decode, {NUM_STEPS} steps a call, {network}, threads: {options.threads}"
     print_heading(f"{_cpu()};\n{setup}", options.rounds)
     baseline = str(options.checkout or "tf.saved_model.load")
     rows = [(each.name, spread(each.ours, ".0f"), spread(each.baseline, ".0f"), each.ratio()) for each in comparisons]
@@ -124,7 +130,7 @@ def main() -> None:
     write_results("step-", started, cpu=_cpu(), setup=setup, results=results, profiles=profiles)
 
 
-def measure(ours: Path, theirs: Path | None, rounds: int) -> tuple[list[Comparison], dict[str, Profile]]:
+def measure(ours: Path, theirs: Path | None, rounds: int, threads: int) -> tuple[list[Comparison], dict[str, Profile]]:
     """Measure decode steps of a version in a session, in each precision and at each batch size.
 
     The baseline is that of `theirs`, or ours by `tf.saved_model.load`. Returns wall and CPU time of a step in
@@ -133,7 +139,7 @@ def measure(ours: Path, theirs: Path | None, rounds: int) -> tuple[list[Comparis
     import tensorflow as tf  # noqa: PLC0415
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(-1)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
     card, _ = load_assets(ours)
     session = Session(ours)
     baseline = Session(theirs) if theirs else Loaded(ours)

@@ -113,9 +113,18 @@ _corpus_argument = click.argument(
     "corpus", type=click.Path(readable=False), nargs=-1, callback=_one_corpus, metavar="[CORPUS]"
 )
 _run_argument = click.argument("run", type=PATH)
+
+
+def _in_a_directory(_context: click.Context, _param: click.Parameter, file: Path | None) -> Path | None:
+    if file is not None and not file.parent.is_dir():
+        raise click.BadParameter(f"{file.parent} is not a directory.")
+    return file
+
+
 _progress_option = option(
     "--progress-file",
     type=PATH,
+    callback=_in_a_directory,
     group=Group.OUTPUT,
     metavar="FILE",
     help="Append losses, samples and the time left to this file, as JSON Lines.",

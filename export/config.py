@@ -198,7 +198,7 @@ class TrainConfig(
         Group.STOPPING, None, ge=1, shown_default=f"{DEFAULT_EPOCHS} without --max-minutes, otherwise no limit"
     )
     """maximum number of epochs; without --config it replaces the time limit"""
-    max_minutes: float | None = _setting(Group.STOPPING, None, gt=0, shown_default="no limit")
+    max_minutes: float | None = _setting(Group.STOPPING, None, gt=0, allow_inf_nan=False, shown_default="no limit")
     """time limit of the run, at which the learning rate schedule ends; with --epochs, the run ends at whichever limit
     comes first"""
     patience: int = _setting(Group.STOPPING, 0, ge=0)

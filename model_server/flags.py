@@ -21,8 +21,6 @@ what differs from TensorFlow Serving:
   --host is 127.0.0.1 by default; TensorFlow Serving listens on 0.0.0.0
   --tensorflow_intra_op_parallelism is 1 by default; in TensorFlow Serving it is the number of cores. The order of
     sums depends on the number of threads, so bit-exact results need a fixed number
-  --tensorflow_inter_op_parallelism is -1 by default: a call runs in its own thread. In TensorFlow Serving all calls
-    share as many threads as there are cores, which takes twice the CPU time for a call
   --ssl_config_file is checked before the models are loaded; an invalid one is an error (exit code 2)
   a call computes every output of its signature; TensorFlow Serving computes only those of output_filter, and
     optimizes the graph for each combination of them
@@ -123,7 +121,7 @@ class Flags:
     )
     tensorflow_intra_op_parallelism: int = _flag(1, _number(1), "threads per operation", metavar="N")
     tensorflow_inter_op_parallelism: int = _flag(
-        -1,
+        0,
         _number(-1),
         "threads that run the operations of all calls; 0: as many as cores; -1: none, a call runs in its own thread",
         metavar="N",

@@ -19,7 +19,7 @@ from service.api.requests import (
     ScoreRequest,
 )
 from service.context import RequestContext
-from service.errors import InvalidRequest, StateRefused
+from service.errors import GatewayError, InvalidRequest, StateRefused
 from service.generation.choice import IsCopy
 from service.generation.completion_processor import CompletionProcessor, completion_bytes
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, requested_activations
@@ -157,7 +157,12 @@ class Engine:
             processor = self._start_score(body, context, on_start)
             if body.ratio_to is not None:
                 other = body.model_copy(update={"model": body.ratio_to, "whole": processor.is_whole, "labels": {}})
-                processor.reference = self._start_score(other, context, _NO_CALLBACK, after=processor)
+                try:
+                    processor.reference = self._start_score(other, context, _NO_CALLBACK, after=processor)
+                except GatewayError as error:
+                    if error.param == "model":
+                        error.param = "ratio_to"
+                    raise
         return processor
 
     def _start_score(

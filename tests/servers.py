@@ -118,7 +118,7 @@ class TensorFlowServing(ModelServer):
         "--model_config_file_poll_wait_seconds=1",
         "--max_num_load_retries=0",
         "--tensorflow_intra_op_parallelism=1",
-        "--tensorflow_inter_op_parallelism=-1",
+        "--tensorflow_inter_op_parallelism=2",
         "--enable_model_warmup=false",
     )
 

@@ -1,6 +1,7 @@
-"""Affine maps of the vectors of a step: one matrix product each, and one sum at most.
+"""Affine maps of the vectors of a step: one matrix product for each part, and one sum at most.
 
-TensorFlow's optimizer reorders longer sums, in an unrolled loop otherwise than in a plain one, which changes bits.
+The products of the parts can run in parallel, and slices of a single one would be copies in float32. TensorFlow's
+optimizer reorders longer sums, in an unrolled loop otherwise than in a plain one, which changes bits.
 """
 
 import numpy as np
@@ -58,12 +59,13 @@ class Projection(tf.Module):
                 self._set_columns(kernel, rows, tokens)
 
     def _set_columns(self, kernel: np.ndarray, rows: np.ndarray, tokens: np.ndarray | None) -> None:
-        """Set the product's factor in bfloat16, (outputs, inputs), for vectors, and then `tokens` or ones."""
+        """Set each part's factor in bfloat16, (outputs, inputs), for vectors, and then `tokens` or ones."""
         if tokens is not None and len(rows) > MAX_TOKEN_SHARE * (len(kernel) + len(rows)):
             tokens, rows = None, rows[:0]
         padding = _padding(len(kernel) + len(rows))
         rows = np.pad(rows, [(0, padding), (0, 0)])
-        self.columns = _variable(np.concatenate([kernel, rows]).T, tf.bfloat16)
+        columns = np.concatenate([kernel, rows]).T
+        self.columns = [_variable(part, tf.bfloat16) for part in np.split(columns, self.num_parts)]
         self.num_ones = len(rows) if tokens is None else 0
         if tokens is not None:
             self.tokens = _variable(np.pad(tokens, [(0, 0), (0, padding)]), tf.bfloat16)
@@ -78,7 +80,6 @@ class Projection(tf.Module):
             return [precision.from_rows(gather(table, token_ids)) for table in self.tables]
         if precision is BFLOAT16:
             return self._parts_in_bfloat16(vectors, token_ids)
-        # A product for each part: slicing the rows of a single one copies, which takes longer.
         row = precision.concatenate(vectors)
         if self.tables is None:
             return [tf.matmul(row, kernel) + bias for kernel, bias in zip(self.kernels, self.biases, strict=True)]
@@ -86,23 +87,17 @@ class Projection(tf.Module):
         return [tf.matmul(row, kernel) + gather(table, token_ids) for kernel, table in pairs]
 
     def _parts_in_bfloat16(self, vectors: Vectors, token_ids: tf.Tensor) -> Vectors:
-        product = self._product_in_bfloat16(vectors, token_ids)
-        # Along the first axis, a split copies nothing.
-        parts = tf.split(product, self.num_parts)
+        factors = [tf.cast(vector, tf.bfloat16) for vector in vectors]
+        if self.tokens is not None:
+            factors.append(tf.transpose(gather(self.tokens, token_ids)))
+        if self.num_ones:
+            factors.append(tf.ones([self.num_ones, tf.size(token_ids)], tf.bfloat16))
+        factor = BFLOAT16.concatenate(factors)
+        parts = [tf.cast(tf.matmul(columns, factor), tf.float32) for columns in self.columns]
         if self.tables is None or self.tokens is not None:
             return parts
         pairs = zip(parts, self.tables, strict=True)
         return [part + tf.transpose(gather(table, token_ids)) for part, table in pairs]
-
-    def _product_in_bfloat16(self, vectors: Vectors, token_ids: tf.Tensor) -> tf.Tensor:
-        """Return columns · vectors, (outputs, batch)."""
-        parts = [tf.cast(vector, tf.bfloat16) for vector in vectors]
-        if self.tokens is not None:
-            parts.append(tf.transpose(gather(self.tokens, token_ids)))
-        if self.num_ones:
-            parts.append(tf.ones([self.num_ones, tf.size(token_ids)], tf.bfloat16))
-        factor = BFLOAT16.concatenate(parts)
-        return tf.cast(tf.matmul(self.columns, factor), tf.float32)
 
 
 def gather(table: tf.Variable, token_ids: tf.Tensor) -> tf.Tensor:

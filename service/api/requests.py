@@ -393,7 +393,8 @@ class CompletionRequest(TimedBody):
         single = ("n", "best_of") if self.top_texts is not None else ()
         for field in (*single, *_NOT_IN_SEARCHES):
             value = getattr(self, field)
-            is_default = value == type(self).model_fields[field].default or (field == "top_k" and value == -1)
+            default = type(self).model_fields[field].default
+            is_default = value == default or (field, value) in (("top_k", -1), ("best_of", 1))
             require(is_default, field, f"be absent with {name}", value)
         require(self.temperature in (0, 1), "temperature", f"be 0, 1 or absent with {name}", self.temperature)
 

@@ -213,6 +213,7 @@ class Supervisor:
             f"--model_config_file={self._settings.models_dir / MODELS_CONFIG}",
             "--model_config_file_poll_wait_seconds=1",
             "--max_num_load_retries=0",
+            f"--tensorflow_inter_op_parallelism={self._settings.max_calls}",
             f"--portable={str(self._settings.portable).lower()}",
             prepare=self._gateway_life.terminate_when_cut,
             pass_fds=[self._gateway_life.read_fd],

@@ -38,7 +38,7 @@ _FLAGS = (
     f"--model_config_file=/models/{signatures.MODELS_CONFIG}",
     "--file_system_poll_wait_seconds=1",
     "--tensorflow_intra_op_parallelism=1",
-    "--tensorflow_inter_op_parallelism=-1",
+    "--tensorflow_inter_op_parallelism=2",
     "--allow_version_labels_for_unavailable_models=true",
 )
 

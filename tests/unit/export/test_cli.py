@@ -146,6 +146,7 @@ def test_help_groups_the_settings_and_shows_types_choices_and_defaults():
         (["train", "--cell", "rnn"], "'--cell': 'rnn' is not one of"),
         (["vocabulary", "--token-unit", "byte"], "'--token-unit': 'byte' is not one of"),
         (["resume"], "Missing argument 'RUN'"),
+        (["resume", "run", "--progress-file", "none/p.jsonl"], "'--progress-file': none is not a directory"),
     ],
 )
 def test_a_usage_error_exits_with_2(arguments, message):

@@ -138,7 +138,7 @@ WRONG = {
     "state_reset_probability": (1, "state_reset_probability: .*less than 1, got 1"),
     "batch_size": (10**6, "batch_size: .*less than or equal to 4096, got 1000000"),
     "epochs": (-1, "epochs: .*greater than or equal to 1, got -1"),
-    "max_minutes": (0, "max_minutes: .*greater than 0, got 0"),
+    "max_minutes": (float("inf"), "max_minutes: .*finite number, got inf"),
     "learning_rate": (float("nan"), "learning_rate: .*got nan"),
     "weight_decay": (float("inf"), "weight_decay: .*finite number, got inf"),
     "clip_norm": (float("inf"), "clip_norm: .*finite number, got inf"),

@@ -9,6 +9,7 @@ from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
 from service.api.requests import CompletionRequest
 from service.context import RequestContext
+from service.errors import ModelNotFound
 from service.engine import Engine
 from service.generation.resume_tokens import ResumeTokens, state_keys
 from service.models.registry import ServedModel
@@ -46,6 +47,8 @@ class Models:
 
     def find(self, name, seed=None, *, may_use=None):  # noqa: ARG002 - the registry's signature
         unit, _, backward = name.partition(" ")
+        if unit not in self.models:
+            raise ModelNotFound(f"model {unit!r} is not served", param="model")
         tokenizer = self.models[unit]
         assert len(tokenizer.tokens) == VOCABULARY
         fields = {"name": unit, "state_size": STATE_SIZE, "units": STATE_SIZE, "vocab_size": VOCABULARY}

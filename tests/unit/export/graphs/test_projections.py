@@ -63,7 +63,7 @@ def test_tokens_are_mapped(vocab_size, share, precision, tolerance, monkeypatch)
 def test_a_bias_in_the_product_has_sixteen_bits():
     bias = np.float32([1 + 2**-12, -3.14159, 1e-3])
     projection = Projection([np.zeros((30, 3), np.float32)], bias, with_bfloat16=True)
-    columns = projection.columns.numpy().astype(np.float32)
+    (columns,) = (part.numpy().astype(np.float32) for part in projection.columns)
     np.testing.assert_allclose(columns.sum(axis=1), bias, rtol=2**-16)
     mapped = compute(projection, BFLOAT16, [np.ones((8, 30), np.float32)], np.zeros(8, np.int32))
     np.testing.assert_allclose(mapped, np.tile(bias, (8, 1)), rtol=2**-8)
@@ -72,8 +72,8 @@ def test_a_bias_in_the_product_has_sixteen_bits():
 def test_padding_against_aliased_rows_changes_no_bit(monkeypatch):
     """The zeros that keep rows apart in the cache are one more tile."""
     plain = Projection(KERNELS, BIAS, with_bfloat16=True)
-    monkeypatch.setattr(projections, "_ALIASED_BYTES", plain.columns.shape[1] * 2)
+    monkeypatch.setattr(projections, "_ALIASED_BYTES", plain.columns[0].shape[1] * 2)
     padded = Projection(KERNELS, BIAS, with_bfloat16=True)
-    assert padded.columns.shape[1] == plain.columns.shape[1] + 32
+    assert padded.columns[0].shape[1] == plain.columns[0].shape[1] + 32
     ids = np.zeros(BATCH_SIZE, np.int32)
     assert same_bits(*(compute(each, BFLOAT16, [STATES, INPUTS], ids) for each in (plain, padded)))

@@ -55,7 +55,7 @@ def shown(results):
 @pytest.mark.parametrize("min_tokens", [0, 1])
 def test_top_texts_are_the_most_probable_ones_of_each_prompt(service, min_tokens):
     prompts = ("abc", "hello")
-    results = service.results(*prompts, top_texts=40, max_tokens=2, min_tokens=min_tokens)
+    results = service.results(*prompts, top_texts=40, best_of=1, max_tokens=2, min_tokens=min_tokens)
     expected = [text for prompt in prompts for text in every_text(prompt, 2, min_tokens=min_tokens)[:40]]
     assert shown(results) == choices(expected)
     assert [result.index for result in results] == list(range(80))

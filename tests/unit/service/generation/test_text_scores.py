@@ -9,7 +9,7 @@ import pytest
 from contract.card import HeldOutScores
 from service.api.requests import ScoreRequest
 from service.context import RequestContext
-from service.errors import ClientGone, InvalidRequest
+from service.errors import ClientGone, InvalidRequest, ModelNotFound
 from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
 from tests.unit.service.engines import CHARACTERS, LABELLED, WORDS, Models, parsed
 from tests.waiting import until
@@ -222,6 +222,12 @@ def test_what_cannot_be_scored_is_refused(service, fields, param, message):
     with pytest.raises(InvalidRequest, match=message) as error:
         scored(service, **{"given": "abc", **fields})
     assert error.value.param == param
+
+
+def test_an_unknown_model_of_a_ratio_is_reported_as_ratio_to(service):
+    with pytest.raises(ModelNotFound, match="model 'nobody' is not served") as error:
+        scored(service, "abc", ratio_to="nobody")
+    assert error.value.param == "ratio_to"
 
 
 def test_both_requests_of_a_ratio_end_with_the_client(start_service):
