@@ -9,8 +9,8 @@ from contract.tokenizers.regexes import join_regexes
 from service.api.body import parse
 from service.api.requests import CompletionRequest
 from service.context import RequestContext
-from service.errors import ModelNotFound
 from service.engine import Engine
+from service.errors import ModelNotFound
 from service.generation.resume_tokens import ResumeTokens, state_keys
 from service.models.registry import ServedModel
 from service.scheduling.admission import AdmissionControl
