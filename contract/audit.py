@@ -28,13 +28,14 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, "action": action, "actor": actor, **details}, ensure_ascii=False)
     content = f"{line}\n".encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            content = b"\n" + content  # the line before was cut by a full disk
-        if os.write(descriptor, content) < len(content):
-            # The disk has become full within the line.
+        num_written = os.write(descriptor, content)
+        if num_written < len(content):
+            # The disk has become full within the line: the next one must not continue it.
+            end = os.lseek(descriptor, 0, os.SEEK_CUR)
+            if os.fstat(descriptor).st_size == end:
+                os.ftruncate(descriptor, end - num_written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
