@@ -187,8 +187,13 @@ class Choice:
         self._take_logprobs(last=True)
 
     def is_due(self, interval: int | None) -> bool:
-        """Return whether `interval` tokens have arrived since this last returned True; never if it is None."""
+        """Return whether `interval` tokens have arrived since this last returned True; never if it is None.
+
+        Not while a token's log probability waits for its text: a request that resumes would not return it.
+        """
         if interval is None or self.num_tokens - self._num_tokens_at_checkpoint < interval:
+            return False
+        if self._pending is not None and not self._pending.is_empty:
             return False
         self._num_tokens_at_checkpoint = self.num_tokens
         return True

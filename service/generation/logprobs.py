@@ -104,6 +104,10 @@ class PendingLogprobs:
         # Distance of the last returned token of a backward model.
         self._reached = 0
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._pending.tokens
+
     def add(self, token_id: int, score: TokenScore | None, label: Callable[[int], str]) -> None:
         """Add the next token; `label` returns the text that a token would have as the next one."""
         pending, name = self._pending, label(token_id)

@@ -115,29 +115,46 @@ def test_a_resumed_completion_is_that_of_one_request(service, model, cuts, seed,
     seed=st.integers(0, 30),
     sampling=st.sampled_from(SAMPLINGS),
     stop=st.sampled_from([[], ["b"], ["th", "hq"], ["ab", "ba", "aa"], ["e", " "]]),
+    logprobs=st.sampled_from([None, 0]),
 )
-def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(service, model, interval, seed, sampling, stop):
-    """A resume token in a stream covers the text up to and including its delta; the final delta has none."""
-    fields = {**given_text(model, "abc"), "model": model, "seed": seed, **sampling, "stop": stop}
+def test_a_stream_with_resume_tokens_is_unchanged_and_resumes_from_each(
+    service, model, interval, seed, sampling, stop, logprobs
+):
+    """A resume token in a stream covers the text up to and including its delta; the final delta has none.
+
+    Log probabilities, too: while those of a token wait for its text there is no resume token.
+    """
+    fields = {**given_text(model, "abc"), "model": model, "seed": seed, **sampling, "stop": stop, "logprobs": logprobs}
     plain = service.start(max_tokens=TOTAL, **fields)
-    (whole,) = plain.results()
+    whole = plain.results()
     kept = service.start(max_tokens=TOTAL, **fields, prepend=True, state_interval=interval)
     assert kept.prepends == ("backward" in model)
     deltas, states, num_before = [], [], 0
     for piece in kept.client_deltas():
-        deltas.append(piece.text)
+        deltas.append(piece)
         if piece.resume_token:
             assert kept.request.num_completion_tokens - num_before >= interval
             num_before = kept.request.num_completion_tokens
             states.append((deltas.copy(), num_before, piece.resume_token))
     kept.request.close()
-    assert (assembled(deltas, model), piece.finish_reason) == (whole.text, whole.finish_reason)
+    assert (texts_and_tokens(deltas, model), piece.finish_reason) == (
+        texts_and_tokens(whole, model),
+        whole[0].finish_reason,
+    )
     assert piece.resume_token is None
-    assert len(states) >= (plain.request.num_completion_tokens - 1) // (interval + CHUNK)
+    is_delayed = logprobs is not None and stop
+    assert is_delayed or len(states) >= (plain.request.num_completion_tokens - 1) // (interval + CHUNK)
     for before, num_tokens, state in states:
         rest = {**fields, **given_text(model, ""), "seed": None, "state": state, "max_tokens": TOTAL - num_tokens}
-        (result,) = service.start(**rest).results()
-        assert (assembled([*before, result.text], model), result.finish_reason) == (whole.text, whole.finish_reason)
+        results = service.start(**rest).results()
+        assert texts_and_tokens([*before, *results], model) == texts_and_tokens(whole, model)
+        assert results[-1].finish_reason == whole[0].finish_reason
+
+
+def texts_and_tokens(results, model):
+    """Return the text of results, and its tokens with log probabilities."""
+    text, rows = joined(results, model)
+    return text, [row[:3] for row in rows]
 
 
 def test_a_possible_stop_string_delays_no_resume_token(service):
@@ -151,10 +168,6 @@ def test_a_possible_stop_string_delays_no_resume_token(service):
         assert [bool(piece.resume_token) for piece in deltas] == [True] * (len(deltas) - 1) + [False]
         assert len(deltas) == TOTAL // CHUNK
     assert deltas[-1].finish_reason == "length"
-
-
-def assembled(deltas, model):
-    return "".join(deltas[::-1] if "backward" in model else deltas)
 
 
 @pytest.mark.parametrize("model", KINDS)
