@@ -185,6 +185,27 @@ def test_a_link_generates_the_same_text_again(page, open_playground, gateway):
     assert page.text() == text
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"stop": "e"}, {"model": "rnn", "seed": "5"}, {"pattern": "regex", "regex": "([a-z]{1,9}! )+"}],
+    ids=["stop", "end", "pattern"],
+)
+def test_a_link_continues_the_same_text_after_the_same_end(page, open_playground, gateway, values):
+    """A stop string and an EOS token are no tokens of the text, and Max tokens limits how a match ends."""
+    page.write("It was", **{**FIELDS, **values})
+    first = page.text()
+    page.click("#continue")
+    page.wait_for("Done.")
+    text = page.text()
+    assert len(text) > len(first)
+    page.click("#code")
+    assert page.page.is_visible("#code-help"), "one request would return another text"
+    page.page.wait_for_timeout(300)
+    again = open_playground(gateway, "#" + page.page.url.partition("#")[2])
+    again.wait_for("Done.")
+    assert again.text() == text
+
+
 def test_the_seed_of_a_text_can_be_reused(page):
     text = page.write("the ", **{**FIELDS, "seed": ""})
     button = page.page.get_by_role("button", name="Reuse seed")

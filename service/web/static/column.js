@@ -92,9 +92,12 @@ export class Column {
     return this.canContinue ? recipeOf(this.#shown) : undefined;
   }
 
-  // Whether one request returns the whole shown text: it has no branch, and does not continue after an end.
+  // Whether one request returns the whole shown text: it has no branch, and does not continue after an end or, as Max
+  // tokens limits how a match ends, with a pattern.
   get isOneRequest() {
-    return !this.#shown?.tokens.some(({ branched, isEnd }, i, all) => branched || (isEnd && i < all.length - 1));
+    const { tokens = [], origins = [] } = this.#shown ?? {};
+    const isContinuedMatch = origins.length > 1 && origins.some(({ fields }) => fields.structured_outputs);
+    return !isContinuedMatch && !tokens.some(({ branched, isEnd }, i, all) => branched || (isEnd && i < all.length - 1));
   }
 
   // The body of the request for a prompt, with the shown text's seed, and its length if it was continued, so that the
@@ -175,9 +178,9 @@ export class Column {
 
   // Regenerates the text of a link: the first request, then its branches and continuations.
   async replay(prompt, recipe, signal, requests) {
-    for (const [i, { at, text, same, seed, num_tokens: count }] of recipe.entries()) {
-      // The text before a branch is the beginning of a match.
-      const fields = { max_tokens: count, ...(i < recipe.length - 1 && { complete_within_max_tokens: false }) };
+    for (const [i, { at, text, same, seed, num_tokens: count, ended }] of recipe.entries()) {
+      // Other text is the beginning of a match.
+      const fields = { max_tokens: count, ...(!ended && { complete_within_max_tokens: false }) };
       if (i === 0) await this.generate(prompt, signal, requests.stream, { seed, ...fields });
       else if (at === undefined) await this.continue(signal, requests, fields);
       else await this.branch(at, { text, same, seed, alternatives: {} }, signal, requests, fields);
@@ -262,6 +265,7 @@ export class Column {
         for (const choice of chunk.choices) {
           this.#text.add(tokensOf(choice));
           reason = choice.finish_reason ?? reason;
+          origin.ended = reason !== null;
           this.#shown.state = choice.state ?? this.#shown.state;
         }
         this.#count(before, began, origin, reason ? `finish reason: ${reason}` : "generating");
@@ -346,11 +350,16 @@ function begun(prompt, generated, from, at = null) {
   return { prompt, generated, origins: [], state: null, tokens: [], from, at };
 }
 
-// The recipe of a text for `replay`; undefined before its first response.
+// The recipe of a text for `replay`; undefined before its first response. A request that `ended`, neither stopped nor cut
+// by a branch, has its own limit of tokens: it ends there again, as at a stop string or an EOS token.
 function recipeOf({ origins, tokens }) {
   if (origins[0]?.seed === undefined) return undefined;
-  const ends = [...origins.slice(1).map(({ count, token }) => (token ? count - 1 : count)), tokens.length];
-  return origins.map(({ count, seed, token }, i) => ({ seed, num_tokens: Math.max(0, ends[i] - count), ...(token && { at: count - 1, text: token.text, same: token.same }) }));
+  return origins.map(({ count, seed, token, fields, ended }, i) => {
+    const next = origins[i + 1] ?? { count: tokens.length };
+    const isWhole = ended && !next.token && fields.complete_within_max_tokens !== false;
+    const numTokens = isWhole ? fields.max_tokens : Math.max(0, next.count - Number(Boolean(next.token)) - count);
+    return { seed, num_tokens: numTokens, ...(isWhole && { ended }), ...(token && { at: count - 1, text: token.text, same: token.same }) };
+  });
 }
 
 function numTokens(count) {
