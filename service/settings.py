@@ -325,6 +325,12 @@ class Settings(BaseSettings):
     def client_host(self) -> str:
         return (self.published_host or self.host).strip("[]")
 
+    def metrics_port_beside(self, port: int) -> int:
+        """Return the port of /metrics: as configured, else the gateway's `port` + 1, or any free one if 0 is set."""
+        if self.metrics_port is not None:
+            return self.metrics_port
+        return 0 if self.port == 0 or port == 65535 else port + 1
+
     @property
     def addresses(self) -> list[str]:
         return list(dict.fromkeys(address.strip() for address in self.backends.split(",")))

@@ -100,17 +100,27 @@ def _ports(settings: Settings) -> Iterator[Finding]:
     try:
         listen(settings.host, settings.port).close()
         yield Finding(f"port {settings.port}", "free")
+        yield _metrics_port(settings)
     except OSError as error:
         if is_ready(settings.host, settings.port):
             yield Finding(f"port {settings.port}", "in use by a gateway that is ready")
         else:
-            hint = "choose another: SOSTENUTO_PORT, or `sostenuto serve --port`"
+            hint = "choose another: SOSTENUTO_HOST and SOSTENUTO_PORT, or options of `sostenuto serve`"
             yield Finding(f"port {settings.port}", str(error), hint)
     try:
         listen("127.0.0.1", MODEL_SERVER_PORT).close()
         yield Finding(f"port {MODEL_SERVER_PORT}", "free")
     except OSError:
         yield Finding(f"port {MODEL_SERVER_PORT}", "in use, as by TensorFlow Serving; `serve` picks another one")
+
+
+def _metrics_port(settings: Settings) -> Finding:
+    port = settings.metrics_port_beside(settings.port)
+    try:
+        listen(settings.metrics_host, port).close()
+    except OSError as error:
+        return Finding(f"port {port}", str(error), "choose another for /metrics: SOSTENUTO_METRICS_PORT")
+    return Finding(f"port {port}", "free, for /metrics")
 
 
 class _Errors(RepeatedErrors):

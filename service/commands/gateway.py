@@ -27,8 +27,6 @@ from service.training import check_training
 
 log = logging.getLogger(__name__)
 
-MAX_PORT = 65535
-
 # Threads for requests that are refused at once, and for endpoints such as /healthz.
 SPARE_THREADS = 32
 # Connections that the kernel queues until they are accepted; clients hang while it is full.
@@ -122,13 +120,6 @@ def _close(server: object, worker: Any) -> None:  # noqa: ARG001 - gunicorn chec
     getattr(getattr(worker, "wsgi", None), "close", lambda: None)()
 
 
-def metrics_port(settings: Settings, port: int) -> int:
-    """Return the port of /metrics: as configured, else the gateway's port + 1, or any free one if that port was 0."""
-    if settings.metrics_port is not None:
-        return settings.metrics_port
-    return 0 if settings.port == 0 or port == MAX_PORT else port + 1
-
-
 def return_freed_memory() -> None:
     """Make the C library return freed memory to the system, here and in forked processes.
 
@@ -154,7 +145,7 @@ def serve(settings: Settings) -> int:
     try:
         listener = listen(settings.host, settings.port, BACKLOG)
         port = listener.getsockname()[1]
-        metrics_socket = listen(settings.metrics_host, metrics_port(settings, port))
+        metrics_socket = listen(settings.metrics_host, settings.metrics_port_beside(port))
     except OSError as error:
         raise ConfigurationError(str(error)) from error
     for path in filter(None, (settings.keys_file, settings.state_key_file)):

@@ -1,7 +1,6 @@
 """Listening sockets, and the host names that a request's Host header may have."""
 
 import ipaddress
-import os
 import socket
 from collections.abc import Collection
 
@@ -14,8 +13,8 @@ def listen(host: str, port: int, backlog: int | None = None) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=backlog)
     except OSError as error:
-        # Name resolution has its own error numbers; the messages of other errors repeat the address.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        # Python appends the address to the system's message.
+        reason = str(error.strerror).partition(" (while ")[0]
         raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
 

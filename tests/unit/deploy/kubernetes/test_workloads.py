@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 from contract.signatures import MODELS_CONFIG
 from export.cli import train
 from export.config import RECIPES
-from service.commands.gateway import AFTER_DRAIN_S, metrics_port
+from service.commands.gateway import AFTER_DRAIN_S
 from service.observability.metrics import Metrics
 from service.scheduling.sequence import ModelVersion
 from sostenuto import __version__
@@ -82,7 +82,7 @@ def test_environment_variables_of_the_gateway_are_valid_settings(objects, gatewa
 
 def test_the_gateway_declares_the_ports_on_which_it_listens(objects, gateway_settings):
     template = templates(objects)["gateway"]
-    expected = {"http": gateway_settings.port, "metrics": metrics_port(gateway_settings, gateway_settings.port)}
+    expected = {"http": gateway_settings.port, "metrics": gateway_settings.metrics_port_beside(gateway_settings.port)}
     assert ports_of(template) == expected
     assert template["metadata"]["annotations"]["prometheus.io/port"] == str(expected["metrics"])
     assert template["metadata"]["annotations"]["prometheus.io/path"] == "/metrics"

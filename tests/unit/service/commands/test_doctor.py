@@ -20,6 +20,7 @@ def run(monkeypatch, two_versions):
     """Run the command beside a repository with two versions of a model; return its exit code and its lines."""
     monkeypatch.setenv("SOSTENUTO_MODELS_DIR", str(two_versions))
     monkeypatch.setenv("SOSTENUTO_PORT", str(free_port()))
+    monkeypatch.setenv("SOSTENUTO_METRICS_PORT", str(free_port()))
     for version in (1, 2):
         (two_versions / f"demo/{version}/saved_model.pb").touch()
     text = (two_versions / "models.config").read_text()
@@ -101,6 +102,15 @@ def test_a_port_in_use_is_a_problem_unless_a_gateway_is_ready_there(run, monkeyp
     assert "SOSTENUTO_PORT" in wrong(lines)[f"port {line.split()[2]}"]
     assert code_of_gateway == 0
     assert any("in use by a gateway that is ready" in line for line in lines_of_gateway)
+
+
+def test_a_port_of_metrics_in_use_is_a_problem(run, monkeypatch):
+    """The gateway would not start."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("SOSTENUTO_METRICS_PORT", str(port))
+        code, lines = run()
+    assert (code, "SOSTENUTO_METRICS_PORT" in wrong(lines)[f"port {port}"]) == (1, True)
 
 
 def test_unknown_and_invalid_settings_are_problems(run, monkeypatch):

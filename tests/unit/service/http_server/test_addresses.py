@@ -1,8 +1,8 @@
-"""Which `Host` headers are allowed."""
+"""Which `Host` headers are allowed, and the errors of listening sockets."""
 
 import pytest
 
-from service.http_server.addresses import is_allowed_host
+from service.http_server.addresses import is_allowed_host, listen
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,8 @@ def test_additional_names_are_allowed():
     assert is_allowed_host("MY.example.", names)
     assert not is_allowed_host("sub.my.example", names)
     assert is_allowed_host("evil.example", ["*"])
+
+
+def test_a_host_without_an_address_is_named_with_the_resolvers_message():
+    with pytest.raises(OSError, match=r"^cannot listen on no\.such\.host\.invalid:8000: [^()]*[Nn]ame [^()]*$"):
+        listen("no.such.host.invalid", 8000)
