@@ -143,7 +143,7 @@ def _check(
     if several and resume:
         raise click.UsageError("--resume is for a single completion: omit it, or -n, --top-texts and --beam-search")
     if several and save_state is not None:
-        raise click.UsageError("--save-state is for a single completion: omit -n")
+        raise click.UsageError("--save-state is for a single completion: omit -n, --top-texts and --beam-search")
     if logprobs is not None and not as_json:
         raise click.UsageError("--logprobs needs --json")
 

@@ -123,6 +123,7 @@ WRONG_USAGE = {
     "generate a --json-schema {'type':1}": "--json-schema is not JSON: Expecting property name",
     "generate a --json-schema /nope/x": "cannot read /nope/x: No such file",
     "generate a --json-schema /dev/null": "/dev/null is not JSON",
+    "generate a --top-texts 2 --save-state x": "--save-state is for a single completion: omit -n, --top-texts and",
     "score a --text b": "FILE and --text exclude each other",
     "score --held-out x": "--held-out and --false-positive-rate need each other",
     "score -o x": "--output needs --csv or --json",
