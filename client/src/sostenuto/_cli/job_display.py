@@ -42,9 +42,11 @@ def follow(job: Job) -> None:
 
 
 def command(*words: str) -> str:
-    """Return a command line of this program for the same server."""
-    base_url = given_options().get("base_url")
-    return shlex.join(["sostenuto", *words, *([] if base_url is None else ["--base-url", base_url])])
+    """Return a command line of this program for the same server and with the same API key."""
+    options = given_options()
+    given = [name for name in ("base_url", "api_key_file") if name in options]
+    server = [word for name in given for word in (f"--{name.replace('_', '-')}", str(options[name]))]
+    return shlex.join(["sostenuto", *words, *server])
 
 
 class JobDisplay(AbstractContextManager["JobDisplay"]):

@@ -1,6 +1,7 @@
 """`sostenuto train --server` and `sostenuto jobs`: progress, the next command, and what Ctrl-C leaves."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -306,3 +307,11 @@ def test_an_action_says_what_becomes_of_the_job(sostenuto, server, action, befor
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (99.6, "1:40"), (3700, "1:01:40")])
 def test_durations_are_clock_times(seconds, text):
     assert clock(seconds) == text
+
+
+def test_the_command_that_follows_has_the_same_key(sostenuto, server, tmp_path):
+    (tmp_path / "my key").write_text("secret")
+    server.script = [answer_json(JOB), answer_json({**JOB, "status": "paused"})]
+    options = ("--base-url", server.url, "--api-key-file", str(tmp_path / "my key"))
+    shown = sostenuto("jobs", "pause", "ftjob-1", *options)
+    assert shown.stdout.endswith(f"\n  {shlex.join(['sostenuto', 'jobs', 'resume', 'ftjob-1', *options])}\n")
