@@ -248,6 +248,19 @@ def test_undo_restores_the_text_that_a_branch_replaced(page, open_playground, ga
     assert undo.is_hidden()
 
 
+def test_a_special_token_is_no_branch(page):
+    """Its name would be read as text."""
+    text = page.write("It was", **{**FIELDS, "model": "rnn", "seed": "1"})
+    row = page.page.locator("#token tbody tr:has(th:text-matches('<(end|unk|pad)>'))").first
+    for position in range(30):
+        page_rows(page, position)
+        if row.count():
+            break
+    row.locator("button").click()
+    assert "is a token without text" in page.wait_for_notice("Cannot branch here")
+    assert page.text() == text
+
+
 def test_a_branch_is_not_tried_again_in_another_text(page):
     page.write("the ", **FIELDS)
     page_rows(page, 40)

@@ -15,12 +15,21 @@ export async function branchBody(origin, texts, token, fields, { model, promptFi
   const pattern = constraint(origin.fields);
   const seed = { seed: token.seed ?? newSeed() };
   const replay = (replayed) => replayTokens(origin, replayed, pattern && promptField, post);
-  if (!pattern || pattern !== constraint(fields)) return { body: { state: (await replay(texts)).state, [promptField]: token.text, ...seed }, isComplete: false };
+  if (!pattern || pattern !== constraint(fields)) {
+    if (!token.same) await requireText(token.text, model, post);
+    return { body: { state: (await replay(texts)).state, [promptField]: token.text, ...seed }, isComplete: false };
+  }
   // A prompt after the resume token would begin another match: the token is generated instead.
   const choice = token.same
     ? await replay([...texts, token.text])
     : await generateToken(token.text, { ...origin.fields, state: (await replay(texts)).state }, model, post);
   return { body: { state: choice.state, ...seed }, isComplete: choice.finish_reason === "stop" };
+}
+
+// Refuses a special token, such as the EOS token: its name, as a prompt, would be read as text.
+async function requireText(text, model, post) {
+  const { tokens } = await post("tokenize", { model, prompt: text });
+  if (!(await post("detokenize", { model, tokens })).prompt) throw new Failure(`Cannot branch here: ${text} is a token without text.`);
 }
 
 // Returns the resume token after the tokens with these `texts`, for a text stopped before its own arrived.
