@@ -156,8 +156,8 @@ class Session:
         session = cls(client, _loaded(client, path), path)
         for sibling in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*{glob.escape(path.suffix)}")):
             name = sibling.name[len(path.stem) + 1 : len(sibling.name) - len(path.suffix)]
-            if _BRANCH.fullmatch(name) and name != MAIN:
-                with suppress(InvalidArgument):  # an unrelated file
+            if _BRANCH.fullmatch(name) and name != MAIN and sibling.is_file():
+                with suppress(InvalidArgument), failing_to(f"read {sibling}"):  # an unrelated file
                     session.branches[name] = client.load_conversation(sibling)
         return session
 

@@ -202,6 +202,7 @@ def test_branches_are_saved_beside_the_file(write, server, tmp_path):
     write("", given=("--file", str(tmp_path / "story[1].main.json")))
     for name, content in (("notes of mine", b"mine"), ("notes", b"[1]"), ("text", b"\xff")):
         (tmp_path / f"story[1].{name}.json").write_bytes(content)
+    (tmp_path / "story[1].directory.json").mkdir()
     shown = write("/text", "/branches", "", "/switch dark", "/text", given=("--file", str(path)))
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert shown.stdout == "1* main: 1 turns, 1 characters\n  dark: 2 turns, 2 characters\n312"
