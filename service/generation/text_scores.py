@@ -29,6 +29,8 @@ class ScoreProcessor:
         """Refuse a body that does not suit the request's model; its prompts are encoded before `lay_out`."""
         model, card, special = request.model, request.model.card, request.model.tokenizer.special
         self.request, self.body, self._resume_tokens = request, body, resume_tokens
+        # First: labels that the model lacks would also be a reason for `whole`.
+        opening = encode_labels(body.labels, model)
         is_record = card.held_out_scores is not None and card.held_out_scores.kind == "documents"
         self.is_whole = is_record or bool(body.labels) if body.whole is None else body.whole
         name = repr(model.ref.name)
@@ -39,7 +41,7 @@ class ScoreProcessor:
         rule = f"be absent {'with carry_state' if body.carry_state else 'without whole'}"
         require(not body.labels or (self.is_whole and not body.carry_state), "labels", rule)
         # Tokens before a whole text, int32 (tokens,), and after it, (1,); both (0,) if texts are not whole.
-        self.start = encode_labels(body.labels, model) if self.is_whole else NO_IDS
+        self.start = opening if self.is_whole else NO_IDS
         self.end = np.array([special.end] if self.is_whole else [], np.int32)
         # The labels of joined texts, which the model reads after the end of each but the last, int32 (columns,).
         before = request.checkpoint

@@ -214,6 +214,7 @@ def test_texts_are_whole_by_default_for_models_of_short_documents(service, set_h
         ({"given": ["a" * 900] * 3, "carry_state": True}, "input", "1000 tokens in all with carry_state, got 2700"),
         ({"given": "a" * 1001}, "input", "at most 1000 tokens, got 1001"),
         ({"given": [[1, 50]]}, "input", "token ids below 50, got 50"),
+        ({"model": "words", "labels": LATE, "whole": None}, "labels", "be absent: version 1 of model 'words'"),
         ({"model": "labelled", "labels": LATE, "whole": False}, "labels", "be absent without whole"),
         ({"model": "labelled", "labels": LATE, "carry_state": True}, "labels", "be absent with carry_state"),
     ],
