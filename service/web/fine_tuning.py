@@ -117,6 +117,8 @@ def _settings(body: FineTuningRequest, model: str, base: GeneratorCard | None, l
         config = check_settings(model, settings, base)
     except ConfigError as error:
         raise InvalidRequest(f"settings: {error}", param="settings") from error
+    # The exporter's command line does not take 64.0 for an integer, or "yes" for a flag.
+    settings = {name: getattr(config, name) for name in settings}
     if hyperparameters.learning_rate_multiplier != "auto":
         settings["learning_rate"] = min(1.0, config.learning_rate * hyperparameters.learning_rate_multiplier)
     _require_limits(config, settings, limits)

@@ -67,6 +67,15 @@ def test_a_time_limit_also_holds_with_a_number_of_epochs(ask, job):
     assert (created["settings"]["epochs"], created["settings"]["max_minutes"]) == (2, 1)
 
 
+def test_settings_have_the_types_of_the_exporters_options(ask, job):
+    """Otherwise the job would be accepted, and fail when its trainer starts the exporter."""
+    given = {"units": 64.0, "tie_embeddings": "yes", "dropout": "0.5", "token_regex": "fields", "seed": "7"}
+    created = ask("POST", "/v1/fine_tuning/jobs", {**job, "settings": given})[1]
+    expected = {"units": 64, "tie_embeddings": True, "dropout": 0.5, "token_regex": ["fields"], "seed": 7}
+    assert json.dumps({name: created["settings"][name] for name in given}) == json.dumps(expected)
+    assert created["seed"] == 7
+
+
 def test_a_job_with_a_backward_base_has_its_direction(gateway, ask, job, monkeypatch):
     """Clients show its samples in reading order."""
     monkeypatch.setattr(gateway.services, "model_registry", Models())
