@@ -267,7 +267,8 @@ def sample(asked: Any, config: TrainConfig, names: tuple[str, ...]) -> dict[str,
 
 
 def _sample_size(asked: Any, name: str, size: int, step: int) -> int:
-    sampled = asked.suggest_int(name, max(1, size // 2), 2 * size, log=True)
+    _, maximum = TrainConfig.model_fields[name].metadata
+    sampled = asked.suggest_int(name, max(1, size // 2), min(2 * size, maximum.le), log=True)
     return max(step, round(sampled / step) * step)
 
 

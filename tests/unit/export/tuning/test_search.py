@@ -116,6 +116,14 @@ def test_connections_of_a_file_of_settings_need_two_layers(connections, least):
     assert search.sample(asked, config, ("layers",)) == {"layers": least}
 
 
+def test_sampled_sizes_are_within_the_limits_of_the_settings():
+    """Otherwise trials would fail, and three in a row end the search."""
+    sizes = {"units": 8192, "batch_size": 4096, "sequence_length": 100_000}
+    asked = SimpleNamespace(suggest_int=lambda _name, _low, high, **_: high)
+    config = load_config(None, {"corpus": "book.txt", **sizes})
+    assert search.sample(asked, config, tuple(sizes)) == sizes
+
+
 def test_the_other_recipes_have_dropout_by_the_length_of_the_text():
     """As `train` gives it to them."""
     with Path("book.txt").open("wb") as file:
