@@ -29,6 +29,10 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and exit with its code."""
+        for name in ("stdout", "stderr"):
+            # A stream that is closed, as by >&-, is None; its descriptor would be given to the next file.
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
         for stream in (sys.stdout, sys.stderr):
             # A sample may have any character of the corpus. A terminal that cannot encode it must not end the training.
             if isinstance(stream, io.TextIOWrapper):

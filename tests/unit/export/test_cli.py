@@ -651,6 +651,14 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
 
 
 @pytest.mark.usefixtures("computes")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_standard_streams_cause_no_traceback(tmp_path, closed):
+    (tmp_path / "book.txt").write_text("a text\n" * 9)
+    shell = f"{sys.executable} -m export vocabulary {tmp_path}/book.txt {closed}"
+    outcome = subprocess.run(shell, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
     command = [sys.executable, "-m", "export", "train", "--name", "m", "book.txt", *SMALL, "--epochs", "40"]
     command.append("--tensorboard")
