@@ -4,6 +4,7 @@ import errno
 import getpass
 import json
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,8 +49,14 @@ def record_action(action: str, actor: str, **details: object) -> None:
 
 
 def record_command(action: str, **details: object) -> None:
-    """Append what a command of this machine's user did, as `record_action`."""
-    record_action(action, current_user(), **details)
+    """Append what a command of this machine's user did, as `record_action`; print an error if that cannot be written.
+
+    The action is done: after a failed command its user would repeat it, and publish twice or undo a rollback.
+    """
+    try:
+        record_action(action, current_user(), **details)
+    except OSError as error:
+        print(f"error: {action}: done, but the audit log cannot be written: {error}", file=sys.stderr)
 
 
 def current_user() -> str:

@@ -52,6 +52,15 @@ def test_rollback_swaps_stable_and_previous(models_dir, capsys):
     assert run(capsys, "rollback", "m") == (0, "m: stable is now version 4 (was 1)\n")
 
 
+def test_a_command_is_done_if_the_audit_log_cannot_be_written(models_dir, capsys, monkeypatch):
+    """After an error its user would repeat it, and a second rollback undoes the first."""
+    monkeypatch.setenv("SOSTENUTO_AUDIT_FILE", str(models_dir))
+    assert main(["rollback", "m"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "m: stable is now version 3 (was 4)\n"
+    assert "error: rollback: done, but the audit log cannot be written: [Errno 21] Is a directory" in err
+
+
 def test_a_canary_changes_neither_stable_nor_previous(models_dir, capsys):
     run(capsys, "promote", "m:2")
     assert run(capsys, "promote", "m:1", "--label", "canary") == (0, "m: canary is now version 1\n")
