@@ -103,7 +103,7 @@ def lay_out(upload: Path, filename: str, directory: Path) -> str:
     try:
         with _ArchiveFile(upload) as file, zipfile.ZipFile(file) as archive:
             _unpack(archive, draft)
-    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise InvalidUpload(f"{filename}: the archive cannot be unpacked ({error})") from error
     draft.rename(target)
     return name

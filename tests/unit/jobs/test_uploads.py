@@ -144,6 +144,16 @@ def test_a_damaged_archive_is_an_invalid_upload(uploads, tmp_path):
             lay_out(uploads.path("file-1"), "a.zip", tmp_path / f"text{number}")
 
 
+def test_a_file_without_a_name_in_an_archive_is_no_internal_error(uploads, tmp_path):
+    """Python 3.11 raises IndexError for it."""
+    content = bytearray(archive(uploads, a=b"text").read_bytes())
+    # In its entry of the directory, the name becomes an extra field.
+    struct.pack_into("<2H", content, content.index(b"PK\1\2") + 28, 0, 1)
+    uploads.write("file-1", io.BytesIO(content))
+    with suppress(InvalidUpload):
+        lay_out(uploads.path("file-1"), "a.zip", tmp_path / "text")
+
+
 def test_files_of_interrupted_uploads_are_removed(uploads):
     for name in ("file-1", "file-2"):
         uploads.write(name, io.BytesIO(b"x"))
