@@ -139,8 +139,10 @@ def _build(document: Mapping[str, Any]) -> "Library":
         )
     try:
         return Tokenizer.from_str(json.dumps(document))
-    except Exception as error:
-        # The library raises nothing narrower.
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library raises nothing narrower, and a panic of Rust is no `Exception`.
         raise TokenizerError(f"Hugging Face's library cannot read it: {error}") from error
 
 

@@ -191,6 +191,13 @@ def test_an_unsupported_file_is_rejected_when_it_is_read(damage):
         ImportedTokenizer(document)
 
 
+def test_a_merge_of_tokens_that_the_vocabulary_has_lost_is_an_error():
+    """The library panics, which is no `Exception`."""
+    model = {"type": "BPE", "vocab": {"<unk>": 0, "sat": 1}, "merges": [["<unk>", "sat"]]}
+    with pytest.raises(TokenizerError, match="library cannot read it"):
+        ImportedTokenizer({"version": "1.0", "added_tokens": [], "model": model})
+
+
 def test_a_word_suffix_in_the_middle_of_a_token_is_rejected():
     document = json.loads(MADE["pairs with suffix"].to_str())
     document["model"]["vocab"]["a</w>b"] = len(document["model"]["vocab"])
