@@ -34,7 +34,7 @@ _FILES = {
     "generator.json": "the card: these facts as JSON",
     "tokenizer.json": "the tokenizer, in the format of Hugging Face's `tokenizers`",
     "model.keras": "the Keras model",
-    "history.json": "loss, perplexity, accuracy, logit scale, tokens and seconds of each epoch",
+    "history.json": "loss, perplexity, accuracy and logit scale of each epoch, and the tokens and seconds so far",
     "history.png": "the plot above",
     "vectors.tsv": "the embedding, for https://projector.tensorflow.org",
     "metadata.tsv": "the token of each of its vectors",
