@@ -102,6 +102,8 @@ def publish(
             write_artifacts(draft, card, tokenizer, exportable.vectors, history or Progress())
             check_saved_model(draft, exportable, len(tokenizer.tokens))
             sync_tree(draft)
+            # Before the version is visible: it could not be listed in a damaged file.
+            read_entries(Path(models_dir))
             version_dir = _rename_to_next_version(draft, home)
         sync_directory(home)
         add_to_models_config(Path(models_dir), name)

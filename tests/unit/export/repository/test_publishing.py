@@ -220,6 +220,16 @@ def test_a_failure_leaves_no_version_and_no_draft(model, models_dir, monkeypatch
     assert not (models_dir / "models.config").exists()
 
 
+@pytest.mark.usefixtures("without_graph")
+def test_nothing_is_published_beside_a_damaged_models_config(model, models_dir):
+    """Otherwise the version would not be listed, and publishing again would make a second one."""
+    models_dir.mkdir()
+    (models_dir / "models.config").write_text("model_config_list {")
+    with pytest.raises(PublishError, match=r"models\.config: "):
+        publish(model, TOKENIZER, "m", models_dir)
+    assert list((models_dir / "m").iterdir()) == []
+
+
 def test_a_models_directory_that_cannot_be_created_is_named(model, tmp_path):
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(PublishError, match=r"models/m: "):
