@@ -119,10 +119,10 @@ class Trainer:
         return fraction >= 1 or 0 < patience <= epochs_without_improvement
 
     def _fraction(self, progress: Progress, started: float, updates: int) -> float:
-        """Return the fraction of the run done, by updates or by time, whichever is greater."""
+        """Return the fraction of the run done, by updates or by time, whichever is greater; 1 beyond its end."""
         epochs, minutes = self.config.max_epochs, self.config.max_minutes
         by_epochs = (progress.epochs + updates / self.dataset.train.num_batches) / epochs if epochs else 0.0
-        return max(by_epochs, (time.monotonic() - started) / (60 * minutes) if minutes else 0.0)
+        return min(1.0, max(by_epochs, (time.monotonic() - started) / (60 * minutes) if minutes else 0.0))
 
     def _train_epoch(self, progress: Progress, started: float, displays: Sequence[Display]) -> tuple[float, int]:
         """Train for one epoch, or until the time limit, but on one batch at least.

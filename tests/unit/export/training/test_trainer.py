@@ -438,11 +438,12 @@ def test_training_ends_at_max_minutes_or_epochs_whichever_is_first(tmp_path):
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_run_makes_at_least_one_update(tmp_path):
-    trainer, folder = start_loop(tmp_path / "m", max_minutes=1e-6)
+@pytest.mark.parametrize("minutes", [1e-6, 1e-320], ids=["short", "denormal"])
+def test_a_run_makes_at_least_one_update(tmp_path, minutes):
+    trainer, folder = start_loop(tmp_path / "m", max_minutes=minutes)
     watcher = Watcher()
     progress = trainer.run(folder, [watcher])
-    assert (progress.epochs, len(watcher.losses)) == (1, 1)
+    assert (progress.epochs, watcher.fractions) == (1, [1.0])
     assert np.isfinite(progress.best.loss)
 
 
