@@ -332,9 +332,16 @@ class Dataset:
         return dataset
 
     @cached_property
+    def target_counts(self) -> np.ndarray:
+        """Frequency of each token in the training split, int64 (vocab,), without labels."""
+        return self._count_targets(self.train.ids)
+
+    @cached_property
     def _validation_counts(self) -> np.ndarray:
-        """Frequency of each token in the validation split, int64 (vocab,), without labels."""
-        counts = count_tokens(self.validation.ids if self.validation else np.empty(0, np.uint8), len(self.tokenizer))
+        return self._count_targets(self.validation.ids if self.validation else np.empty(0, np.uint8))
+
+    def _count_targets(self, token_ids: np.ndarray) -> np.ndarray:
+        counts = count_tokens(token_ids, len(self.tokenizer))
         counts[list(self.tokenizer.special.labels)] = 0
         return counts
 

@@ -13,6 +13,7 @@ from export.errors import UnsupportedModel
 from export.graphs.network import read_graph, read_network
 from export.imported.model import load_keras
 from export.training.base_version import BaseVersion
+from export.training.dataset import Dataset
 from export.training.embeddings import read_embedding
 from export.training.model import TIED_RANGE, build_model
 
@@ -20,7 +21,7 @@ from export.training.model import TIED_RANGE, build_model
 Weights = list[np.ndarray]
 
 
-def initial_weights(config: TrainConfig, tokenizer: Tokenizer, base: BaseVersion | None) -> Weights | None:
+def initial_weights(config: TrainConfig, dataset: Dataset, base: BaseVersion | None) -> Weights | None:
     """Return the initial weights of the model of `build_model`; None to keep its own.
 
     Raises:
@@ -29,7 +30,8 @@ def initial_weights(config: TrainConfig, tokenizer: Tokenizer, base: BaseVersion
     """
     if base is None and config.embedding_init is None:
         return None
-    model = build_model(config, len(tokenizer.tokens))
+    tokenizer = dataset.tokenizer
+    model = build_model(config, len(tokenizer.tokens), dataset.target_counts)
     if base is not None:
         _assign(model, base, tokenizer, config)
     elif config.embedding_init is not None:

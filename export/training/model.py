@@ -22,10 +22,10 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-# Initial values of an embedding are uniform up to this: their standard deviation is 1. With 0.03, as in Keras, a model
-# of words ended with a loss of 3.499, not 3.424 (`benchmarks/HISTORY.md`), and three epochs of 250,000 characters with
-# 1.959, not 1.716.
-EMBEDDING_RANGE = 3**0.5
+# Initial values of an embedding are uniform up to this: their standard deviation is 0.3. Rare tokens keep much of them:
+# with 1, 13 epochs of words ended with a loss of 3.240, not 3.15, and Chinese verse with 4.68, not 4.59. With 0.03, as
+# in Keras, the first epochs are slower (`benchmarks/HISTORY.md`).
+EMBEDDING_RANGE = 0.3 * 3**0.5
 # For a tied embedding, which is also the output layer: its first logits must not be large.
 TIED_RANGE = 0.05
 # With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which treats
@@ -44,10 +44,12 @@ _ONE_MASK = (None, 1, None)
 _LOGITS, _PROJECTION = "logits", "projection"
 
 
-def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
+def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray | None = None) -> keras.Model:
     """Build an untrained model that maps token ids int32 (batch, T) to logits float32 (batch, T, V).
 
-    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token.
+    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token. With the frequencies of
+    tokens, int (V,), the biases of the output layer start from their logarithms instead of zero, so that no update is
+    needed to learn which tokens are rare.
     """
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
@@ -78,7 +80,11 @@ def build_model(config: TrainConfig, vocab_size: int) -> keras.Model:
         if x.shape[-1] != config.embedding:
             x = keras.layers.Dense(config.embedding, use_bias=False, name=_PROJECTION)(x)
         logits = embedding(x, reverse=True)
-    return keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
+    model = keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
+    if target_counts is not None and not config.tie_embeddings:
+        log_counts = np.log(target_counts + 1.0)
+        model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
+    return model
 
 
 def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -123,7 +123,7 @@ class TrainingRun:
         self, dataset: Dataset, weights: Weights | None, writer: SampleWriter, raise_if_interrupted: Check
     ) -> Progress:
         with self.devices.strategy.scope():
-            model = build_model(self.config, len(self.tokenizer.tokens))
+            model = build_model(self.config, len(self.tokenizer.tokens), dataset.target_counts)
         if weights is not None:
             model.set_weights(weights)
         before = self.folder.progress()
@@ -279,7 +279,7 @@ def train(
     columns = learn_columns(head, base.card.label_columns if base else ())
     tokenizer = train_tokenizer(config, head, columns) if base is None else base.extended_tokenizer(head, columns)
     dataset = _lay_out(config, head, tail, tokenizer, columns)
-    weights, lineage = initial_weights(config, tokenizer, base), base.lineage(tokenizer) if base else None
+    weights, lineage = initial_weights(config, dataset, base), base.lineage(tokenizer) if base else None
     description, folder = dataset.describe(corpus), RunFolder(runs_dir / config.name)
     with folder.locked() if devices.is_chief else contextlib.nullcontext():
         # Only after all checks: a failing command must not replace the previous run.

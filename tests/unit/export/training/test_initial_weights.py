@@ -9,6 +9,7 @@ from export.config import load_config
 from export.corpora.corpus import Corpus
 from export.errors import UnsupportedModel
 from export.training.base_version import BaseVersion
+from export.training.dataset import Dataset
 from export.training.initial_weights import initial_weights
 from export.training.model import build_model
 from tests.unit.export.repository.stored import store
@@ -28,9 +29,10 @@ def go_on(models_dir, text, *, documents=False):
     """Return the tokenizer of the base, that of a model that is fine-tuned from it, and this model."""
     base = BaseVersion.find("base", models_dir)
     config = base.complete(load_config(None, {"name": "new", "corpus": "c", "from": "base"}))
-    tokenizer = base.extended_tokenizer(Corpus.of("c", [text], ends=documents))
+    corpus = Corpus.of("c", [text], ends=documents)
+    tokenizer = base.extended_tokenizer(corpus)
     model = build_model(config, len(tokenizer.tokens))
-    model.set_weights(initial_weights(config, tokenizer, base))
+    model.set_weights(initial_weights(config, Dataset.lay_out(corpus, None, tokenizer, config), base))
     return base.tokenizer, tokenizer, model
 
 
@@ -141,6 +143,14 @@ def test_kernels_start_with_twice_glorots_values_in_an_lstm(cell, gain):
         # A uniform distribution of this variance; the maximum of thousands of values is close to its limit.
         limit = gain * (6 / sum(kernel.shape)) ** 0.5
         assert np.abs(kernel).max() == pytest.approx(limit, rel=0.01)
+
+
+def test_the_first_probabilities_are_the_frequencies_of_the_training_split():
+    config = load_config(None, {"name": "new", "corpus": "c", "units": 8})
+    counts = np.array([0, 9, 89, 899])
+    model = build_model(config, 4, counts)
+    bias = model.get_layer("logits").bias.numpy()
+    assert np.allclose(np.exp(bias) / np.exp(bias).sum(), (counts + 1) / 1001)
 
 
 def test_the_gates_of_an_lstm_start_half_open():
