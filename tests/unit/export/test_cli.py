@@ -660,7 +660,6 @@ def test_a_character_that_the_terminal_cannot_encode_is_replaced(monkeypatch):
     assert "1 ? lstm" in Path("out.txt").read_text()
 
 
-@pytest.mark.usefixtures("computes")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_closed_standard_streams_cause_no_traceback(tmp_path, closed):
     (tmp_path / "book.txt").write_text("a text\n" * 9)
@@ -669,6 +668,7 @@ def test_closed_standard_streams_cause_no_traceback(tmp_path, closed):
     assert (outcome.returncode, outcome.stderr) == (0, "")
 
 
+@pytest.mark.usefixtures("computes")
 def test_an_interrupted_training_can_be_published_and_resumed(published, capsys):
     command = [sys.executable, "-m", "export", "train", "--name", "m", "book.txt", *SMALL, "--epochs", "40"]
     command.append("--tensorboard")
