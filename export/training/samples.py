@@ -151,8 +151,10 @@ class SampleWriter:
         if self._generator is None:
             self._generator = fresh
             specs = input_specs(fresh.network.state_size, fresh.network.output_size, fresh.network.vocab_size)
-            self._prefill_signature = tf.function(fresh.prefill).get_concrete_function(**specs[signatures.PREFILL])
-            self._decode_signature = tf.function(fresh.decode).get_concrete_function(**specs[signatures.DECODE])
+            self._prefill_signature, self._decode_signature = (
+                tf.function(function, autograph=False).get_concrete_function(**specs[name])
+                for name, function in ((signatures.PREFILL, fresh.prefill), (signatures.DECODE, fresh.decode))
+            )
         else:
             for variable, value in zip(self._generator.variables, fresh.variables, strict=True):
                 variable.assign(value)
