@@ -180,8 +180,6 @@ def train(
     The recipe sets all other settings. The defaults below apply to those that neither it nor an option sets.
     """
     given = _given(**settings)
-    if config is None and "epochs" in given:
-        given.setdefault("max_minutes", None)
     default = FINE_TUNING_RECIPE if "from" in given else recipe_for(given.get("max_minutes") or 0)
     train_config = load_config(recipe_path(config) if config else RECIPES[default], given)
     pattern = "*" if if_empty else train_config.name

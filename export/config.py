@@ -197,7 +197,7 @@ class TrainConfig(
     epochs: int | None = _setting(
         Group.STOPPING, None, ge=1, shown_default=f"{DEFAULT_EPOCHS} without --max-minutes, otherwise no limit"
     )
-    """maximum number of epochs; without --config it replaces the time limit"""
+    """maximum number of epochs; replaces the time limit of a recipe"""
     max_minutes: float | None = _setting(Group.STOPPING, None, gt=0, allow_inf_nan=False, shown_default="no limit")
     """time limit of the run, at which the learning rate schedule ends; with --epochs, the run ends at whichever limit
     comes first"""
@@ -339,7 +339,10 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if has_documents and path in RECIPES.values():
         # Recipes aim at the loss of one running text, but every document is generated from the zero state.
         values.pop("state_reset_probability", None)
-    if path in map(RECIPES.get, RECIPES_BY_MINUTES) and overrides.get("epochs") is None:
+    if path in RECIPES.values() and overrides.get("epochs") is not None:
+        # The caller's length of the run, instead of the recipe's.
+        values.pop("max_minutes", None)
+    elif path in map(RECIPES.get, RECIPES_BY_MINUTES):
         largest = _MAX_DROPOUT_FACTOR if path == RECIPES[DEFAULT_RECIPE] else 1.0
         values |= _dropout_for(values, overrides.get("corpus", "-"), largest)
     values |= overrides

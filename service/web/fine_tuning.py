@@ -108,8 +108,6 @@ def _settings(body: FineTuningRequest, model: str, base: GeneratorCard | None, l
         raise InvalidRequest("settings.validation and validation_file exclude each other: omit one", param="settings")
     settings.setdefault("seed", body.seed)
     if hyperparameters.n_epochs != "auto":
-        # Not the few minutes of the recipe.
-        settings.setdefault("max_minutes", limits.max_training_minutes)
         settings["epochs"] = hyperparameters.n_epochs
     if hyperparameters.batch_size != "auto":
         settings["batch_size"] = hyperparameters.batch_size

@@ -657,7 +657,7 @@ class Client(AbstractContextManager["Client"]):
             text: What to train on: a path; a directory, which is sent as a .zip archive; a text, which is a str with a
                 line break; bytes; a file that is open for reading; or what `upload` returned. The suffix `.jsonl` or
                 `.csv` means records with a field `text`, or `prompt` and `completion`.
-            minutes: float. Time limit. Default: the recipe's; the server's if `epochs` is given, but no `model`.
+            minutes: float. Time limit. Default: the recipe's; the server's if `epochs` is given.
             model: str. A recipe for a new model, or a served model to fine-tune. Default:
                 "characters-3-minutes".
             name: str. Name of the trained model. Default: that of the file. If it exists, this is its next version.
@@ -675,8 +675,6 @@ class Client(AbstractContextManager["Client"]):
         """
         if minutes is not None:
             settings["max_minutes"] = minutes
-        elif model is None and "epochs" in settings:
-            settings.setdefault("max_minutes", None)  # instead of the recipe's
         if isinstance(validation, (int, float)):
             settings["validation"], validation = validation, None
         options = {"suffix": name, "seed": seed, "settings": settings}

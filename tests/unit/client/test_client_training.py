@@ -51,16 +51,6 @@ def test_train_continues_from_a_model_and_validates_with_a_text(client, server, 
     assert (server.bodies[2]["training_file"], server.bodies[2]["validation_file"]) == ("file-1", "file-2")
 
 
-def test_epochs_replace_the_time_limit_of_the_default_recipe(client, server, book):
-    """A model that is named keeps its own: then the job ends at whichever limit comes first."""
-    server.script = [uploaded(), answer_json(JOB)] * 3
-    client.train(book, epochs=3)
-    client.train(book, epochs=3, minutes=2)
-    client.train(book, epochs=3, model="characters")
-    limits = [{"max_minutes": None}, {"max_minutes": 2}, {}]
-    assert [server.bodies[index]["settings"] for index in (1, 3, 5)] == [{"epochs": 3, **each} for each in limits]
-
-
 def test_an_uploaded_file_serves_several_jobs(client, server, book):
     server.script = [uploaded(), answer_json(JOB), answer_json(JOB)]
     file = client.upload(book)

@@ -191,15 +191,6 @@ def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minut
     assert f"recipe {recipe}, dropout {trained[0].dropout};" in capsys.readouterr().out
 
 
-def test_epochs_replace_the_time_limit_of_the_default_recipe_only(trained):
-    """A limit that was not asked for must not end the run before its last epoch."""
-    assert main(["train", "book.txt", "--epochs", "50"]) == 0
-    assert main(["train", "book.txt", "--epochs", "50", "--max-minutes", "9"]) == 0
-    assert main(["train", "book.txt", "--epochs", "50", "--config", "demo"]) == 0
-    assert [config.max_minutes for config in trained] == [None, 9, load_config(RECIPES["demo"], {}).max_minutes]
-    assert {config.epochs for config in trained} == {50}
-
-
 def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):
     """A file of one's own comes first; a name that is neither is an error."""
     assert main(["train", "--config", "demo"]) == 0

@@ -236,6 +236,16 @@ def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, ma
     assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_epochs_replace_the_time_limit_of_a_recipe(toml, recipe):
+    """A limit that was not asked for must not end the run before its last epoch; one in the user's own file was."""
+    given = {"corpus": "c", "epochs": 50}
+    assert load_config(RECIPES[recipe], given).max_minutes is None
+    assert load_config(RECIPES[recipe], {**given, "max_minutes": 9}).max_minutes == 9
+    toml.write_text("max_minutes = 4")
+    assert load_config(toml, given).max_minutes == 4
+
+
 def test_without_a_corpus_the_current_directory_is_not_searched(monkeypatch):
     monkeypatch.setattr(Path, "rglob", None)
     with pytest.raises(ConfigError, match="corpus is required"):

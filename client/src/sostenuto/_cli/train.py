@@ -60,8 +60,6 @@ def train_on_server(
         raise click.UsageError("standard input has no name for the model: pass --name")
     given_options()["base_url"] = server
     text = sys.stdin.buffer.read() if corpus == STDIN else Path(corpus)
-    if recipe is None and "epochs" in settings:
-        settings.setdefault("max_minutes", None)  # as without a server: instead of the default's
     fraction = settings.pop("validation", None)
     held_out = fraction if validation is None else Path(validation)
     with connect() as client:

@@ -74,23 +74,6 @@ def test_a_fraction_to_validate_with_excludes_a_text(train, server, book):
 
 
 @BOTH
-@pytest.mark.parametrize(
-    ("options", "limits"),
-    [
-        ([], {"max_minutes": None}),
-        (["--from", "demo"], {"max_minutes": None}),
-        (["--config", "words"], {}),
-        (["--config", "words", "--max-minutes", "5"], {"max_minutes": 5}),
-    ],
-    ids=["default", "base", "recipe", "recipe and minutes"],
-)
-def test_epochs_replace_the_time_limit_of_the_default_recipe_alone(train, server, book, options, limits):
-    server.script = [uploaded(), answer_json(JOB)]
-    train(book, "--epochs", "3", *options, "--detach")
-    assert server.bodies[1]["settings"] == {"epochs": 3, **limits}
-
-
-@BOTH
 def test_a_corpus_from_standard_input_needs_a_name(train, server):
     assert "pass --name" in train("-", given=b"It was\n").stderr
     server.script = [uploaded(), answer_json(JOB)]
@@ -165,7 +148,7 @@ def test_options_for_a_server_are_refused_without_one(sostenuto, book, option):
     [
         (["--max-minutes=0.5", "--bidirectional"], {"max_minutes": 0.5, "bidirectional": True}),
         (["--documents", "lines", "--no-bidirectional"], {"documents": "lines", "bidirectional": False}),
-        (["--epochs", "2", "--seed", "7"], {"epochs": 2, "max_minutes": None}),
+        (["--epochs", "2", "--seed", "7"], {"epochs": 2}),
         (["--label-column", "a", "--label-column=b", "--label-column", "c"], {"label_column": ["a", "b", "c"]}),
     ],
 )

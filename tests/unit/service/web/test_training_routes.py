@@ -179,9 +179,19 @@ def test_no_setting_reads_a_file_or_exceeds_a_limit(ask, job, fields):
     assert len(json.dumps(refusal)) < 2000
 
 
-def test_a_job_without_a_time_limit_gets_one(ask, job):
-    endless = {**job, "settings": {"max_minutes": None, "epochs": 10**9}}
-    assert "and 60 requested" in ask("POST", "/v1/fine_tuning/jobs", endless)[1]["error"]["message"]
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        {"settings": {"max_minutes": None, "epochs": 10**9}},
+        {"settings": {"epochs": 3}},
+        {"hyperparameters": {"n_epochs": 3}},
+    ],
+    ids=["no limit", "epochs", "n_epochs"],
+)
+def test_a_job_without_a_time_limit_gets_one(ask, job, epochs):
+    """A number of epochs replaces that of the recipe."""
+    refusal = ask("POST", "/v1/fine_tuning/jobs", {**job, **epochs})[1]
+    assert "and 60 requested" in refusal["error"]["message"]
 
 
 @pytest.mark.parametrize("address", [{"host": "0.0.0.0"}, {"published_host": "192.0.2.1"}])
