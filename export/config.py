@@ -221,6 +221,14 @@ class TrainConfig(
             values = {"documents": "records", **values}
         return values
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _require_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        # Pydantic takes true for 1.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise _refusal("must not be true or false")
+        return value
+
     @field_validator("token_regex", "label_column", mode="before")
     @classmethod
     def _accept_one(cls, values: Any) -> Any:

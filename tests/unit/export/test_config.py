@@ -137,6 +137,7 @@ WRONG = {
     "activation_regularization": (-1, "activation_regularization: .*greater than or equal to 0, got -1"),
     "state_reset_probability": (1, "state_reset_probability: .*less than 1, got 1"),
     "batch_size": (10**6, "batch_size: .*less than or equal to 4096, got 1000000"),
+    "patience": (True, "patience: must not be true or false, got True"),
     "epochs": (-1, "epochs: .*greater than or equal to 1, got -1"),
     "max_minutes": (float("inf"), "max_minutes: .*finite number, got inf"),
     "learning_rate": (float("nan"), "learning_rate: .*got nan"),

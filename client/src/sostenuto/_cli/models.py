@@ -99,6 +99,8 @@ def unlabel(model: str, label: str) -> None:
 def split(model: str, shares: tuple[str, ...]) -> None:
     """Split the traffic of MODEL. TARGET is a label or the number of a version; without any, the split ends."""
     parsed = dict(map(_share, shares))
+    if len(parsed) < len(shares):
+        raise click.UsageError("each TARGET can have only one share")
     _change(lambda client: client.update_model(model, shares=parsed))
 
 

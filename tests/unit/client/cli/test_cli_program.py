@@ -137,6 +137,7 @@ WRONG_USAGE = {
     "models promote book": "VERSION must be NAME:VERSION, such as book:2, got 'book'",
     "models promote book:x": "VERSION must be NAME:VERSION",
     "models split book stable": "a share must be TARGET=NUMBER, such as canary=10, got 'stable'",
+    "models split book canary=10 canary=20": "each TARGET can have only one share",
     "models delete book": "nothing was deleted: there is no terminal to confirm on; pass --yes",
 }
 
