@@ -22,10 +22,11 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-# Initial values of an embedding are uniform up to this: their standard deviation is 0.3. Rare tokens keep much of them:
-# with 1, 13 epochs of words ended with a loss of 3.240, not 3.15, and Chinese verse with 4.68, not 4.59. With 0.03, as
-# in Keras, the first epochs are slower (`benchmarks/HISTORY.md`).
-EMBEDDING_RANGE = 0.3 * 3**0.5
+# Initial embeddings are uniform, with a standard deviation of 1 for a token that occurs this often or more, and of 0.3
+# for a rare one, which keeps much of them: with 1 for all tokens, three epochs of words ended with a loss of 3.805, not
+# 3.776, and Chinese verse with 4.68, not 4.54. With 0.3 for all, three epochs of characters ended with 1.718, not 1.689
+# (`benchmarks/HISTORY.md`).
+EMBEDDING_RANGE, _FREQUENT, _RARE_STD = 3**0.5, 1000, 0.3
 # For a tied embedding, which is also the output layer: its first logits must not be large.
 TIED_RANGE = 0.05
 # With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which treats
@@ -47,9 +48,8 @@ _LOGITS, _PROJECTION = "logits", "projection"
 def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray | None = None) -> keras.Model:
     """Build an untrained model that maps token ids int32 (batch, T) to logits float32 (batch, T, V).
 
-    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token. With the frequencies of
-    tokens, int (V,), the biases of the output layer start from their logarithms instead of zero, so that no update is
-    needed to learn which tokens are rare.
+    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token. The frequencies of tokens,
+    int (V,), determine initial weights (see `_use_frequencies`).
     """
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
@@ -82,9 +82,21 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
         logits = embedding(x, reverse=True)
     model = keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
     if target_counts is not None and not config.tie_embeddings:
-        log_counts = np.log(target_counts + 1.0)
-        model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
+        _use_frequencies(model, target_counts)
     return model
+
+
+def _use_frequencies(model: keras.Model, target_counts: np.ndarray) -> None:
+    """Start rare tokens with smaller embeddings, and output biases from the logarithms of frequencies instead of zero.
+
+    The standard deviation of an embedding grows with the square root of its token's frequency. With the biases, no
+    update is needed to learn which tokens are rare.
+    """
+    deviations = np.clip(np.sqrt(target_counts / _FREQUENT), _RARE_STD, 1).astype(np.float32)
+    embeddings = model.get_layer("embedding").embeddings
+    embeddings.assign(embeddings * deviations[:, None])
+    log_counts = np.log(target_counts + 1.0)
+    model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
 
 
 def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
