@@ -155,7 +155,6 @@ def assert_no_worker_waits():
 
 
 def test_finished_results_are_delivered_before_more_prompts_are_read():
-    """A slow source does not delay results; if it fails, they are delivered before its error."""
     asked, received = threading.Event(), threading.Event()
 
     def slow():

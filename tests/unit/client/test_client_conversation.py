@@ -71,7 +71,6 @@ def test_a_failed_turn_changes_nothing(client, server):
 
 
 def test_an_unfinished_streamed_turn_keeps_its_text(client, server):
-    """A stream without an event adds no turn."""
     server.script = [
         stream([chunk("a")], then=linger),
         cut(),
@@ -92,7 +91,6 @@ def test_an_unfinished_streamed_turn_keeps_its_text(client, server):
 
 
 def test_a_streamed_turn_is_added_when_its_stream_ends(client, server):
-    """A change meanwhile discards its state."""
     last = stream([chunk("d"), chunk("e", "stop", state="s3"), DONE])
     server.script = [said("a", "s1"), stream([chunk("b"), chunk("c", "stop", state="s2"), DONE]), last, said("f", "s4")]
     growing = client.conversation("x", model="tiny")

@@ -147,7 +147,6 @@ def test_an_invalid_host_raises_invalid_argument():
     ],
 )
 def test_responses_of_another_shape_are_unexpected(client, server, answer):
-    """A `KeyError` or `TypeError` never escapes."""
     server.script = [answer_json(answer)]
     ask = client.embed if "data" in str(answer) else client.score
     with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):

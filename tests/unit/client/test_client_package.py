@@ -56,7 +56,6 @@ def test_a_module_imports_only_what_its_part_of_the_package_requires(source):
 
 
 def test_a_servers_report_is_shown_without_the_extra():
-    """Its page imports nothing of the extra, not even by way of another module."""
     absent = "import sys; sys.modules.update(dict.fromkeys(('numpy', 'rapidfuzz', 'jsonschema')))"
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
     subprocess.run([sys.executable, "-c", f"{absent}; import sostenuto._report.page"], check=True, env=environment)

@@ -83,7 +83,6 @@ def test_a_stream_can_be_resumed_several_times(server, waits):
 
 @pytest.mark.parametrize("again", [cut(), cut(chunk("a"), chunk("b")), cut(chunk("a"))])
 def test_resuming_ends_after_two_minutes_without_new_text(client, server, waits, again):
-    """Repeated text is not new. The error is the interruption, with the text so far."""
     server.script = [cut(chunk("ab")), *[again] * 50]
     with pytest.raises(sostenuto.StreamInterrupted, match="interrupted after 2 characters") as caught:
         list(client.stream("Once", **REQUEST, resume=True))
@@ -184,7 +183,6 @@ LAST = marked("c", 3, "s1")
     ("code", "last"), [("deadline_exceeded", LAST), ("version_gone", LAST), ("model_not_found", {})]
 )
 def test_permanent_errors_end_the_stream_with_text_and_state(client, server, code, last):
-    """The event of an error may have the last text."""
     error = {"error": {"message": "no", "code": code}, **last}
     server.script = [stream([as_event(chunk("ab")) + as_event(error)], headers={"x-request-id": "req-9"})]
     pieces, got = client.stream("Once", **REQUEST, resume=True), []
@@ -243,7 +241,6 @@ def test_a_closed_stream_is_not_resumed(client, server):
 
 @pytest.mark.parametrize(("num_waits", "rest"), [(1, []), (2, [refusal(503, "no", headers={"Retry-After": "50"})])])
 def test_closing_a_stream_ends_its_wait_and_sends_nothing(client, server, waits, num_waits, rest):
-    """It may wait before a resumption, or before a retry of one."""
     server.script = [cut(marked("ab", 2, "s1")), *rest]
     pieces = client.stream("Once", **REQUEST, resume=True)
     waits.on_wait = lambda: len(waits) == num_waits and pieces.close()

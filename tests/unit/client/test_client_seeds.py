@@ -28,7 +28,6 @@ def sent(client, server, prompts, **options):
     ],
 )
 def test_each_prompt_gets_its_seed(client, server, options, seeds):
-    """A generator of prompts is as good as a list."""
     assert sent(client, server, ["a"] * 3, **options) == seeds
     assert sent(client, server, iter(["a"] * 3), **options) == seeds * 2
 

@@ -30,7 +30,6 @@ def answered(error):
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_each_error_of_the_service_has_a_client_class_of_the_same_name(kind):
-    """As a response, and in a stream, where only its code distinguishes it."""
     expected = getattr(sostenuto, SAME.get(kind, kind.__name__))
     assert type(refusal(answered(kind("no")))) is expected
     assert not kind.code or type(stream_error(kind("no").body()["error"], {})) is expected

@@ -21,7 +21,6 @@ def test_a_trailing_slash_or_v1_of_the_base_url_is_ignored(end):
 
 
 def test_arguments_override_the_environment_and_it_overrides_defaults():
-    """An empty environment variable counts as unset."""
     environ = {"SOSTENUTO_BASE_URL": "http://other.test/", "SOSTENUTO_API_KEY": "theirs\n"}
     assert settings(**environ).base_url == "http://other.test"
     assert settings(**environ).api_key == "theirs"

@@ -43,7 +43,6 @@ def test_events_keep_their_stream_open(client, server):
 
 
 def test_a_closed_stream_yields_nothing_more_and_closes_its_connection(client, server):
-    """A `with` block closes it, or `close`."""
     server.script = [stream([as_event(chunk("first")) + as_event(chunk("second"))], then=linger)]
     with client.stream("Once", model="tiny") as pieces:
         assert next(pieces) == "first"

@@ -86,7 +86,6 @@ def test_a_lease_grows_and_shrinks():
 
 
 def test_small_requests_pass_while_the_budget_is_exhausted():
-    """A request of up to `FREE_BYTES` is not counted."""
     budget = MemoryBudget(MAX)
     budget.lease().hold(MAX, "the body")
     budget.lease().hold(FREE_BYTES, "the body")

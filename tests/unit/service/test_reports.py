@@ -151,7 +151,6 @@ def test_only_so_many_reports_are_computed_at_once():
 
 
 def test_a_gateway_that_drains_ends_its_reports_when_the_time_is_over():
-    """One that is running, and one whose request was accepted before."""
     scheduler, places = SimpleNamespace(stop=lambda _: None), Reports(Settings(max_reports=2))
     services = SimpleNamespace(is_draining=False, scheduler=scheduler, reports=places)
     gateway = SimpleNamespace(services=services, settings=Settings(drain_s=60))

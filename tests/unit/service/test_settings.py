@@ -38,7 +38,6 @@ def test_backends_are_separated_by_commas(monkeypatch):
 
 
 def test_a_precision_is_for_all_models_or_for_one(monkeypatch):
-    """The one for all may come anywhere, and is `auto` if there is none."""
     assert load_settings().precisions == {"": "auto"}
     monkeypatch.setenv("SOSTENUTO_PRECISION", "a.b=bfloat16, float32,c=auto")
     assert load_settings().precisions == {"": "float32", "a.b": "bfloat16", "c": "auto"}
@@ -84,7 +83,6 @@ def test_an_invalid_setting_is_named_with_its_value(monkeypatch, name, value):
 
 
 def test_an_unknown_setting_is_reported_with_the_closest_name(monkeypatch):
-    """Variables of the client, such as SOSTENUTO_API_KEY, are not reported."""
     monkeypatch.setenv("SOSTENUTO_MAX_QUEUD", "7")
     monkeypatch.setenv("SOSTENUTO_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("SOSTENUTO_API_KEY", "x")

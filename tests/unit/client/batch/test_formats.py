@@ -52,7 +52,6 @@ def test_a_completion_becomes_a_line_of_json_per_choice():
 
 
 def test_csv_is_that_of_rfc_4180_with_a_header():
-    """Escaped CSV has the same columns under another header."""
     assert CSV.header == b"custom_id,index,text,finish_reason\r\n" != ESCAPED_CSV.header
     rows = csv.reader(io.StringIO((CSV.header + ESCAPED_CSV.header).decode(), newline=""), strict=True)
     assert next(rows) == next(rows)

@@ -113,7 +113,6 @@ def test_a_new_name_is_flushed_to_disk(out, monkeypatch):
 
 
 def test_an_appended_line_survives_sigkill(out):
-    """No line stays in a buffer of the process."""
     script = (
         "import os, signal, sys; from pathlib import Path; from sostenuto._batch.output_files import Journal\n"
         "journal = Journal(Path(sys.argv[1])); journal.append(sys.argv[2].encode())\n"
@@ -126,7 +125,6 @@ def test_an_appended_line_survives_sigkill(out):
 
 
 def test_a_line_torn_by_a_full_disk_stops_the_run_and_is_recoverable(out, monkeypatch):
-    """The disk takes a part of the line; the next run truncates it."""
     write, room = os.write, [10]
 
     def write_some(file, content):

@@ -54,7 +54,6 @@ def test_a_duplicate_custom_id_has_the_number_of_its_first_line(write_requests, 
 
 
 def test_the_plan_of_random_lines_matches_a_dictionary(tmp_path):
-    """A thousand lines with duplicates; about half of OUT is not in IN."""
     draw = random.Random(1)
     names = [f"n{draw.randrange(400)}" for _ in range(1000)]
     path = tmp_path / "in"

@@ -111,7 +111,6 @@ def test_a_run_stopped_by_an_unavailable_gateway_is_resumable(run, server, write
     ids=["not let in", "not let in any more", "no gateway"],
 )
 def test_an_error_that_every_line_would_get_stops_the_run(run, server, write_requests, capsys, script):
-    """The exit code is 3, with one line on standard error and none in OUT."""
     server.script = script
     assert run(write_requests("a", "b")) == (3, {})
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -201,7 +200,6 @@ def test_a_dataset_has_a_record_per_choice_and_errors_apart(server, write_reques
 
 
 def test_formulas_are_escaped_on_request_also_of_a_resumed_run(server, write_requests, tmp_path):
-    """An escaped custom_id is recognized."""
     out = tmp_path / "out.csv"
     command = [str(write_requests("=a", "b")), str(out), "--format", "csv", "--base-url", server.url]
     command += ["--concurrency", "1", "--escape-formulas"]
@@ -232,7 +230,6 @@ def test_the_servers_options_are_those_of_the_other_commands(server, write_reque
 
 @pytest.mark.parametrize("missing", ["numpy", "orjson"])
 def test_without_the_extra_the_command_says_what_to_install(process, tmp_path, missing):
-    """One line, and exit code 2; the rest of the program needs none of these packages."""
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
     path = f"{tmp_path}:{ROOT / 'client/src'}"
     running = process("batch", "in", "out", PYTHONPATH=path)
@@ -263,7 +260,6 @@ def test_lines_are_read_only_as_fast_as_they_are_processed():
 
 
 def test_every_line_is_processed_once_and_as_many_at_once_as_requested():
-    """A barrier lets none of the 16 end before all have begun."""
     together = threading.Barrier(16)
 
     def wait(line):

@@ -44,7 +44,6 @@ def without_server(monkeypatch):
 
 
 def test_a_command_of_another_distribution_runs_with_its_own_exit_code(sostenuto, install):
-    """Its wrong usage is one line, as that of the program's own commands."""
     install(MODULE, waltz="dances:waltz")
     shown, wrong = sostenuto("waltz", "anybody"), sostenuto("waltz")
     assert (shown.exit_code, shown.stdout) == (7, "waltzing with anybody\n")

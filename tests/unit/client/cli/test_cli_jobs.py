@@ -113,7 +113,6 @@ def test_a_file_of_settings_is_sent_whole(train, server, book):
 
 @pytest.mark.parametrize("with_server", [True])
 def test_the_validation_corpus_of_a_file_of_settings_is_sent(train, server, book):
-    """Unless an option takes its place."""
     Path("held.txt").write_text("It was held out.\n")
     Path("mine.toml").write_text('validation_corpus = "held.txt"\n')
     server.script = [uploaded(1), uploaded(2), answer_json(JOB)]

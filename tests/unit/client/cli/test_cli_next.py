@@ -31,7 +31,6 @@ def test_next_prints_a_word_per_line_or_json_and_reads_standard_input(sostenuto,
 
 
 def test_generate_searches_for_the_most_probable_texts(sostenuto, server):
-    """By their probability alone, or with a beam."""
     choices = [
         {"index": i, "text": f"t{i}", "finish_reason": "stop", "logprobs": None, "cumulative_logprob": -1.5 - i}
         for i in range(2)

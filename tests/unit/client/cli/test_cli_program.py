@@ -43,7 +43,6 @@ def test_version_prints_the_version_of_the_package(sostenuto):
 
 @pytest.mark.parametrize("before", [(), ("--base-url", "http://127.0.0.1:1"), None])
 def test_server_options_can_precede_or_follow_the_command(sostenuto, server, tmp_path, before):
-    """Those behind it override those before it."""
     key = tmp_path / "key"
     key.write_text("secret\n")
     given = ("--base-url", f"{server.url}/texts/v1", "--api-key-file", str(key))

@@ -32,7 +32,6 @@ def test_each_line_gets_a_row_of_csv(sostenuto, server, tmp_path):
 
 
 def test_json_lines_have_null_for_what_is_not_scored(sostenuto, server):
-    """Labels and the second model are those of every request."""
     server.script = [OF_DOCUMENTS, scores(0.0, nats_per_token=None, nats_per_character=None, ratio=-1.5)]
     options = ("--ratio-to", "other", "--label", "style=elvish", "--label", "age=3")
     shown = sostenuto("score", "--json", *options, *TINY, given="é\n")

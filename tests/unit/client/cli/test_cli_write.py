@@ -66,7 +66,6 @@ def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
 
 
 def test_after_a_change_of_model_a_redone_turn_has_no_state(write, server):
-    """The new model gets the whole text as its prompt."""
     server.script = [turn("1"), turn("2")]
     write("", "/undo", "/set model other", "/redo", "")
     assert read(server) == [("", False), ("1", False)]
@@ -138,7 +137,6 @@ def test_an_invalid_line_ends_a_piped_session(write, server, line, words):
 
 
 def test_set_lists_sets_and_resets_options(write, server):
-    """By default a turn has 200 tokens."""
     server.script = [turn("a"), turn("b")]
     set_and_list = ("/set temperature 0.7", "/set stop \\n", "/set")
     shown = write(*set_and_list, "", "/set temperature", "/set stop", "/set max-tokens 7", "")
@@ -194,7 +192,6 @@ def test_the_file_is_saved_after_every_turn(write, server, tmp_path):
 
 
 def test_branches_are_saved_beside_the_file(write, server, tmp_path):
-    """Other files there are ignored."""
     path = tmp_path / "story[1].json"
     server.script = [turn("1"), turn("2"), turn("other"), turn("3")]
     assert write("", "/branch dark", "", given=("--file", str(path))).exit_code == 0
@@ -225,7 +222,6 @@ def test_a_file_without_a_conversation_or_beside_a_prompt_is_rejected(write, tmp
 
 
 def test_a_branch_replaces_no_file_that_is_there(write, tmp_path):
-    """Neither one that is no branch, nor a branch of a text whose own file is gone."""
     path = tmp_path / "story.json"
     (tmp_path / "story.notes.json").write_text("mine")
     (tmp_path / "story.branch-2.json").write_text("of the text before")

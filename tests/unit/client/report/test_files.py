@@ -45,7 +45,6 @@ def test_the_texts_of_a_file_are_read_by_its_format(write, name, content, texts)
 
 
 def test_rows_without_a_text_are_records_with_columns(write):
-    """A row with another number of cells is no row; an empty cell is missing."""
     records = read_records(write("a.csv", 'name,age\n"Eve, Ann",7\nBob,\nCy\n'))
     assert records.columns == ("name", "age")
     assert records.rows == [["Eve, Ann", "7"], ["Bob", None], None]
@@ -62,7 +61,6 @@ def test_a_field_and_a_format_can_be_given(write):
 
 
 def test_columns_name_those_of_a_csv_file_without_a_header(write):
-    """A first line with these names, or with a text, is still a header."""
     columns = ("name", "age")
     plain = read_records(write("a.csv", "Ann,7\nBob,8\n"), columns=columns)
     assert (plain.columns, plain.rows) == (columns, [["Ann", "7"], ["Bob", "8"]])

@@ -85,7 +85,6 @@ def test_a_histogram_counts_what_is_beyond_its_edges_in_the_outer_bins():
 
 
 def test_the_nearest_record_is_that_of_the_smallest_normalized_edit_distance():
-    """Of two training records, the second one is one edit away."""
     report = nearest_report(["kitten", "zzzz"], ["sitting", "mitten"], 0.2, 1, nothing)
     assert report["pairs"] == [
         {"record": "kitten", "training": "mitten", "edits": 1, "distance": 1 / 6},
@@ -98,7 +97,6 @@ def test_the_nearest_record_is_that_of_the_smallest_normalized_edit_distance():
 
 
 def test_a_distance_equal_to_the_threshold_is_near():
-    """Also where it has no exact binary fraction."""
     assert nearest_report(["abcde"], ["abcdx"], 0.2, 1, nothing)["near_share"] == 1
 
 
@@ -137,7 +135,6 @@ def test_the_classifier_tells_records_apart_that_differ_and_names_the_difference
 
 
 def test_the_classifier_cannot_tell_records_of_one_source_apart():
-    """The same distribution on both sides: the area is within a few deviations of one half."""
     rng = np.random.default_rng(0)
     both = [Records("", ["".join(rng.choice(list("abcdef"), 6)) for _ in range(1000)]) for _ in range(2)]
     report = classifier_report(*both, "held_out", 0, nothing)

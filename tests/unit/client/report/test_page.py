@@ -54,7 +54,6 @@ def outline(page):
 
 
 def test_generated_text_is_never_markup(page, outline):
-    """Control characters and those that reorder a line are shown as escapes."""
     assert "script" not in outline.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not re.search("[\x00-\x08\x1b\u202e]", page)

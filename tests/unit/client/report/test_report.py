@@ -31,7 +31,6 @@ def test_the_nearest_pairs_have_no_copies():
 
 
 def test_uniqueness_of_the_first_thousand_is_that_of_valid_records():
-    """The first 1,000 valid ones have 999 different ones; fewer than 10,000 have no unique@10k."""
     generated = ["!"] * 5 + [f"a{i}" for i in range(999)] + ["a0", "a1"]
     found = Report.compute(generated, TRAINING, pattern="a[0-9]+", smiles=True).data["generated"]
     assert found["unique_at"] == {"1000": 0.999, "10000": None, "100000": None}
@@ -97,7 +96,6 @@ def test_a_table_has_its_columns_and_correlations():
 
 
 def test_lines_are_rows_of_the_training_tables_columns():
-    """A line with another number of cells is an invalid record."""
     training = [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}] * 10
     json_lines = ['{"a": 1, "b": "x"}', '{"a": 1, "b"', "7"]
     assert Report.compute(json_lines, training).data["generated"]["invalid_reasons"] == {"not a row of the table": 2}
@@ -149,7 +147,6 @@ def test_progress_grows_to_its_end():
 
 
 def test_the_report_is_json():
-    """Nothing is infinite or a type of NumPy's."""
     data = Report.compute(["a"], ["b"], held_out=["c"]).data
     assert json.loads(json.dumps(data, allow_nan=False)) == data
 

@@ -19,7 +19,6 @@ def test_a_function_says_which_records_are_valid():
 
 
 def test_records_are_compared_in_the_form_that_the_function_returns():
-    """Two spellings are one record, and one of a training record is a copy."""
     found = Report.compute(["Ab", "aB", "C", "7"], ["c", "d"], validator=f"{CHECKS}:lower").data["generated"]
     assert (found["valid"], found["distinct"], found["novel"]) == (3, 2, 1)
     assert found["copies"] == [{"record": "c", "count": 1}]
@@ -52,7 +51,6 @@ def test_a_function_that_always_hangs_ends_the_check(monkeypatch):
 
 
 def test_the_error_of_a_later_part_is_the_one_that_is_raised(monkeypatch):
-    """Not that of the parts which it has stopped."""
     monkeypatch.setattr(validator, "MAX_FAILURES", 1)
     monkeypatch.setattr(validator, "MIN_RECORDS", 1)
     monkeypatch.setattr(validator, "num_cores", lambda: 2)

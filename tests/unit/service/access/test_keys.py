@@ -261,7 +261,6 @@ RECORD |= {"expires": None, "limits": {"max_sequences": 1}}
 
 
 def test_a_handwritten_file_is_read(path):
-    """Limits are optional, and a time in any zone is converted to UTC."""
     unlimited = {name: value for name, value in RECORD.items() if name != "limits"} | {"id": "unlimite"}
     path.write_text(json.dumps({"keys": [RECORD, unlimited]}))
     key, other = read_keys(path)

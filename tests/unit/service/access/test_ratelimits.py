@@ -107,7 +107,6 @@ def test_a_refund_in_a_later_minute_changes_nothing(make_limiter, subject, clock
 
 
 def test_without_a_limit_nothing_is_counted(limiter, subject):
-    """Unlimited tokens do not count against the limit of requests."""
     assert num_charged(limiter, subject, num_tokens=10**9) == 50
     assert num_charged(limiter, subject, requests=3, num_tokens=10**9) == 3
 
@@ -129,7 +128,6 @@ def restless():
 @pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("attempt", range(20))
 def test_concurrent_charges_never_exceed_the_limit(limiter, subject, attempt):  # noqa: ARG001 - repeats the test
-    """Many threads get as much as one alone would, and refused charges cost nothing."""
     barrier = threading.Barrier(8)
 
     def work(_):
@@ -186,7 +184,6 @@ def test_an_unresponsive_redis_is_retried_once_per_interval(make_limiter, monkey
 
 @pytest.mark.parametrize("reason", ["ConnectionError", "AuthenticationError"])
 def test_an_unavailable_redis_is_a_warning_without_its_password(make_limiter, redis_url, subject, caplog, reason):
-    """The gateway starts without its Redis."""
     url = f"redis://127.0.0.1:{free_port()}/0" if reason == "ConnectionError" else redis_url
     limiter = make_limiter(url.replace("//", "//me:hunter2@"))
     assert num_charged(limiter, subject, requests=3) == 3

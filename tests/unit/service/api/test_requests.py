@@ -63,7 +63,6 @@ def test_every_field_is_parsed():
     ids=str,
 )
 def test_a_prompt_or_suffix_has_four_forms(value, texts):
-    """A string, a list of strings, a list of token ids or a list of such lists; null is one empty prompt."""
     assert (parsed(prompt=value).prompts, parsed(prompt=None).prompts) == (texts, ("",))
     assert (parsed(suffix=value).suffixes, parsed(suffix=value).prompts) == (texts, ("",))
 
@@ -101,7 +100,6 @@ def test_null_means_absent(field):
 
 @pytest.mark.parametrize(("value", "expected"), [("a", ["a"]), (["a"], ["a"]), ([], []), ("", [])])
 def test_stop_is_a_string_or_a_list(value, expected):
-    """A single string becomes a list of one; an empty one is no stop string, as clients send it for none."""
     assert parsed(stop=value).stop == expected
 
 
@@ -297,7 +295,6 @@ def test_nan_and_infinity_are_rejected(field, number):
     ],
 )
 def test_a_body_that_is_not_a_json_object_is_rejected(body, message):
-    """Invalid UTF-8 and a lone surrogate are invalid JSON, too."""
     with pytest.raises(InvalidRequest, match=message):
         parse(CompletionRequest, body, SETTINGS)
 

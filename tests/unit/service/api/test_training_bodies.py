@@ -15,7 +15,6 @@ def parsed(**fields):
 
 
 def test_null_is_the_default_of_a_field_with_a_factory():
-    """Null within `labels` removes a label, and in place of all of them is none."""
     assert parsed(labels=None, shares={}).labels == {}
     assert parsed(labels={"canary": None}, shares=None).shares is None
     body = {"model": "m", "training_file": "f", "settings": None}
@@ -30,7 +29,6 @@ def test_a_hyperparameter_is_named_with_the_limit_of_its_type(value, rule):
 
 
 def test_labels_and_shares_are_parsed():
-    """An integer may be written as a float."""
     change = parsed(labels={"stable": 2.0, "old": None}, shares={"stable": 90, "7": 0.5})
     assert (change.labels, change.shares) == ({"stable": 2, "old": None}, {"stable": 90, "7": 0.5})
 

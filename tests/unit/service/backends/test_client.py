@@ -144,7 +144,6 @@ def test_a_server_certificate_must_match_the_authority_and_the_host(made, serve)
 
 
 def test_the_gateway_presents_its_client_certificate(made, serve):
-    """A server that requires one refuses connections without it, or with another authority's."""
     port = serve(certificate=made["server"], client=made["gateway"])
     trusting = {"ca_file": made["server"].cert}
     assert versions(port, **trusting, cert_file=made["gateway"].cert, key_file=made["gateway"].key) == [7]

@@ -39,7 +39,6 @@ def server(rounding, where=DECODE):
     ],
 )
 def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected):
-    """Dropped are those whose bits differ from the others', or between the slots of a call."""
     assert run_probe(CARD, CARD.vocab_size, server(rounding)).batch_sizes == expected
 
 

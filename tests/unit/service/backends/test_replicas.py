@@ -150,7 +150,6 @@ def test_a_busy_replica_is_skipped_and_not_ejected():
 
 
 def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
-    """The first is not tried again. If no replica has the version any more, the error is `VersionGone`."""
     fleet = Fleet()
     fleet.servers["a"].answer = VersionGone("gone")
     assert [fleet.answer()[0] for _ in range(3)] == ["b"] * 3
@@ -162,7 +161,6 @@ def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
 
 
 def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
-    """Not if the other's response is invalid: that one is ejected."""
     fleet = Fleet()
     for letter in "ab":
         fleet.servers[letter].answer = state_of(letter, np.nan)
@@ -178,7 +176,6 @@ def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
 
 
 def test_invalid_responses_of_every_replica_eject_none():
-    """The error is `BackendUnavailable`, so that the call is retried; the same with a single replica."""
     for letters in ("a", "ab"):
         fleet = Fleet(letters)
         for letter in letters:
@@ -192,7 +189,6 @@ def test_invalid_responses_of_every_replica_eject_none():
 
 
 def test_a_version_that_needs_another_probe_gets_no_calls():
-    """Other versions of its replica do. If no other replica has the version, its calls wait."""
     other = ModelVersion("other", 1)
     fleet = Fleet()
     for letter in "ab":
@@ -379,7 +375,6 @@ def test_concurrent_calls_are_each_answered_once():
 
 
 def test_free_calls_are_those_of_replicas_that_have_the_version():
-    """A version with no replica has one free call, which gets the error."""
     other = ModelVersion("demo", 2)
     fleet = Fleet()
     fleet.replicas.record_probes(fleet.replica("b"), "demo", {MODEL: PROBE, other: PROBE})

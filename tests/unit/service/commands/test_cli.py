@@ -88,7 +88,6 @@ def test_serve_help_lists_the_settings(call):
 
 
 def test_the_commands_are_light_to_import():
-    """The program's help imports them: neither TensorFlow, Flask, NumPy nor pydantic."""
     script = "import sys, service.cli; print({'tensorflow', 'flask', 'numpy', 'pydantic', 'grpc'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
@@ -172,7 +171,6 @@ def test_demo_with_a_model_only_serves(call, processes):
 
 
 def test_a_corpus_that_cannot_be_fetched_leaves_nothing(call, processes, tmp_path):
-    """The error says what needs no download; the next attempt starts anew."""
     processes[1]["pip"] = 1
     done, started = call(cli.demo)
     assert (done.exit_code, started, list((tmp_path / "cache/sostenuto").iterdir())) == (1, [], [])
@@ -187,7 +185,6 @@ def test_a_training_that_fails_is_not_served(call, processes):
 
 
 def test_the_corpus_has_the_version_of_make_run():
-    """requirements/demo.txt pins it, too."""
     assert f"\n{module.CORPUS} \\\n" in (ROOT / "requirements/demo.txt").read_text()
 
 
@@ -235,7 +232,6 @@ def answering(monkeypatch):
 
 @pytest.mark.parametrize(("host", "status", "code"), [("127.0.0.1", 200, 0), ("0.0.0.0", 503, 1)])
 def test_the_exit_code_of_health_says_whether_the_gateway_is_ready(answering, monkeypatch, capsys, host, status, code):
-    """The command requests /readyz at the address that the gateway listens on."""
     monkeypatch.setenv("SOSTENUTO_HOST", host)
     answering.status = status
     assert cli.main(["health"]) == code

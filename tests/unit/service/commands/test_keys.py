@@ -54,7 +54,6 @@ def test_add_has_an_option_for_every_limit(path):
 
 @pytest.mark.parametrize(("text", "hour"), [("", 0), ("T12:00:00Z", 12), ("T12:00:00+02:00", 10)])
 def test_a_key_expires_at_a_date_or_time(path, text, hour):
-    """A date means midnight UTC; a time needs a time zone."""
     assert call("add", "--tenant", "acme", "--expires", f"2999-01-31{text}") == 0
     assert only_key(path).expires == datetime(2999, 1, 31, hour, tzinfo=UTC)
 

@@ -109,7 +109,6 @@ def test_the_model_server_lives_until_the_gateway_has_drained(serving, killed):
     "killed", ["serve+model server", "serve+gateway+worker", "worker+gateway+serve", "gateway+worker"]
 )
 def test_no_process_is_left_whichever_is_killed(serving, killed):
-    """Streams that cannot finish are closed as well."""
     streams = [serving.stream() for _ in range(NUM_STREAMS)]
     for name in killed.split("+"):
         os.kill(serving.pids[name], signal.SIGKILL)

@@ -62,7 +62,6 @@ def test_a_request_takes_no_more_of_the_queue_than_its_window(start_service):
 
 
 def test_cached_tokens_are_those_of_the_prompt_once(start_service):
-    """Choices that are submitted later find the prompt in the prefix cache, each of them."""
     service = start_service(max_running=2, prefix_cache_bytes=10**6)
     for num_cached_tokens in (0, 4):
         builder = service.start(n=9, prompt="abcde")
@@ -170,7 +169,6 @@ def test_a_complete_match_is_not_continued_for_a_unique_choice(service):
 
 
 def test_replaced_choices_are_charged(service):
-    """A request that exceeds its rate limit ends with the error, and the choices accepted so far."""
     charged = []
 
     def charge(count, *_):

@@ -128,7 +128,6 @@ def test_text_offsets_of_words_refer_to_the_prompt_as_sent(service):
 
 
 def test_joined_tokens_of_an_echo_are_its_text_where_it_has_unknown_characters(service):
-    """The entry of an unknown token is the character, not the token's name, also among the most probable tokens."""
     (result,) = service.results("a☃b\u2028", logprobs=1, echo=True, max_tokens=2)
     tokens, logprobs = result.logprobs.tokens, result.logprobs
     assert "".join(tokens) == result.text
@@ -385,7 +384,6 @@ def test_without_prepend_a_backward_choice_is_streamed_as_one_delta(service, num
 
 @pytest.mark.parametrize("num_top", [None, 1])
 def test_a_backward_word_model_generates_the_text_before_a_suffix(service, num_top):
-    """One space separates them; text offsets of the suffix refer to the text as sent."""
     wanted = {"model": "words backwards", "logprobs": num_top, "echo": True, "max_tokens": 2}
     (result,) = begun(service, from_the_end("The CAT, sat!", **wanted)).results()
     drawn = result.text.removesuffix("The CAT, sat!")

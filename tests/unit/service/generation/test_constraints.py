@@ -97,7 +97,6 @@ def test_a_resumed_match_is_the_match_without_interruption(service, first, repea
 
 
 def test_a_match_that_cannot_be_longer_is_not_continued(service):
-    """The text is complete: nothing is generated, with or without a resume token, for each prompt that is empty."""
     ended = ask(service, pattern="[mn]{3}", return_state=True)[0]
     fields = {"state": ended.resume_token, "seed": None, "pattern": None}
     for more in ({}, {"return_state": True}, {"max_tokens": 0}, {"n": 2}):
@@ -111,7 +110,6 @@ def test_a_match_that_cannot_be_longer_is_not_continued(service):
 
 @pytest.mark.parametrize("repeats", [True, False])
 def test_an_extensible_match_that_max_tokens_ended_is_cut_off_and_can_be_continued(service, repeats):
-    """The finish reason says so, although the text matches; what is generated later continues the match."""
     results = ask(service, pattern="[mn]+", max_tokens=3, n=32, return_state=True)
     # The others end with the EOS token.
     cut = next(result for result in results if len(result.text) == 3)
@@ -237,7 +235,6 @@ def held(service, monkeypatch):
 
 
 def test_the_deadline_includes_the_compilation(held):
-    """The client gets 504, and its place in the queue is free again."""
     with pytest.raises(DeadlineExceeded, match=r"within its timeout_s of 0\.1 seconds"):
         start(held, timeout_s=0.1)
     assert held.admission.num_sequences == 0
@@ -278,7 +275,6 @@ def start(service, watch=lambda _: None, context=None, **fields):
 
 
 def test_a_cancellation_ends_a_wait_at_once():
-    """The awaited future, such as a pattern's compilation, is cancelled; the deadline is not waited for."""
     others = {name: Mock() for name in ("scheduler", "admission", "metrics")}
     request = RunningRequest(Mock(card=Mock(state_size=1)), None, Mock(), 60.0, **others, max_unfinished=1)
 

@@ -142,7 +142,6 @@ def test_empty_input_has_no_values_but_expected_tokens(service):
     ],
 )
 def test_an_unknown_layer_unit_or_token_and_too_many_values_are_refused(service, fields, message):
-    """The message names the limit, and for too many values the parameter that reduces them."""
     service.engine._settings = SETTINGS.model_copy(update={"max_inspect_values": 150})
     with pytest.raises(InvalidRequest, match=message):
         looked_into(service, **{"given": "abc", **fields})

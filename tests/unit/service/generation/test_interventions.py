@@ -54,7 +54,6 @@ def test_the_state_changes_before_each_step(service, interventions, change):
 
 
 def test_other_sequences_keep_their_text_and_their_steps(service):
-    """Sequences with interventions have calls of their own, of one step."""
     (plain,) = service.results("abc")
     num_calls = len(service.backend.calls)
     service.results("abc", interventions=SET, n=3)

@@ -157,7 +157,6 @@ def texts_and_tokens(results, model):
 
 
 def test_a_possible_stop_string_delays_no_resume_token(service):
-    """A delta may be a resume token without text. At the end of the completion nothing is held back."""
     seed, (text,) = endless(service, TOTAL)
     fields = {"seed": seed, "max_tokens": TOTAL}
     for held_back in (text[:20], text[-1:]):
@@ -257,7 +256,6 @@ def opened(service, result):
 
 
 def test_a_finished_sequence_resumes_after_its_eos_token(service):
-    """The checkpoint has the EOS token as unread and counts it as sampled; the next prompt is scored after it."""
     for seed in range(100):
         (first,) = ask(service, "abc", seed=seed, max_tokens=TOTAL, logprobs=0)
         if first.finish_reason == "stop":

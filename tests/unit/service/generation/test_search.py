@@ -118,7 +118,6 @@ def test_a_beam_that_ends_early_has_missed_nothing(width, penalty):
 
 
 def test_known_expansions_take_no_place_in_a_batch_and_change_nothing():
-    """Those of every other prefix are known: the texts are the same, in fewer batches."""
     batches = []
 
     class Model(FakeModel):

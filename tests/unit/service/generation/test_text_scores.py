@@ -46,7 +46,6 @@ def sums(scores):
 
 
 def test_a_text_is_scored_whole_with_its_end(service):
-    """By a model that knows where texts end, which counts as a token and a character; also an empty text."""
     for text in (TEXT, "a", ""):
         (score,) = scored(service, text)
         nats = sum(of_characters(text))
@@ -57,7 +56,6 @@ def test_a_text_is_scored_whole_with_its_end(service):
 
 
 def test_the_first_token_of_a_running_text_has_no_score(service):
-    """Nor do its characters count: those of the last token of a backward model."""
     ids = WORDS.encode("the cat sat")
     (score,) = scored(service, "the cat sat", model="words")
     assert score["nats"] == pytest.approx(sum(surprisals(ids)), abs=1e-5)

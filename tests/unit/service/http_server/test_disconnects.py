@@ -64,7 +64,6 @@ def pass_through(watcher, pair):
 )
 @pytest.mark.parametrize("before", [False, True], ids=["while watched", "before"])
 def test_a_disconnect_calls_back_once(watcher, connect, depart, before):
-    """Closing, half-closing and a reset, even before the watch; the callback runs in the watcher's thread."""
     calls = queue.SimpleQueue()
     server, client = connect()
     if before:
@@ -101,7 +100,6 @@ def test_a_closed_watch_does_not_call_back(watcher, connect):
 
 
 def test_a_kept_alive_socket_can_be_watched_again(watcher, connect):
-    """Each request of a connection has a watch of its own, and closing an earlier one again has no effect."""
     first, second = threading.Event(), threading.Event()
     server, client = connect()
     former = watcher.watch(server, first.set)
@@ -165,7 +163,6 @@ def test_a_callback_can_close_its_own_watch(watcher, connect):
 
 
 def test_a_thousand_idle_clients_take_no_cpu():
-    """The thread sleeps although some have sent bytes, and one has left and was reported."""
     earlier = set(threading.enumerate())
     watcher = DisconnectWatcher()
     (thread,) = (each for each in set(threading.enumerate()) - earlier if each.name == "disconnects")

@@ -135,7 +135,6 @@ def test_silent_connections_hold_no_thread(gunicorn):
 @with_options(worker_class=f"{APP}.PatientWorker", worker_connections="10", keep_alive="600")
 @pytest.mark.parametrize("request_first", [False, True], ids=["new", "kept alive"])
 def test_a_new_connection_evicts_the_one_idle_longest_when_full(gunicorn, request_first):
-    """Connections with a running stream are not evicted."""
     with gunicorn.connect(GET % b"/stream") as stream:
         read_past(stream, b"tick")
         idlers = []
@@ -414,7 +413,6 @@ def test_a_response_arrives_though_the_request_body_is_not_read(gunicorn):
 
 
 def test_running_out_of_descriptors_ends_neither_streams_nor_the_worker(gunicorn):
-    """Accepting pauses without spinning, and continues once there are descriptors again."""
     pid = gunicorn.status()["pid"]
     with gunicorn.connect(GET % b"/stream") as stream:
         read_past(stream, b"tick")
@@ -501,7 +499,6 @@ def test_idle_connections_do_not_delay_the_exit(gunicorn):
 @with_options(graceful_timeout="300")
 @pytest.mark.parametrize("path", [b"/stream", b"/deaf", b"/stuck"])
 def test_sigint_ends_streams_at_once_and_without_a_traceback(gunicorn, path):
-    """Ctrl-C waits for no stream, not even for one that ignores its client."""
     with gunicorn.connect(GET % path) as stream:
         read_past(stream, b"tick")
         gunicorn.interrupt()

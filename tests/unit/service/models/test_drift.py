@@ -42,7 +42,6 @@ def test_a_backend_that_follows_the_config_has_no_drift(model_registry, now):
 
 
 def test_a_new_version_that_is_not_loaded_is_missing(model_registry, server, tmp_path, now):
-    """The old one that is still served is unexpected; once the backend follows the config, nothing is reported."""
     add(tmp_path, "demo", 3)
     assert reported(model_registry, now) == (["demo:3"], ["demo:1"])
     server.models["demo"] = {2: "", 3: ""}
@@ -59,7 +58,6 @@ def test_a_version_that_failed_is_missing_and_a_loading_one_is_not(model_registr
 
 
 def test_a_configured_model_that_the_backend_does_not_know_is_missing(model_registry, tmp_path, now):
-    """Reported are its versions, or the model itself if its base path is wrong and has none."""
     add(tmp_path, "other", 1)
     assert reported(model_registry, now) == (["other:1"], [])
     (tmp_path / "other").rename(tmp_path / "elsewhere")

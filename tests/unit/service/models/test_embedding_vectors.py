@@ -26,7 +26,6 @@ def model():
 
 
 def test_neighbors_are_in_order_of_cosine_similarity():
-    """Vector lengths do not matter; the token itself and special tokens are none."""
     vectors = Vectors(ROWS, frozenset({0, 99}), {})
     ids, cosines = zip(*vectors.neighbors(1, 10), strict=True)
     assert ids == (2, 3, 5, 4)
@@ -104,7 +103,6 @@ def test_vectors_are_cached_by_version_and_weights_up_to_max_bytes(tmp_path, mod
     ids=["empty", "ragged", "no number", "NaN", "infinite", "more than tokens"],
 )
 def test_a_damaged_file_of_vectors_is_not_found(tmp_path, model, content, caplog):
-    """The log says what is wrong with it, and the client only that there is no embedding."""
     write_vectors(tmp_path, ROWS).write_text(content)
     with pytest.raises(NotFound):
         VectorFiles(tmp_path).of(model)
@@ -120,7 +118,6 @@ def test_a_large_file_is_read_in_steps(tmp_path, model, monkeypatch):
 
 
 def test_a_token_is_found_by_its_text_or_its_name(tmp_path, model):
-    """Text of several tokens is refused, and so is a token without a vector."""
     write_vectors(tmp_path, np.ones((len(CHARACTERS.tokens) - 1, 2)))
     vectors = VectorFiles(tmp_path).of(model)
     assert find_token(model, vectors, "a") == CHARACTERS.encode("a")[0]

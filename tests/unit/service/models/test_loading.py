@@ -75,7 +75,6 @@ def test_before_the_first_refresh_every_model_is_loading(repository):
 
 
 def test_while_no_backend_answers_configured_models_are_loading(repository):
-    """A model that is not in models.config is not found, nor is a version that is not in the repository."""
     server = serving(1)
     server.down = True
     model_registry = PolledRegistry(repository, only(server))
@@ -126,7 +125,6 @@ def test_a_version_is_loading_while_it_is_loaded_or_probed(repository):
 
 
 def test_a_slow_probe_does_not_delay_other_models(repository):
-    """Each is served once it is probed, also by the same backend. The gateway is ready after the last one."""
     server = serving(1)
     model_registry = ModelRegistry(Settings(models_dir=repository, poll_s=0.01), only(server))
     with held_probe(model_registry, server, "demo") as opened:

@@ -51,7 +51,6 @@ def on_cpu(tmp_path, monkeypatch):
     ids=str,
 )
 def test_a_given_precision_goes_before_the_card(on_cpu, setting, fields, expected):
-    """A model's own goes before that for all; `auto` rejects bfloat16 if it costs too much or gains nothing."""
     on_cpu(INTEL, AMX)
     assert choose_precision(DEMO, card(**fields), setting) == expected
 

@@ -224,7 +224,6 @@ def test_what_is_stored_includes_versions_that_are_not_served(model_registry, se
 
 
 def test_the_old_version_is_served_until_the_promoted_one_is_available(model_registry, server, poll, tmp_path):
-    """Promoting a version that is still loading leaves no gap, nor does unloading the one that is served."""
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     server.models = {"demo": {1: "", 2: ""}}

@@ -67,7 +67,6 @@ def test_an_explicit_version_or_label_overrides_the_traffic_split():
     ],
 )
 def test_the_error_for_an_unknown_version_or_label_lists_the_known_ones(reference, message):
-    """A label may also have a version that is not served."""
     route, _ = make_route("demo", [1, 2], {"canary": 7}, {}, None, [1, 2])
     with pytest.raises(ModelNotFound, match=message) as info:
         route.choose(reference, 1)

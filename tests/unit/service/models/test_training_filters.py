@@ -67,7 +67,6 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_unusable_filter_is_an_error_of_the_server_until_it_is_repaired(tmp_path, caplog, loads, damage):
-    """The log names the file, once: it is not read again before it has changed."""
     own, path = published(tmp_path, 1)
     DAMAGES[damage](path)
     filters = TrainingFilters(tmp_path)

@@ -68,7 +68,6 @@ def access(formatter=None, **fields):
 
 
 def test_json_lines_have_time_level_logger_message_and_extras():
-    """An exception is one line, too: its traceback is the field `exc_info`."""
     code = """
     logging.getLogger('a.b').warning('it is %d', 7, extra={'rows': 3})
     try: 1 / 0
@@ -106,7 +105,6 @@ def test_lines_below_the_level_are_not_written():
 
 @pytest.mark.parametrize("format", ["json", "text"])
 def test_lines_of_a_request_have_its_id(format):
-    """A line of a thread without a request has no such field."""
     lines = run(
         """
         import threading

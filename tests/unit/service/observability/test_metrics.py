@@ -123,7 +123,6 @@ def test_completed_calls_are_counted_by_signature(metrics):
 
 
 def test_failed_calls_are_counted_by_code_and_retries_separately(metrics):
-    """A failure that ends a sequence is no retry; an error without a code is counted by its type."""
     metrics.call_failed(make_call(), BackendUnavailable("away"), True)
     metrics.call_failed(make_call(), BackendUnavailable("away"), False)
     metrics.call_failed(make_call(), InternalError("refused"), False)
@@ -164,7 +163,6 @@ def test_errors_within_a_stream_are_counted_by_code(metrics):
 
 
 def test_removed_versions_leave_no_series(metrics):
-    """The series of other versions stay; a version that is served again counts from zero."""
     other = ModelVersion("demo", 4)
     happen(metrics)
     happen(metrics, other)
@@ -178,7 +176,6 @@ def test_removed_versions_leave_no_series(metrics):
 
 
 def test_scrapes_are_consistent_during_concurrent_writes(metrics, server):
-    """No scrape fails, no count decreases, and no observation is lost."""
     num_writers, num_writes, counts = 4, 300, []
 
     def write():
@@ -219,7 +216,6 @@ def connection_threads():
 
 
 def test_silent_clients_do_not_block_scrapes(server, monkeypatch):
-    """Beyond `max_connections`, the oldest connection is closed."""
     # No connection is closed by the timeout.
     monkeypatch.setattr(scrape._Handler, "timeout", 100 * LIMIT_S)
     # Servers of other tests may have threads in this process.

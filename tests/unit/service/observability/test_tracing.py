@@ -112,7 +112,6 @@ def test_a_batched_call_is_in_the_trace_of_each_of_its_requests(tracing, exporte
 
 
 def test_a_call_propagates_the_trace_of_its_first_traced_request(tracing):
-    """The gRPC metadata names the call's span in that trace."""
     trace = tracing.begin_request(traceparent() | {"tracestate": "vendor=1"}, **POST)
     begun = tracing.begin_call(call(None, trace))
     span_id = begun.spans[0].get_span_context().span_id
@@ -120,7 +119,6 @@ def test_a_call_propagates_the_trace_of_its_first_traced_request(tracing):
 
 
 def test_a_call_without_traced_requests_has_no_span(tracing, exporter):
-    """Ending such a call is no error."""
     assert tracing.begin_call(call(None, None)) is None
     tracing.end_call(None, BackendUnavailable("away"))
     assert spans_of(tracing, exporter) == ([], [])

@@ -70,7 +70,6 @@ def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(context, cost, message
 
 
 def test_many_choices_leave_a_third_of_the_queue_to_other_requests():
-    """One request gets two thirds of the sequences; ten others of one sequence each are still admitted."""
     admissions = control(30, 10_000)
     assert len(admissions.open().admit([1] * 10_000)) == 20
     fill(admissions, 10)

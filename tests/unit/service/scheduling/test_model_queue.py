@@ -297,7 +297,6 @@ def search_step(count):
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 8), (8, 8), (9, 16), (64, 64)])
 def test_a_step_of_a_search_has_a_call_for_itself(queue, count, batch_size):
-    """It has a slot for each token, and waits for no expected prompt."""
     (step,) = add(queue, 1, **search_step(count))
     (other,) = add(queue, 1, **search_step(3))
     queue.sequence_ended(100.0)

@@ -55,7 +55,6 @@ def table(adjustments, width=20):
 
 @given(bias=st.dictionaries(st.integers(0, 9), st.floats(-9, 9, width=16)), prompt=IDS, drawn=st.lists(IDS, max_size=4))
 def test_each_biased_prompt_or_output_token_is_listed_once(bias, prompt, drawn):
-    """Its count is that of the output alone; `seen` is set for tokens of prompt and output."""
     adjustments = Adjustments(bias.items(), np.array(prompt, np.int32), counts=True)
     for chunk in drawn:
         adjustments.note(chunk)

@@ -340,7 +340,6 @@ def test_a_prompt_of_another_namespace_is_prefilled_whole(start, cache_namespace
 
 
 def test_a_completion_sent_back_as_a_prompt_is_a_cache_hit(start):
-    """The state after decode is cached, too: only new tokens are prefilled."""
     backend = ReadingBackend()
     scheduler = start(backend, **CACHE)
     first = scheduler.submit_one(prompt=(3, 4, 5), max_tokens=10, cache_namespace="mine")

@@ -6,7 +6,6 @@ from tests.unit.service.engines import CHARACTERS
 
 
 def test_a_response_has_scores_and_the_usage_of_both_models(site, caplog):
-    """As the access log has it."""
     caplog.set_level("INFO", "service.access")
     answer = site.post("/v1/score", input=["abc", "d"], ratio_to="characters backward", whole=True, tokens=True)
     assert answer.status_code == 200, answer.json

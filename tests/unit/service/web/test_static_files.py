@@ -44,7 +44,6 @@ def test_a_path_with_the_version_may_be_kept(get, name, kept):
 
 
 def test_a_text_is_gzipped_where_that_is_accepted(get):
-    """A picture is not, and caches keep both forms apart."""
     name = "{version}/components/strip.js"
     packed = get(name, **{"Accept-Encoding": "gzip, br"})
     assert gzip.decompress(packed.data).decode() == SCRIPT

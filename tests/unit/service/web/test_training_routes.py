@@ -49,7 +49,6 @@ def job(ask):
 
 
 def test_minutes_are_reserved_by_the_recipe_and_shown(ask, job):
-    """The error names the limit, what is used and what was requested."""
     status, created = ask("POST", "/v1/fine_tuning/jobs", job)
     assert (status, created["settings"]["max_minutes"], created["trained_s"]) == (200, 2.9, 0)
     minutes = {"limit": 5, "trained": 0, "reserved": 2.9}

@@ -61,7 +61,6 @@ def test_the_vocabulary_has_every_token_with_its_id_and_marks_special_ones(site,
 
 
 def test_tokens_have_the_labels_of_log_probabilities(site, serve):
-    """A space is part of the text, and a byte that is no character has its code."""
     serve(tokenizer := SubwordTokenizer.train(["the cat the cat"], end_token=True))
     labels = [token["token"] for token in get(site)[1]["vocabulary"]]
     assert " cat" in labels
