@@ -35,12 +35,6 @@ def reported(model_registry, now):
     return None if report is None else (report["missing"], report["unexpected"])
 
 
-def test_a_backend_that_follows_the_config_has_no_drift(model_registry, now):
-    assert reported(model_registry, now) is None
-    (replica,) = model_registry._replicas.all()
-    assert replica.drift.seconds() == 0
-
-
 def test_a_new_version_that_is_not_loaded_is_missing(model_registry, server, tmp_path, now):
     add(tmp_path, "demo", 3)
     assert reported(model_registry, now) == (["demo:3"], ["demo:1"])
