@@ -1,11 +1,20 @@
-"""The retry policy, computed without requests: what is retryable, and after which wait."""
+"""Failed requests: which are retried, after which wait, and what is raised in the end."""
 
+import contextlib
+import errno
+import http.client
+import os
+import socket
+import threading
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
 
+import sostenuto
+from sostenuto import Client, ConnectionFailed, Timeout
 from sostenuto._retries import MAX_WAIT_S, asked_wait_s, is_retryable, wait_s
+from tests.unit.client.scripted_responses import COMPLETION, answer_json, hang_up, linger, refusal
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 413, 422, 429, 499, 500, 502, 503, 504, 599])
@@ -55,3 +64,113 @@ def test_jitter_shortens_the_clients_waits_and_lengthens_retry_after():
     assert wait_s(1, None, 1.0) == 0.75
     assert wait_s(1, 4.0, 0.0) == 4.0
     assert wait_s(1, 4.0, 1.0) == 5.0
+
+
+ANSWER = answer_json(COMPLETION)
+
+
+def break_off(handler):
+    """Announce a body, send a part of it, and close the connection."""
+    handler.start(200, {"Content-Type": "application/json", "Content-Length": "100"})
+    handler.wfile.write(b'{"id"')
+    handler.hang_up()
+
+
+def fall_silent(handler):
+    """Announce a body, and send nothing until the read timeout."""
+    handler.start(200, {"Content-Type": "application/json", "Content-Length": "100"})
+    linger(handler)
+
+
+@pytest.mark.parametrize("failing", [refusal(429, "full"), refusal(500, "oops"), hang_up, break_off])
+def test_transient_failures_are_retried(client, server, waits, failing):
+    server.script = [failing, failing, ANSWER]
+    assert client.generate("Once", model="tiny").text == " upon a time"
+    assert server.bodies == [{"model": "tiny", "prompt": "Once"}] * 3
+    assert waits == [0.5, 1.0]
+
+
+def answering(reply):
+    """Listen, answer the first bytes of each connection with these, and record them; None: answer nothing."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    received = []
+
+    def answer():
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    received.append(connection.recv(1 << 16))
+                    if reply is None:
+                        connection.recv(1)  # until the client leaves
+                    else:
+                        connection.sendall(reply)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return listener, received
+
+
+HTTP_400 = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+NGINX = b"<title>400 The plain HTTP request was sent to HTTPS port</title>"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reply", "error", "words"),
+    [
+        ("https", HTTP_400, sostenuto.WrongScheme, "does not speak TLS: is it http://?"),
+        ("https", None, Timeout, "did not complete a TLS handshake within 0.5 s: is it http://?"),
+        ("http", b"\x15\x03\x03\x00\x02\x02\x50", sostenuto.WrongScheme, "speaks TLS: is it https://?"),
+        ("http", HTTP_400 + NGINX, sostenuto.WrongScheme, "speaks TLS: is it https://?"),
+        ("http", b"", ConnectionFailed, "is it https://?"),
+    ],
+    ids=["plain", "silent", "alert", "nginx", "closed"],
+)
+def test_a_wrong_scheme_is_named(waits, scheme, reply, error, words):
+    listener, received = answering(reply)
+    with listener, Client(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", timeout=(0.5, 300)) as client:
+        with pytest.raises(error) as raised:
+            client.models()
+        assert words in str(raised.value)
+        assert len(received) == len(waits) + 1 == (3 if error is ConnectionFailed else 1)
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_permanent_failures_are_not_retried(client, server, waits):
+    server.script = [refusal(400, "no"), refusal(503, "no", headers={"X-Should-Retry": "false"})]
+    for error in (sostenuto.BadRequest, sostenuto.ServiceUnavailable):
+        with pytest.raises(error):
+            client.models()
+    assert (len(server.requests), waits) == (2, [])
+
+
+def test_a_refused_connection_names_the_url(server, waits):
+    url = server.url
+    server.__exit__(None, None, None)
+    with Client(url) as client, pytest.raises(ConnectionFailed) as caught:
+        client.models()
+    assert str(caught.value) == (
+        f"no response from {url}/v1/models (Connection refused): check base_url, and that the server is running"
+    )
+    assert len(waits) == 2
+
+
+def test_a_lost_host_is_a_failed_connection_and_retried(client, server, waits, monkeypatch):
+    """TCP keepalive raises the class of a read timeout, which would not be retried."""
+
+    def lose_host(_connection):
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    monkeypatch.setattr(http.client.HTTPConnection, "getresponse", lose_host)
+    server.script = [linger] * 3
+    with pytest.raises(ConnectionFailed, match="its host no longer responds"):
+        client.generate("Once", model="tiny")
+    assert waits == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("silent", [linger, fall_silent], ids=["before the headers", "before the body"])
+def test_a_read_timeout_is_not_retried(server, silent, waits):
+    """The server may still be working on the first request: a second would only add load."""
+    server.script = [silent]
+    with Client(server.url, timeout=(5, 2)) as client, pytest.raises(Timeout, match="sent nothing for 2 s"):
+        client.generate("Once", model="tiny")
+    assert (len(server.requests), waits) == (1, [])

@@ -223,6 +223,21 @@ def test_several_completions_cannot_be_resumed(sostenuto, server, option):
     assert "--resume" in shown.stderr
 
 
+def test_generate_searches_for_the_most_probable_texts(sostenuto, server):
+    choices = [
+        {"index": i, "text": f"t{i}", "finish_reason": "stop", "logprobs": None, "cumulative_logprob": -1.5 - i}
+        for i in range(2)
+    ]
+    server.script = [answer_json({**COMPLETION, "choices": choices})] * 2
+    for given, fields in (
+        ("--top-texts 2", {"top_texts": 2}),
+        ("--beam-search --length-penalty 0.5 -n 4", {"use_beam_search": True, "length_penalty": 0.5, "n": 4}),
+    ):
+        shown = sostenuto("generate", "a", *given.split(), "--model", "tiny")
+        assert shown.stdout == "==> 1 of 2 <==\nt0\n==> 2 of 2 <==\nt1\n"
+        assert server.bodies[-1] == {"model": "tiny", "prompt": "a", **fields}
+
+
 def test_a_closed_output_pipe_ends_the_command_and_its_stream(process, server):
     def go_on(handler):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The program as a whole: help, server options, and the message and exit code of each failure."""
+"""The program as a whole: help, completion, server options, and the message and exit code of each failure."""
 
 import os
 import signal
@@ -171,3 +171,37 @@ def test_a_closed_output_pipe_prints_no_message(process, server, arguments):
     running = process(*arguments)
     running.stdout.close()
     assert (running.wait(PATIENCE_S), running.stderr.read()) == (141, b"")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_says_where_to_install_it(sostenuto, monkeypatch, shell):
+    monkeypatch.setenv("SHELL", f"/usr/bin/{shell}")
+    shown = sostenuto("completion", shell)
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    assert (lines[0] == "#compdef sostenuto") == (shell == "zsh")
+    assert any(line.startswith("# Save as ~/") for line in lines[:2])
+    assert "_SOSTENUTO_COMPLETE" in shown.stdout
+    assert sostenuto("completion").stdout == shown.stdout
+
+
+def test_an_unsupported_shell_is_wrong_usage(sostenuto, monkeypatch):
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    shown = sostenuto("completion")
+    assert shown.exit_code == 2
+    assert "bash, fish, zsh" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("sostenuto ge", "plain,generate\n"),
+        ("sostenuto generate --max", "plain,--max-tokens\n"),
+        ("sostenuto score --base", "plain,--base-url\n"),
+    ],
+)
+def test_commands_and_options_are_completed(process, words, found):
+    place = str(len(words.split()) - 1)
+    running = process(_SOSTENUTO_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=place)
+    output, error = running.communicate(timeout=PATIENCE_S)
+    assert (output.decode(), error) == (found, b"")
