@@ -107,6 +107,20 @@ def fake_logprob(token_id: int, state: np.ndarray) -> np.float32:
     return np.float32(-((state.sum() * 7 + token_id) % 101) / 10)
 
 
+def states_after(token_ids: abc.Iterable[int], state: np.ndarray | None = None) -> np.ndarray:
+    """Return float32 (1 + tokens, S): the state before the first token, by default zero, and after each token."""
+    states = [np.zeros(STATE_SIZE, np.float32) if state is None else state]
+    for token_id in token_ids:
+        states.append(fake_step(int(token_id), states[-1]))
+    return np.array(states)
+
+
+def scores_of(token_ids: abc.Sequence[int]) -> list[float]:
+    """Return the logprob of every token but the first."""
+    states = states_after(token_ids[:-1])[1:]
+    return [float(fake_logprob(int(i), state)) for i, state in zip(token_ids[1:], states, strict=True)]
+
+
 def _fake_top(shape: tuple[int, ...], num_top: np.ndarray | None = None) -> Arrays:
     ids = np.tile(np.arange(NUM_TOP, dtype=np.int32), (*shape, 1))
     if num_top is not None:

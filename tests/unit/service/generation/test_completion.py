@@ -1,6 +1,5 @@
 """Completions on a fake model: prompts, choices, echo, logprobs, `best_of`, deadlines, charges and backward models."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -21,18 +20,14 @@ from service.generation.logprobs import Logprobs
 from service.models.registry import ServedModel
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import Result
-from tests.fakes import STATE_SIZE, VOCABULARY, FakeBackend, fake_logprob, fake_step
+from tests.fakes import VOCABULARY, FakeBackend, scores_of, states_after
 from tests.unit.service.engines import CHARACTERS, Models, parsed, request
 from tests.waiting import until
 
 
 def expected_scores(token_ids):
-    """Return the fake model's logprob of every token but the first."""
-    state, scores = np.zeros(STATE_SIZE, np.float32), []
-    for last, token_id in itertools.pairwise(token_ids):
-        state = fake_step(last, state)
-        scores.append(round(float(fake_logprob(token_id, state)), 7))
-    return scores
+    """Return the logprob of every token but the first, as responses have it."""
+    return [round(score, 7) for score in scores_of(token_ids)]
 
 
 def test_a_request_with_several_prompts_equals_one_request_per_prompt(service):
@@ -288,10 +283,7 @@ def test_an_embedding_pools_the_outputs_of_all_tokens(service, pooling):
     vectors = job.vectors()
     job.request.close()
     for prompt, vector in zip(prompts, vectors, strict=True):
-        state, outputs = np.zeros(STATE_SIZE, np.float32), []
-        for token_id in CHARACTERS.encode(prompt) or [CHARACTERS.special.start]:
-            state = fake_step(token_id, state)
-            outputs.append(state)
+        outputs = states_after(CHARACTERS.encode(prompt) or [CHARACTERS.special.start])[1:]
         pooled = np.sum(outputs, 0, np.float32) / len(outputs) if pooling == "mean" else outputs[-1]
         np.testing.assert_array_equal(vector, pooled)
     assert set(service.calls()) == {"embed"}

@@ -7,7 +7,7 @@ from service.api.requests import InspectRequest
 from service.context import RequestContext
 from service.errors import InvalidRequest, StateRefused
 from service.generation.hidden_states import evenly_spaced
-from tests.fakes import STATE_SIZE, fake_step
+from tests.fakes import STATE_SIZE, states_after
 from tests.unit.service.engines import CHARACTERS, SETTINGS, Service, parsed
 
 
@@ -28,16 +28,6 @@ def logprobs(found):
     return {name: found[name] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
 
 
-def states_after(token_ids, state=None):
-    """Return float32 (tokens, S): the fake model's state after each token."""
-    states = []
-    state = np.zeros(STATE_SIZE, np.float32) if state is None else state
-    for token_id in token_ids:
-        state = fake_step(token_id, state)
-        states.append(state)
-    return np.array(states)
-
-
 TEXT = "thecatsatonthematandthedog"
 
 
@@ -46,7 +36,7 @@ def test_every_token_has_its_values_and_logprobs(service):
     ids = CHARACTERS.encode(TEXT)
     (layer,) = found["layers"]
     assert (layer["layer"], layer["units"], [*layer["values"]]) == (1, list(range(STATE_SIZE)), ["hidden"])
-    np.testing.assert_array_equal(hidden(found), states_after(ids))
+    np.testing.assert_array_equal(hidden(found), states_after(ids)[1:])
     assert found["positions"] == list(range(len(ids)))
     assert (found["token_ids"], found["tokens"]) == (ids, list(TEXT))
     (echoed,) = service.results(TEXT, echo=True, logprobs=2, max_tokens=0)
@@ -62,7 +52,7 @@ def test_values_of_a_text_read_backward_are_in_reading_order(service, backward, 
     model = "characters backward" if backward else "characters"
     found = looked_into(service, TEXT, model=model, go_backwards=go_backwards)
     ids = CHARACTERS.encode(TEXT)
-    expected = states_after(ids) if backward and go_backwards else states_after(ids[::-1])[::-1]
+    expected = states_after(ids)[1:] if backward and go_backwards else states_after(ids[::-1])[:0:-1]
     np.testing.assert_array_equal(hidden(found), expected)
     assert found["tokens"] == list(TEXT)
     assert found["token_logprobs"].index(None) == (0 if backward and go_backwards else len(ids) - 1)
@@ -118,7 +108,7 @@ def test_input_is_read_after_a_resumed_state(service):
     (first,) = Service.results(service, "abc", max_tokens=5, return_state=True)
     found = looked_into(service, "xyz", state=first.resume_token, model=None)
     drawn = CHARACTERS.encode("abc" + first.text)
-    expected = states_after(CHARACTERS.encode("xyz"), states_after(drawn)[-1])
+    expected = states_after(CHARACTERS.encode("xyz"), states_after(drawn)[-1])[1:]
     np.testing.assert_array_equal(hidden(found), expected)
     assert found["token_logprobs"][0] is not None
     assert found["tokens"] == list("xyz")

@@ -9,7 +9,7 @@ from service.context import RequestContext
 from service.errors import InvalidRequest
 from service.scheduling.sampling import uniforms
 from service.scheduling.sequence import ModelVersion
-from tests.fakes import STATE_SIZE, VOCABULARY, fake_step
+from tests.fakes import VOCABULARY, fake_step, states_after
 from tests.unit.service.engines import CHARACTERS, Models, request
 
 SET = [{"layer": 1, "unit": 2, "set": 5.0}]
@@ -18,9 +18,7 @@ SET = [{"layer": 1, "unit": 2, "set": 5.0}]
 def generated(prompt, count, change, seed=1):
     """Return the text that the fake model generates from a prompt if its state is changed before each step."""
     *read, last = CHARACTERS.encode(prompt)
-    state, ids = np.zeros(STATE_SIZE, np.float32), []
-    for token_id in read:
-        state = fake_step(token_id, state)
+    state, ids = states_after(read)[-1], []
     for uniform in uniforms(seed, 0, 0, count):
         state = state.copy()
         change(state)

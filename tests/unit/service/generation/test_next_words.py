@@ -3,7 +3,6 @@
 import math
 import re
 
-import numpy as np
 import pytest
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
@@ -12,7 +11,7 @@ from service.context import RequestContext
 from service.errors import InvalidRequest
 from service.generation import next_words, search
 from service.generation.next_words import BEFORE, WITHIN, word_table
-from tests.fakes import END, STATE_SIZE, VOCABULARY, fake_distribution, fake_step
+from tests.fakes import END, VOCABULARY, fake_distribution, fake_step, states_after
 from tests.unit.service.engines import LABELLED, Models, parsed
 
 # Few letters and many separators: words end soon.
@@ -46,9 +45,7 @@ def every_word(prompt, least):
 
     Visits every prefix whose log probability is at least `least`, and so each word of which that is true.
     """
-    ids, state, found = TEXT.encode(prompt), np.zeros(STATE_SIZE, np.float32), {}
-    for token_id in ids[:-1]:
-        state = fake_step(token_id, state)
+    ids, found = TEXT.encode(prompt), {}
 
     def visit(text, token_id, state, logprob):
         state = fake_step(token_id, state)
@@ -67,7 +64,7 @@ def every_word(prompt, least):
         if has_word:
             found[text] = logprob + math.log(ending)
 
-    visit("", ids[-1], state, 0.0)
+    visit("", ids[-1], states_after(ids[:-1])[-1], 0.0)
     return sorted(found.items(), key=lambda item: -item[1])
 
 

@@ -42,18 +42,7 @@ def test_a_checkpoint_is_unchanged_after_a_round_trip(**fields):
     back = Checkpoint.from_bytes(text.to_bytes())
     for array, same in ((back.state, text.state), (back.unread_ids, text.unread_ids)):
         assert (array.dtype, array.tobytes()) == (same.dtype, same.tobytes())
-    for name in (
-        "model",
-        "weights_sha256",
-        "num_sampled",
-        "seed",
-        "random_stream",
-        "detokenizer",
-        "held_back",
-        "token_counts",
-        "label_ids",
-    ):
-        assert getattr(back, name) == getattr(text, name)
+    assert {**vars(back), "state": None, "unread_ids": None} == {**vars(text), "state": None, "unread_ids": None}
     assert back.state.flags.writeable
 
 

@@ -4,12 +4,11 @@ import itertools
 import re
 import threading
 
-import numpy as np
 import pytest
 
 from service.context import MemoryBudget, RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
-from tests.fakes import END, STATE_SIZE, FakeBackend, fake_distribution, fake_step
+from tests.fakes import END, FakeBackend, fake_distribution, fake_step, states_after
 from tests.unit.service.engines import CHARACTERS, request
 from tests.waiting import until
 
@@ -21,11 +20,7 @@ def every_text(prompt, max_tokens, pattern=".*", min_tokens=0):
 
     Of a pattern that has no longer match, a text ends without the EOS token.
     """
-    state = np.zeros(STATE_SIZE, np.float32)
-    ids = CHARACTERS.encode(prompt)
-    for token_id in ids[:-1]:
-        state = fake_step(token_id, state)
-    found = []
+    ids, found = CHARACTERS.encode(prompt), []
 
     def visit(text_ids, state, logprob):
         text = CHARACTERS.decode(text_ids)
@@ -39,7 +34,7 @@ def every_text(prompt, max_tokens, pattern=".*", min_tokens=0):
             if token_id not in NEVER and (token_id != END or len(text_ids) >= min_tokens):
                 visit([*text_ids, token_id], state, logprob + float(row[token_id]))
 
-    visit([], state, 0.0)
+    visit([], states_after(ids[:-1])[-1], 0.0)
     return sorted(found, key=lambda item: (-item[0], item[1]))
 
 

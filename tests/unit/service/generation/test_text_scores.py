@@ -1,7 +1,6 @@
 """Scores of texts: sums and means of surprisals, by one model or two, whole or as parts of a text."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from contract.card import HeldOutScores
 from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest, ModelNotFound
-from tests.fakes import END, STATE_SIZE, FakeBackend, fake_logprob, fake_step
+from tests.fakes import END, FakeBackend, scores_of
 from tests.unit.service.engines import CHARACTERS, LABELLED, WORDS, Models, parsed
 from tests.waiting import until
 
@@ -29,11 +28,7 @@ def scored(service, given, **fields):
 
 def surprisals(ids):
     """Return those of all tokens but the first, by the fake model."""
-    state, found = np.zeros(STATE_SIZE, np.float32), []
-    for token_id, next_id in pairwise(ids):
-        state = fake_step(int(token_id), state)
-        found.append(-float(fake_logprob(int(next_id), state)))
-    return found
+    return [-score for score in scores_of(ids)]
 
 
 def of_characters(text):
