@@ -161,7 +161,6 @@ def test_an_integer_may_be_written_as_a_float():
         ("repetition_penalty", 101, "repetition_penalty must be less than or equal to 100, got 101"),
         ("logit_bias", {"1": 101}, "logit_bias.1 must be less than or equal to 100, got 101"),
         ("logit_bias", {"1": "x"}, "logit_bias.1 must be a valid number, got 'x'"),
-        ("logit_bias", {"text": "x"}, "logit_bias.text must be a valid number, got 'x'"),
         ("logit_bias", {"x": 1}, "logit_bias must have token ids as names, got 'x'"),
         ("logit_bias", {"-1": 1}, "logit_bias must have token ids as names, got '-1'"),
         ("logit_bias", {"1": 1, "01": 1}, "logit_bias must name a token id once, got 1 twice"),
@@ -215,7 +214,6 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
         ({"best_of": 3, "not_in_training": True}, "best_of", "best_of must be n with not_in_training"),
         ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
         ({"labels": {"style": "late"}, "state": "ost1"}, "labels", "labels must be absent with state"),
-        ({"max_tokens": 4, "min_tokens": 5}, "min_tokens", "min_tokens must be at most max_tokens, 4, got 5"),
     ],
 )
 def test_contradicting_fields_are_named_together(fields, param, message):

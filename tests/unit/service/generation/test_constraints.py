@@ -166,7 +166,6 @@ NONE = "their combination matches no text"
         ({"guided_json": {"not": {}}}, "guided_json", "guided_json: schema must have a type"),
         ({"guided_json": "{"}, "guided_json", "guided_json must be a JSON Schema, as an object or a JSON string"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice", "guided_choice must be absent if guided_reg"),
-        ({"response_format": {"type": "json_schema"}}, "response_format", "json_schema must be given with type json_s"),
         ({"response_format": {"type": "xml"}}, "response_format", "response_format.type must be 'text', 'json_object'"),
         ({"structured_outputs": {"grammar": "x"}}, "structured_outputs", "grammar must be absent (unsupported; use re"),
         (
