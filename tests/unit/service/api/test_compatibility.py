@@ -12,6 +12,7 @@ from service.api.requests import (
     DetokenizeRequest,
     EmbeddingsRequest,
     InspectRequest,
+    NextRequest,
     TokenizeRequest,
 )
 from service.errors import InvalidRequest
@@ -24,6 +25,7 @@ REQUIRED = {
     CompletionRequest: {"prompt": "x"},
     EmbeddingsRequest: {"input": "x"},
     InspectRequest: {"input": "x"},
+    NextRequest: {"prompt": "x"},
     TokenizeRequest: {"prompt": "x"},
     DetokenizeRequest: {"tokens": [3]},
 }

@@ -10,6 +10,7 @@ from service.api.requests import (
     DetokenizeRequest,
     EmbeddingsRequest,
     InspectRequest,
+    NextRequest,
     TokenizeRequest,
 )
 from service.api.training import FineTuningRequest, ModelChange
@@ -153,6 +154,7 @@ def test_an_integer_may_be_written_as_a_float():
         ("best_of", 0, "best_of must be greater than or equal to 1, got 0"),
         ("best_of", 10_001, "best_of must be less than or equal to 10000, got 10001"),
         ("logprobs", 51, "logprobs must be less than or equal to 50, got 51"),
+        ("top_texts", 1001, "top_texts must be less than or equal to 1000, got 1001"),
         ("logprobs", -1, "logprobs must be greater than or equal to 0, got -1"),
         ("echo", "yes", "echo must .*boolean, got 'yes'"),
         ("presence_penalty", 2.1, "presence_penalty must be less than or equal to 2, got 2.1"),
@@ -214,6 +216,20 @@ def test_an_invalid_field_is_named_with_its_limit_and_value(field, value, messag
         ({"best_of": 3, "not_in_training": True}, "best_of", "best_of must be n with not_in_training"),
         ({"suffix": ["a"] * 5, "n": 5, "max_tokens": 1000}, "max_tokens", "suffixes × n .* got 5 × 5 × 1000 = 25000"),
         ({"labels": {"style": "late"}, "state": "ost1"}, "labels", "labels must be absent with state"),
+        ({"top_texts": 2, "stream": True}, "stream", "stream must be absent with top_texts"),
+        ({"top_texts": 2, "n": 2}, "n", "n must be absent with top_texts, got 2"),
+        ({"top_texts": 2, "best_of": 2, "n": 2}, "n", "n must be absent with top_texts, got 2"),
+        ({"top_texts": 2, "temperature": 0.5}, "temperature", "be 0, 1 or absent with top_texts, got 0.5"),
+        ({"top_texts": 2, "max_tokens": 0}, "max_tokens", "max_tokens must be at least 1 in a search, got 0"),
+        (
+            {"top_texts": 2, "use_beam_search": True},
+            "top_texts",
+            "top_texts must be absent with use_beam_search, got 2",
+        ),
+        ({"use_beam_search": True, "logprobs": 1}, "logprobs", "logprobs must be absent with use_beam_search, got 1"),
+        ({"use_beam_search": True, "stop": ["a"]}, "stop", r"stop must be absent with use_beam_search, got \['a'\]"),
+        ({"length_penalty": 2.0}, "length_penalty", "length_penalty must be absent without use_beam_search, got 2.0"),
+        ({"use_beam_search": True, "n": 1000, "max_tokens": 21}, "max_tokens", "be at most 20000 .* = 21000"),
     ],
 )
 def test_contradicting_fields_are_named_together(fields, param, message):
@@ -236,6 +252,11 @@ def test_echo_and_best_of_equal_to_n_can_be_streamed(fields):
         (EmbeddingsRequest, {"input": "a", "pooling": "max"}, "pooling must be 'mean' or 'last', got 'max'"),
         (EmbeddingsRequest, {"input": "a", "dimensions": 0}, "dimensions must be greater than or equal to 1, got 0"),
         (EmbeddingsRequest, {"input": "a", "timeout_s": 61}, "timeout_s must be at most 60, got 61"),
+        (InspectRequest, {"input": "a", "state": "ost1", "labels": {"a": "b"}}, "labels must be absent with state"),
+        (NextRequest, {"prompt": "a", "n": 0}, "n must be greater than or equal to 1, got 0"),
+        (NextRequest, {"prompt": "a", "n": 101}, "n must be less than or equal to 100, got 101"),
+        (NextRequest, {"prompt": "a", "max_tokens": 20_001}, "max_tokens must be at most 20000, got 20001"),
+        (NextRequest, {"prompt": ["a", "b"]}, r"prompt\[0\] must"),
         (TokenizeRequest, {}, "prompt is required"),
         (TokenizeRequest, {"prompt": [1]}, r"prompt must be a valid string, got \[1\]"),
         (DetokenizeRequest, {}, "tokens is required"),

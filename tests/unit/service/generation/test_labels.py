@@ -109,11 +109,6 @@ def test_an_inspection_is_of_the_text_after_labels(service):
     assert (found["tokens"], found["token_logprobs"]) == (["a", "b"], all_tokens["token_logprobs"][-2:])
 
 
-def test_an_inspection_after_a_resume_token_has_its_labels():
-    with pytest.raises(InvalidRequest, match="labels must be absent with state"):
-        parsed(InspectRequest, model="labelled", input="a", state="ost1", labels={"style": "late"})
-
-
 def test_labels_are_never_sampled_by_a_pattern(service):
     fields = {"model": "labelled", "max_tokens": 9, "structured_outputs": {"regex": "[a-c]{3}"}}
     assert set(service.results("", **fields)[0].text) <= set("abc")

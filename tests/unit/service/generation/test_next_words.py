@@ -132,21 +132,6 @@ def test_a_backward_model_has_no_next_word(service):
         start(service, "a", model="text backward")
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"n": 0}, "n must be greater than or equal to 1, got 0"),
-        ({"n": 101}, "n must be less than or equal to 100, got 101"),
-        ({"max_tokens": 20_001}, "max_tokens must be at most 20000, got 20001"),
-        ({"prompt": ["a", "b"]}, r"prompt\[0\] must"),
-        ({"stream": True}, "unknown field 'stream'"),
-    ],
-)
-def test_fields_outside_their_limits_are_refused(fields, message):
-    with pytest.raises(InvalidRequest, match=message):
-        parsed(NextRequest, **{"prompt": "a", **fields})
-
-
 def kinds(tokenizer, *tokens):
     table = word_table(tokenizer, len(tokenizer.tokens))
     return [table.automaton.table[BEFORE:, tokenizer.tokens.index(token)].tolist() for token in tokens]

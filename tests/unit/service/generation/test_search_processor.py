@@ -9,7 +9,7 @@ import pytest
 from service.context import MemoryBudget, RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
 from tests.fakes import END, FakeBackend, fake_distribution, fake_step, states_after
-from tests.unit.service.engines import CHARACTERS, request
+from tests.unit.service.engines import CHARACTERS
 from tests.waiting import until
 
 NEVER = CHARACTERS.special.never_sampled
@@ -200,24 +200,3 @@ def test_a_cancelled_search_raises_and_frees_its_slots(start_service):
         processor.results()
     service.backend.release(5)
     until(lambda: service.admission.num_sequences == 0)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"top_texts": 2, "stream": True}, "stream must be absent with top_texts"),
-        ({"top_texts": 2, "n": 2}, "n must be absent with top_texts, got 2"),
-        ({"top_texts": 2, "best_of": 2, "n": 2}, "n must be absent with top_texts, got 2"),
-        ({"top_texts": 2, "temperature": 0.5}, "temperature must be 0, 1 or absent with top_texts, got 0.5"),
-        ({"top_texts": 2, "max_tokens": 0}, "max_tokens must be at least 1 in a search, got 0"),
-        ({"top_texts": 1001}, "top_texts must be less than or equal to 1000, got 1001"),
-        ({"top_texts": 2, "use_beam_search": True}, "top_texts must be absent with use_beam_search, got 2"),
-        ({"use_beam_search": True, "logprobs": 1}, "logprobs must be absent with use_beam_search, got 1"),
-        ({"use_beam_search": True, "stop": ["a"]}, r"stop must be absent with use_beam_search, got \['a'\]"),
-        ({"length_penalty": 2.0}, "length_penalty must be absent without use_beam_search, got 2.0"),
-        ({"use_beam_search": True, "n": 1000, "max_tokens": 21}, "max_tokens must be at most 20000 .* = 21000"),
-    ],
-)
-def test_contradictory_fields_are_refused(fields, message):
-    with pytest.raises(InvalidRequest, match=message):
-        request(**fields)
