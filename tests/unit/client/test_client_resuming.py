@@ -230,15 +230,6 @@ def test_a_state_without_usage_is_not_resumed(client, server):
     assert server.bodies[1]["state"] == "s1"
 
 
-def test_a_closed_stream_is_not_resumed(client, server):
-    server.script = [cut(chunk("ab"))]
-    pieces = client.stream("Once", **REQUEST, resume=True)
-    next(pieces)
-    pieces.close()
-    assert list(pieces) == []
-    assert len(server.requests) == 1
-
-
 @pytest.mark.parametrize(("num_waits", "rest"), [(1, []), (2, [refusal(503, "no", headers={"Retry-After": "50"})])])
 def test_closing_a_stream_ends_its_wait_and_sends_nothing(client, server, waits, num_waits, rest):
     server.script = [cut(marked("ab", 2, "s1")), *rest]
