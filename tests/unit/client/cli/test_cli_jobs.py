@@ -198,15 +198,12 @@ def test_brackets_in_a_message_are_no_markup(terminal, server):
 
 
 def test_lines_stand_above_the_bar(terminal, server):
-    server.script = FINISHED.copy()
+    """The terminal may be as narrow as their indentation."""
+    server.script = FINISHED * 2
     code, text = terminal("jobs", "events", "ftjob-1").end()
     assert code == 0
     assert "    the]best\n" in text
     assert text.endswith("try it:\n  sostenuto generate --model book the\n")
-
-
-def test_a_terminal_may_be_as_narrow_as_the_indentation(terminal, server):
-    server.script = FINISHED.copy()
     assert terminal("jobs", "events", "ftjob-1", columns=4).end()[0] == 0
 
 

@@ -11,8 +11,6 @@ from sostenuto._report.columns import correlation_ratio, correlation_report, cra
 from sostenuto._report.distributions import (
     END,
     START,
-    align,
-    histogram,
     jensen_shannon,
     length_edges,
     length_report,
@@ -65,11 +63,6 @@ def test_the_ngrams_that_differ_most_come_first_with_their_shares():
     assert ngram_report(["xxb"], ["ab"])[0]["unseen_share"] == pytest.approx(2 / 3)
 
 
-def test_counts_are_aligned_by_key():
-    keys, first, second = align(np.array([5, 7, 5]), np.array([9, 7]))
-    assert (keys.tolist(), first.tolist(), second.tolist()) == ([5, 7, 9], [2, 1, 0], [0, 1, 1])
-
-
 def test_lengths_have_their_statistics_and_a_bin_for_each():
     texts = ["a", "bb", "bb", "cccc"]
     edges = length_edges([texts])
@@ -78,10 +71,6 @@ def test_lengths_have_their_statistics_and_a_bin_for_each():
     assert report["counts"] == [1, 2, 0, 1]
     assert (report["mean"], report["median"], report["min"], report["max"]) == (2.25, 2, 1, 4)
     assert report["js_bits"] == 0
-
-
-def test_a_histogram_counts_what_is_beyond_its_edges_in_the_outer_bins():
-    assert histogram(np.array([-5, 0, 1, 2, 99]), [0, 1, 2, 3]).tolist() == [2, 1, 2]
 
 
 def test_the_nearest_record_is_that_of_the_smallest_normalized_edit_distance():

@@ -48,6 +48,13 @@ def test_what_matches_is_within_the_range_for_every_parser(within, low, high, lo
         assert getattr(operator, upper)(value, high)
 
 
+@given(low=st.none() | st.integers(-1200, 1200), high=st.none() | st.integers(-1200, 1200))
+def test_every_integer_of_the_range_matches(low, high):
+    regex = regex_of(integers_within, ge=low, le=high)
+    expected = [n for n in range(-1500, 1500) if (low is None or n >= low) and (high is None or n <= high)]
+    assert [n for n in range(-1500, 1500) if regex.fullmatch(str(n))] == expected
+
+
 NUMBERS = [
     ({"ge": 0.5, "le": 9.5}, "0.5 0.50 0.51 1 9 9.5 9.50 9.49999 3.14", "0.4 0.49999 0 9.51 10 9.6 05.0 -1 1. 1e0"),
     ({"gt": 0, "lt": 1}, "0.1 0.00001 0.99999 0.50", "0 0.0 0.000 1 1.0 -0.5 .5"),
