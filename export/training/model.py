@@ -22,11 +22,11 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-# Initial embeddings are uniform, with a standard deviation of 1 for a token that occurs this often or more, and of 0.3
-# for a rare one, which keeps much of them: with 1 for all tokens, three epochs of words ended with a loss of 3.805, not
-# 3.776, and Chinese verse with 4.68, not 4.54. With 0.3 for all, three epochs of characters ended with 1.718, not 1.689
-# (`benchmarks/HISTORY.md`).
-EMBEDDING_RANGE, _FREQUENT, _RARE_STD = 3**0.5, 1000, 0.3
+# Initial embeddings are uniform, with a standard deviation of 1 for up to 100 tokens and of 0.3 from 1,111 on. A few
+# tokens only have to be told apart: with 0.3, three epochs of characters ended with a loss of 1.718, not 1.683. Many
+# should become alike, and rare ones keep most of their initial values: with 1, 13 epochs of words ended with 3.240, and
+# with 0.3 the ninth was at 3.169; Chinese verse ended with 4.67, not 4.54 (`benchmarks/HISTORY.md`).
+_LARGE_EMBEDDINGS, _MIN_EMBEDDING_STD = 100, 0.3
 # For a tied embedding, which is also the output layer: its first logits must not be large.
 TIED_RANGE = 0.05
 # With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which treats
@@ -48,13 +48,14 @@ _LOGITS, _PROJECTION = "logits", "projection"
 def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray | None = None) -> keras.Model:
     """Build an untrained model that maps token ids int32 (batch, T) to logits float32 (batch, T, V).
 
-    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token. The frequencies of tokens,
-    int (V,), determine initial weights (see `_use_frequencies`).
+    A bidirectional model maps (batch, context) to (batch, V), the logits of the next token. With the frequencies of
+    tokens, int (V,), the biases of the output layer start from their logarithms instead of zero, so that no update is
+    needed to learn which tokens are rare.
     """
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
-    limit = TIED_RANGE if config.tie_embeddings else EMBEDDING_RANGE
+    limit = TIED_RANGE if config.tie_embeddings else 3**0.5 * _embedding_std(vocab_size)
     embedding = kind(
         vocab_size,
         config.embedding,
@@ -82,21 +83,14 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
         logits = embedding(x, reverse=True)
     model = keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
     if target_counts is not None and not config.tie_embeddings:
-        _use_frequencies(model, target_counts)
+        log_counts = np.log(target_counts + 1.0)
+        model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
     return model
 
 
-def _use_frequencies(model: keras.Model, target_counts: np.ndarray) -> None:
-    """Start rare tokens with smaller embeddings, and output biases from the logarithms of frequencies instead of zero.
-
-    The standard deviation of an embedding grows with the square root of its token's frequency. With the biases, no
-    update is needed to learn which tokens are rare.
-    """
-    deviations = np.clip(np.sqrt(target_counts / _FREQUENT), _RARE_STD, 1).astype(np.float32)
-    embeddings = model.get_layer("embedding").embeddings
-    embeddings.assign(embeddings * deviations[:, None])
-    log_counts = np.log(target_counts + 1.0)
-    model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
+def _embedding_std(vocab_size: int) -> float:
+    """Return the standard deviation of initial embeddings that are not tied to the output layer."""
+    return min(1.0, max(_MIN_EMBEDDING_STD, (_LARGE_EMBEDDINGS / vocab_size) ** 0.5))
 
 
 def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -153,12 +153,6 @@ def test_the_first_probabilities_are_the_frequencies_of_the_training_split():
     assert np.allclose(np.exp(bias) / np.exp(bias).sum(), (counts + 1) / 1001)
 
 
-def test_rare_tokens_start_with_smaller_embeddings():
-    config = load_config(None, {"name": "new", "corpus": "c", "units": 8, "embedding": 4000})
-    embeddings = build_model(config, 4, np.array([0, 250, 1000, 10**6])).get_layer("embedding").embeddings
-    assert np.std(embeddings, axis=1) == pytest.approx([0.3, 0.5, 1, 1], rel=0.05)
-
-
 def test_the_gates_of_an_lstm_start_half_open():
     model = build_model(load_config(None, {"name": "new", "corpus": "c", "cell": "lstm", "units": 8}), 5)
     assert not model.get_layer("recurrent_0").cell.bias.numpy().any()

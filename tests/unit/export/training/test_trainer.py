@@ -104,9 +104,11 @@ def test_parameters_are_counted_before_the_model_is_built(cell, kind):
     assert count_parameters(config, 11) == sum(np.size(weight) for weight in weights)
 
 
-@pytest.mark.parametrize(("is_tied", "deviation"), [(False, 1.0), (True, 0.029)])
-def test_initial_embeddings_are_small_if_they_are_the_output_layer(is_tied, deviation):
-    model = build_model(load_config(None, {**SETTINGS, "tie_embeddings": is_tied}), 1000)
+@pytest.mark.parametrize(
+    ("vocab_size", "is_tied", "deviation"), [(100, False, 1), (400, False, 0.5), (9999, False, 0.3), (100, True, 0.029)]
+)
+def test_initial_embeddings_are_small_if_they_are_many_or_the_output_layer(vocab_size, is_tied, deviation):
+    model = build_model(load_config(None, {**SETTINGS, "embedding": 64, "tie_embeddings": is_tied}), vocab_size)
     assert np.std(model.get_layer("embedding").embeddings) == pytest.approx(deviation, rel=0.05)
 
 
