@@ -20,6 +20,7 @@ from sostenuto._errors import (
     ConnectionFailed,
     InvalidArgument,
     NotReady,
+    QuotaReached,
     ServiceUnavailable,
     SostenutoError,
     TooManyRequests,
@@ -92,12 +93,14 @@ class WaitForReady:
         self._lock = threading.Lock()
 
     def is_unavailable(self, error: SostenutoError) -> bool:
-        """Return whether to wait after an error: a failed connection, or status 429, 502 or 503.
+        """Return whether to wait after an error: a failed connection, or status 429, 502 or 503, but not a quota's.
 
         Subclasses may add others.
         """
         return (isinstance(error, ConnectionFailed) and error.retryable) or (
-            isinstance(error, APIError) and error.status in _UNAVAILABLE_STATUSES
+            isinstance(error, APIError)
+            and error.status in _UNAVAILABLE_STATUSES
+            and not isinstance(error, QuotaReached)
         )
 
     def record_response(self) -> None:

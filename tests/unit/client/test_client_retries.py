@@ -203,6 +203,18 @@ def test_an_internal_error_counts_against_the_retries(server):
             client.models()
 
 
+def test_a_quota_that_is_reached_is_an_error_at_once(server, waits):
+    """It says nothing about the server, and no wait for the server ends it."""
+    final = {"x-should-retry": "false"}
+    server.script = [refusal(429, "5 jobs are unfinished", code="quota_reached", headers=final), models("tiny")]
+    waiting = WaitForReady(60)
+    with Client(server.url, wait_for_ready=waiting) as client:
+        with pytest.raises(sostenuto.QuotaReached):
+            client.models()
+        client.models()
+    assert (waits, waiting.last_error, waiting.num_responses) == ([], None, 2)
+
+
 def test_retry_after_may_exceed_a_minute_up_to_the_timeout(server, waits):
     server.script = [refusal(429, "full", headers={"Retry-After": wait}) for wait in ("90", "9000")] + [models("tiny")]
     with Client(server.url, wait_for_ready=WaitForReady(600)) as client:
