@@ -90,13 +90,25 @@ class ImportedTokenizer(ByteTexts):
         return _BackwardImportedDetokenizer(self, beside) if backward else _ImportedDetokenizer(self, beside)
 
     def token_bytes(self, *, first: bool, backward: bool = False) -> tuple[bytes, ...] | None:
-        """Return None for BPE with word suffixes, and for a backward model unless tokens are bytes."""
+        """Return None for BPE with word suffixes, and for a backward model unless tokens are bytes.
+
+        A token whose text depends on more of what precedes it than a separator, such as WordPiece's ##s, is none to
+        begin with: it has no text there.
+        """
         if self.decoder.joins_bytes:
             return self._bytes
         if backward or self.decoder.has_suffix:
             return None
-        previous = None if first else self.decoder.anchor
-        return tuple(self.token_text(token_id, previous).encode() for token_id in range(len(self.tokens)))
+        texts = self._texts_after(self.decoder.anchor)
+        if first:
+            pairs = zip(self._texts_after(), texts, strict=True)
+            texts = [alone if text in (alone, f" {alone}") else "" for alone, text in pairs]
+        return tuple(text.encode() for text in texts)
+
+    def _texts_after(self, *previous: str) -> list[str]:
+        """Return `token_text` of every token, in two thirds of the time."""
+        start, text = len(self.decoder.text(previous)), self.decoder.text
+        return ["" if i in self.textless_ids else text([*previous, name])[start:] for i, name in enumerate(self.tokens)]
 
     def token_text(self, token_id: int, previous: str | None) -> str:
         """Return the text that a token adds after the preceding one with text, if there is one."""

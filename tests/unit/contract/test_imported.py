@@ -1,7 +1,7 @@
 """Imported tokenizers: ids and texts are those of Hugging Face's library, when streamed too."""
 
 import json
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -215,10 +215,21 @@ def test_the_bytes_of_tokens_are_those_of_the_text(name, numbers):
     if name == "pairs with suffix":
         assert first is following is None
         return
-    ids = [number % len(tokenizer) for number in numbers]
-    with_text = [i for i in ids if first[i] or following[i]]
-    found = b"".join([first[i] for i in with_text[:1]] + [following[i] for i in with_text[1:]])
+    with_text = [i for i in (number % len(tokenizer) for number in numbers) if first[i] or following[i]]
+    ids = [*dropwhile(lambda i: not first[i], with_text)]
+    found = b"".join([first[i] for i in ids[:1]] + [following[i] for i in ids[1:]])
     assert found.decode("utf-8", "replace") == tokenizer.decode(ids)
+
+
+@kinds
+def test_the_bytes_of_a_first_token_are_its_text_with_and_without_a_prompt(name):
+    """A match begins with it. A part of a word, such as ##s, is spelled differently at the beginning of a text."""
+    tokenizer = KINDS[name]
+    for token_id, content in enumerate(tokenizer.token_bytes(first=True) or ()):
+        for prompt in ("", "x", "x ") if content else ():
+            text = tokenizer.detokenizer(prompt)
+            shown = text.feed([token_id]) + text.flush()
+            assert shown.removeprefix(" ") == content.decode(errors="replace").removeprefix(" ")
 
 
 @kinds
