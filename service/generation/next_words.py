@@ -146,8 +146,7 @@ class NextWordsProcessor:
 
     def submit(self) -> None:
         (prompt,) = self.request.prompts
-        is_begun = bool(prompt.text) and _is_word(prompt.text[-1], is_begun=True)
-        self._root = Match(self._table.automaton, BEGUN if is_begun else BEFORE)
+        self._root = Match(self._table.automaton, BEGUN if _last_word(prompt.text) else BEFORE)
         self._expander.submit([self._root])
 
     def words(self) -> list[NextWord]:
