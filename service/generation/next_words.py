@@ -44,7 +44,9 @@ def _classify(text: str, *, is_within: bool) -> tuple[int, int]:
     length = sum(1 for _ in takewhile(lambda it: _is_word(it, is_begun=True), text[start:]))
     if start + length == len(text):
         return WITHIN, 0
-    return _ENDS, len(text) - start - length if length else 0
+    # The bytes of an incomplete character count as they are shown: as one U+FFFD.
+    rest = text[start + length :].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _ENDS, len(rest) if length else 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -149,3 +149,10 @@ def test_tokens_of_several_characters_end_words_inside():
     assert next_words._classify("ng, the", is_within=True) == (next_words._ENDS, 5)
     assert next_words._classify(" o'er. ", is_within=False) == (next_words._ENDS, 2)
     assert next_words._classify(" 'tis", is_within=False) == (WITHIN, 0)
+
+
+def test_an_incomplete_character_after_a_word_counts_as_one():
+    """Its first two bytes are shown as one character. A byte-level tokenizer that splits no words has such tokens."""
+    token = b"ng \xe2\x80"
+    assert len(token.decode(errors="replace")) == 4
+    assert next_words._classify(token.decode(errors="surrogateescape"), is_within=True) == (next_words._ENDS, 2)
