@@ -38,7 +38,7 @@ class Vectors:
 
         Args:
             rows: float32 (tokens, width).
-            hidden: Special tokens, which have no text: never returned as neighbors.
+            hidden: Tokens without text, such as special ones: never returned as neighbors.
             ids_by_text: By the texts of tokens and by their names.
         """
         self.rows, self.ids_by_text = rows, ids_by_text
@@ -126,8 +126,7 @@ class VectorFiles:
         path = self._models_dir / model.ref.name / str(model.ref.number) / signatures.ASSETS / signatures.VECTORS_FILE
         try:
             rows = _read_rows(path, len(model.tokenizer.tokens))
-            special = model.tokenizer.special.ids
-            return Vectors(rows, special, _ids_by_text(model.tokenizer))
+            return Vectors(rows, model.tokenizer.textless_ids, _ids_by_text(model.tokenizer))
         except (OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 log.warning("%s cannot be read: %s", path, error)

@@ -1,11 +1,13 @@
 """The embedding in a version's files: neighbors, the map of its principal components, and the search for tokens."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from contract.card import GeneratorCard
+from contract.tokenizers import ImportedTokenizer
 from service.errors import InvalidRequest, NotFound
 from service.models import embedding_vectors as module
 from service.models.embedding_vectors import VectorFiles, Vectors, find_token
@@ -13,6 +15,7 @@ from service.models.registry import ServedModel
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import ModelVersion
 from tests.registries import write_vectors
+from tests.unit.contract.imported_files import MADE
 from tests.unit.contract.test_card import FIELDS
 from tests.unit.service.engines import CHARACTERS
 
@@ -31,6 +34,17 @@ def test_neighbors_are_in_order_of_cosine_similarity():
     assert ids == (2, 3, 5, 4)
     np.testing.assert_allclose(cosines, [1 / np.sqrt(1.01), 0, 0, -1], atol=1e-6)
     assert [place for place, _ in vectors.neighbors(1, 1)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"), [("GPT-2", {"<|endoftext|>", "<|im_start|>"}), ("bytes without marks", set())]
+)
+def test_only_tokens_without_text_are_hidden(tmp_path, model, name, hidden):
+    """An imported vocabulary may mark more tokens as special than a model needs, or none at all."""
+    tokenizer = ImportedTokenizer(json.loads(MADE[name].to_str()))
+    write_vectors(tmp_path, np.ones((len(tokenizer.tokens), 2)))
+    vectors = VectorFiles(tmp_path).of(dataclasses.replace(model, tokenizer=tokenizer))
+    assert {tokenizer.tokens[i] for i in vectors.hidden} == hidden
 
 
 def test_the_nearest_neighbors_are_those_of_a_full_sort():
