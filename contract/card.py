@@ -341,6 +341,15 @@ class GeneratorCard(_Frozen):
         """What it is conditioned on; none for an imported model."""
         return self.training.label_columns if self.training else ()
 
+    @property
+    def has_short_documents(self) -> bool:
+        """Whether it was trained on short documents, such as the lines of a list.
+
+        By the scores of held-out texts or, with fewer than they need, by the kind of the training filter.
+        """
+        known = self.held_out_scores or self.training_filter
+        return known is not None and known.kind == "documents"
+
     def example_request(self, **fields: Any) -> str:
         """Return the JSON of a request with these fields and the prompt and labels of a sample, quoted for a shell."""
         samples = self.training.samples if self.training else ()

@@ -31,8 +31,7 @@ class ScoreProcessor:
         self.request, self.body, self._resume_tokens = request, body, resume_tokens
         # First: labels that the model lacks would also be a reason for `whole`.
         opening = encode_labels(body.labels, model)
-        is_record = card.held_out_scores is not None and card.held_out_scores.kind == "documents"
-        self.is_whole = is_record or bool(body.labels) if body.whole is None else body.whole
+        self.is_whole = card.has_short_documents or bool(body.labels) if body.whole is None else body.whole
         name = repr(model.ref.name)
         knows_ends = not self.is_whole or special.end is not None
         require(knows_ends, "whole", f"be false for model {name}, which was not trained on documents")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contract.card import HeldOutScores
+from contract.card import HeldOutScores, TrainingFilterDescription
 from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest, ModelNotFound
@@ -161,15 +161,18 @@ def test_a_score_continues_from_a_completion_and_the_other_way_round(service):
 
 @pytest.fixture
 def set_held_out(monkeypatch):
-    """A function that sets the scores of held-out texts on the cards of all models."""
+    """A function that sets the scores of held-out texts, and the training filter, on the cards of all models."""
     find = Models.find
 
-    def set_held_out(kind, quantiles):
+    def set_held_out(kind, quantiles, filter_kind=None):
         scores = kind and HeldOutScores(kind=kind, num_texts=100, quantiles=tuple(quantiles))
+        sizes = {"num_entries": 1, "span_tokens": 0, "stride": 1, "false_positive_rate": 0.1, "sha256": ""}
+        described = filter_kind and TrainingFilterDescription(kind=filter_kind, **sizes)
 
         def with_scores(*given, **fields):
             found = find(*given, **fields)
-            return replace(found, card=found.card.model_copy(update={"held_out_scores": scores}))
+            update = {"held_out_scores": scores, "training_filter": described}
+            return replace(found, card=found.card.model_copy(update=update))
 
         monkeypatch.setattr(Models, "find", with_scores)
 
@@ -182,6 +185,13 @@ def test_the_percentile_is_that_among_held_out_texts(service, set_held_out):
         set_held_out("documents", np.linspace(low, high, 101))
         assert scored(service, TEXT)[0]["percentile"] == pytest.approx(percentile, abs=0.01)
         assert scored(service, TEXT, carry_state=True)[0]["percentile"] is None
+
+
+def test_texts_are_whole_by_default_for_models_of_few_short_documents(service, set_held_out):
+    """They have no scores of held-out texts, but a training filter of documents."""
+    for kind, filter_kind in ((None, "documents"), (None, "spans"), ("lines", "documents"), ("documents", "spans")):
+        set_held_out(kind, [1.0] * 101, filter_kind)
+        assert processor(service, "abc", whole=None).is_whole == ((kind or filter_kind) == "documents")
 
 
 def test_texts_are_whole_by_default_for_models_of_short_documents(service, set_held_out):
