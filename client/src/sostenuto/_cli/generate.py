@@ -13,7 +13,7 @@ import click
 
 from sostenuto import Client, Generation, SostenutoError, Stream, TextDelta
 from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._cli.options import connect, given_fields, model_option, sampling_options, server_options
+from sostenuto._cli.options import chosen_model, connect, given_fields, model_option, sampling_options, server_options
 from sostenuto._cli.terminal import read_until_ctrl_c, say, text_or_stdin, write_json, write_text
 from sostenuto._conversation import write_whole
 
@@ -107,6 +107,8 @@ def generate(
     several = (options["n"] or 1) > 1 or searches
     stream = stream if stream is not None else not (as_json or several)
     _check(several, stream, resume, as_json, options["logprobs"], save_state)
+    if options["state"] is not None:
+        options["model"] = chosen_model(options["model"])
     fields = {**given_fields(options), **_beginning(prompt, suffix, options["state"])}
     if save_state is not None:
         check_place(save_state)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from sostenuto import Client
 from sostenuto._cli.errors import Failure, failing_to
@@ -71,6 +72,12 @@ model_option = click.option(
     help="Model: NAME, NAME:VERSION or NAME@LABEL.  [default: SOSTENUTO_MODEL, or the first model that the server "
     "lists]",
 )
+
+
+def chosen_model(model: str | None) -> str | None:
+    """Return the model of `--model`; None for the environment's default, which is none where a text has its own."""
+    source = click.get_current_context().get_parameter_source("model")
+    return model if source is ParameterSource.COMMANDLINE else None
 
 
 def _label(argument: str) -> tuple[str, str]:

@@ -18,7 +18,15 @@ import click
 from sostenuto import Client, Conversation, InvalidArgument, SostenutoError, StateRefused, Turn
 from sostenuto._cli.errors import Failure, error_line, failing_to
 from sostenuto._cli.generate import check_place
-from sostenuto._cli.options import NAMES, connect, given_fields, model_option, sampling_options, server_options
+from sostenuto._cli.options import (
+    NAMES,
+    chosen_model,
+    connect,
+    given_fields,
+    model_option,
+    sampling_options,
+    server_options,
+)
 from sostenuto._cli.terminal import (
     on_one_line,
     piped_lines,
@@ -101,7 +109,7 @@ def _begin(client: Client, prompt: str | None, path: Path | None, model: str | N
         return Session(client, client.conversation(text_argument(prompt or "", "prompt"), model=model, **fields), path)
     if prompt is not None:
         raise click.UsageError(f"{path} has a text already: omit PROMPT, or pass another file")
-    session = Session.open(client, path)
+    session, model = Session.open(client, path), chosen_model(model)
     if model is not None and model != session.conversation.model:
         session.set("model", model)
     for name, value in fields.items():

@@ -76,6 +76,14 @@ def test_the_model_can_come_from_the_environment(sostenuto, server, monkeypatch)
     assert [body["model"] for body in server.bodies if body] == ["theirs", "mine", "first"]
 
 
+def test_a_resume_token_has_its_own_model_whatever_the_environment_says(sostenuto, server, monkeypatch):
+    monkeypatch.setenv("SOSTENUTO_MODEL", "theirs")
+    server.script = [stream(WHOLE), stream(WHOLE)]
+    sostenuto("generate", "--state", STATE)
+    sostenuto("generate", "--state", STATE, "--model", "mine")
+    assert [body.get("model") for body in server.bodies] == [None, "mine"]
+
+
 @pytest.mark.parametrize("argument", [(), ("-",)], ids=["none", "dash"])
 def test_a_prompt_is_read_from_standard_input_unchanged(sostenuto, server, argument):
     server.script = [stream(WHOLE)]

@@ -56,6 +56,18 @@ def test_options_of_the_command_apply_to_every_turn(write, server):
     assert [(body["temperature"], body["stop"]) for body in server.bodies] == [(0.5, ["x"])] * 2
 
 
+def test_a_saved_text_keeps_its_model_whatever_the_environment_says(write, sostenuto, server, tmp_path, monkeypatch):
+    path = tmp_path / "story.json"
+    server.script = [turn("1"), turn("2"), turn("3")]
+    write("", given=("Once", "--file", str(path)))
+    monkeypatch.setenv("SOSTENUTO_MODEL", "theirs")
+    sostenuto("write", "--file", str(path), given="\n")
+    assert read(server) == [("Once", False), ("", True)]
+    assert json.loads(path.read_text())["model"] == "tiny"
+    sostenuto("write", "--file", str(path), "--model", "mine", given="\n")
+    assert server.bodies[2]["model"] == json.loads(path.read_text())["model"] == "mine"
+
+
 def test_undone_turns_can_be_redone_until_another_is_generated(write, server):
     server.script = [turn("1"), turn("2"), turn("3", "ost1.c.d"), turn("4")]
     shown = write("", "", "/undo", "/undo", "/redo", "/redo", "/text", "/undo", "", "/text", "/redo")
