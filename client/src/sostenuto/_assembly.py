@@ -38,6 +38,7 @@ class Assembly:
         self._choices: dict[int, dict[str, Any]] = {}
         self._parts: dict[int, list[_Part]] = {}  # in order of arrival
         self._used: dict[str, Any] = {}  # usage of earlier streams
+        self._is_usage_whole = False  # whether the latest usage is that of the whole stream
         self._before = 0  # characters delivered by earlier streams
         self._overlap = ""  # delivered text of the first choice that the resumed stream will repeat
 
@@ -61,10 +62,17 @@ class Assembly:
         self._fields.update((name, value) for name, value in chunk.items() if value is not None)
         deltas = [self._add_choice(choice) for choice in choices]
         usage = self._usage() if chunk.get("usage") else None
+        self._is_usage_whole = bool(usage and not choices)
         if usage and choices and choices[0]["index"] == 0 and choices[0].get("state"):
             required(usage, "completion_tokens", int)
             self.resume_point = ResumePoint(choices[0]["state"], usage, len(self._parts[0]))
         return deltas
+
+    def end_early(self) -> None:
+        """End at the finish reason: the usage up to a resume point is not that of the generation."""
+        if not self._is_usage_whole:
+            self._used = {}
+            self._fields.pop("usage", None)
 
     def rewind(self) -> None:
         """Rewind to the resume point, or to the start: the next chunk continues from there."""

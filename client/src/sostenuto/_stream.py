@@ -131,6 +131,7 @@ class _Reader:
                     if self._resumption is None or not self._resumption.is_resumable(error):
                         raise
                     if self.assembly.generation.finish_reason is not None:
+                        self.assembly.end_early()
                         return  # only the end of the stream is missing
                     self._resume(self._resumption, error)
         finally:

@@ -45,6 +45,16 @@ def test_an_interrupted_stream_resumes_from_its_last_state(client, server, waits
     assert pieces.generation.finish_reason == "length"
 
 
+@pytest.mark.parametrize(("last", "expected"), [([], None), ([usage_chunk()], Usage(1, 3, 4))], ids=["lost", "there"])
+def test_the_usage_of_a_stream_whose_end_is_lost_is_not_that_of_its_beginning(client, server, last, expected):
+    """It comes after the finish reason; before that, it counts the tokens up to a resume token."""
+    server.script = [cut(marked("a", 1, "s1"), chunk("b", "length"), *last)]
+    pieces = client.stream("Once", **REQUEST, resume=True)
+    assert list(pieces) == ["a", "b"]
+    assert (pieces.generation.finish_reason, pieces.generation.usage) == ("length", expected)
+    assert len(server.bodies) == 1
+
+
 def test_without_a_state_the_request_is_sent_again_with_its_seed(client, server):
     """Before the first event the seed is unknown."""
     server.script = [cut(chunk("ab"), chunk("c")), stream([chunk("a"), chunk("bcd", "stop"), DONE])]
