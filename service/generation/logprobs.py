@@ -101,8 +101,8 @@ class PendingLogprobs:
     def __init__(self, length: int = 0, *, backward: bool) -> None:
         self.length = length  # of the text so far, in characters
         self._backward, self._pending = backward, Logprobs()
-        # Distance of the last returned token of a backward model.
-        self._reached = 0
+        # Distance of the last returned token of a backward model; at first that of the text before the first one.
+        self._reached = length
 
     @property
     def is_empty(self) -> bool:

@@ -331,17 +331,20 @@ def test_a_backward_completion_mirrors_the_forward_one(service, suffix, fields):
     assert begun(service, from_the_end(suffix, **fields)).results() == [mirrored(result) for result in forwards]
 
 
+@pytest.mark.parametrize("num_left", [6, 0])
 @pytest.mark.parametrize("echo", [False, True])
-def test_stop_strings_of_a_backward_model_are_in_reading_order(service, echo):
+def test_stop_strings_of_a_backward_model_are_in_reading_order(service, echo, num_left):
     (whole,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30)).results()
-    stop = whole.text[-8:-6]
+    stop = whole.text[-num_left - 2 :][:2]
     (result,) = begun(service, from_the_end("abc", logprobs=1, max_tokens=30, stop=[stop, "??"], echo=echo)).results()
     left = whole.text[whole.text.rindex(stop) + 2 :]
+    assert len(left) == num_left
     assert (result.text, result.finish_reason) == (left + "abc" * echo, "stop")
     assert "".join(result.logprobs.tokens) == result.text
     assert result.logprobs.text_offset == list(range(len(result.text)))
-    assert result.logprobs.token_logprobs[: len(left)] == whole.logprobs.token_logprobs[-len(left) :]
-    assert (result.logprobs.token_logprobs[-1] is None) == echo
+    scores = whole.logprobs.token_logprobs[len(whole.text) - num_left :]
+    assert result.logprobs.token_logprobs[:num_left] == scores
+    assert result.logprobs.token_logprobs[-1:] == ([None] if echo else scores[-1:])
 
 
 @pytest.mark.parametrize("echo", [False, True])
