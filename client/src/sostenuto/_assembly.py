@@ -104,8 +104,8 @@ class Assembly:
         parts = self._parts.setdefault(index, [])
         parts.append(_Part(text, choice.get("logprobs"), prepend, self._before))
         fields = self._choices.setdefault(index, {})
-        if text:
-            fields.pop("state", None)  # that state precedes this delta
+        if text or finish_reason:
+            fields.pop("state", None)  # that state precedes this delta, or the end
         fields.update((name, value) for name, value in choice.items() if value is not None or name not in fields)
         fields.pop("prepend", None)
         if index == 0:

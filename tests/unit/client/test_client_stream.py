@@ -17,6 +17,7 @@ from tests.unit.client.scripted_responses import (
     as_event,
     chunk,
     linger,
+    marked,
     models,
     stream,
 )
@@ -79,6 +80,16 @@ def test_a_resume_token_of_another_choice_may_come_first(client, server):
     opened = client.stream("Once", model="tiny", n=2, return_state=True, stream_options={"state_interval": 1})
     assert [delta.text for delta in opened.events()] == ["b", "a"]
     assert [choice.state for choice in opened.generation.choices] == ["ost1.a.a", "ost1.b.b"]
+
+
+def test_a_resume_token_before_the_end_is_not_that_of_the_end(client, server):
+    """The EOS token has no text; a request that resumed before it would generate nothing but the end again."""
+    events = [marked("a", 1, "ost1.a.a"), chunk("", "stop")]
+    server.script = [stream([*events, DONE]), stream([events[0], chunk("", "stop", state="ost1.b.b"), DONE])]
+    for state in (None, "ost1.b.b"):
+        with client.stream("Once", model="tiny", stream_options={"state_interval": 1}) as opened:
+            assert list(opened) == ["a"]
+        assert opened.generation.state == state
 
 
 def test_iterating_yields_the_first_choice_alone(client, server):
