@@ -264,7 +264,11 @@ class Engine:
             raise InvalidRequest(
                 f"not_in_training must be false for model {name!r}: {has_none}", param="not_in_training"
             )
-        return training_filter.contains
+        contains, tokenizer = training_filter.contains, model.tokenizer
+        if not tokenizer.changes_text:
+            return contains
+        # The filter has documents as the model generates them, and the prompt is as the client wrote it.
+        return lambda token_ids, text: contains(token_ids, tokenizer.decode(tokenizer.encode(text)))
 
     def _encode(
         self,

@@ -128,7 +128,10 @@ class Tokenizer(ABC):
 
     @property
     def changes_text(self) -> bool:
-        """Whether text is lower-cased or standardized before it is encoded, so that decoding does not restore it."""
+        """Whether text is lower-cased, standardized or split into words before it is encoded.
+
+        Then decoding does not restore it.
+        """
         return False
 
     @abstractmethod

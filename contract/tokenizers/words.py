@@ -58,6 +58,10 @@ class WordTokenizer(LookupVocabulary):
         unknown = {} if self.unknown is None else {self.unknown: self.special.unknown}
         return {**unknown, **self._text_ids}
 
+    @property
+    def changes_text(self) -> bool:
+        return True
+
     def encoding_bytes(self, num_bytes: int) -> int:
         # 47 bytes per byte were measured for words of one character, each an object.
         return 48 * num_bytes

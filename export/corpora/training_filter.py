@@ -45,9 +45,7 @@ def build_training_filter(
         if corpus.num_documents > _max_entries(DOCUMENT_FALSE_POSITIVE_RATE):
             return None
         bloom = BloomFilter.sized(corpus.num_documents, DOCUMENT_FALSE_POSITIVE_RATE)
-        # Keras's words and characters may differ from the text: the other tokenizers restore it.
-        is_changed = isinstance(tokenizer, WordTokenizer) or tokenizer.changes_text
-        blocks = _as_generated(corpus.chunks(_DOING), tokenizer) if is_changed else corpus.blocks(_DOING)
+        blocks = _as_generated(corpus.chunks(_DOING), tokenizer) if tokenizer.changes_text else corpus.blocks(_DOING)
         for hashes in _hash_documents(blocks):
             bloom.add(hashes)
             raise_if_interrupted()

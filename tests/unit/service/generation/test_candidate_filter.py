@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import threading
 
 import pytest
@@ -115,6 +116,15 @@ def test_copies_of_the_training_text_are_replaced(service):
     assert len(texts) == 12
     assert num_rejected == len(seen) - 12 > 0
     assert all(text.startswith("xy") and len(ids) == len(text) == 5 for ids, text in seen)
+
+
+def test_a_copy_is_recognized_however_its_prompt_is_written(service):
+    """The filter of a model of words has its documents in lower case and without punctuation."""
+    seen = []
+    service.training_filters.contains = lambda _, text: seen.append(text)
+    ask(service, n=3, not_in_training=True, model="words", prompt="The CAT, ")
+    assert len(seen) == 3
+    assert all(re.fullmatch("the cat( [a-z0-9]+)+", text) for text in seen)
 
 
 def test_a_model_without_a_filter_refuses_not_in_training(service):
