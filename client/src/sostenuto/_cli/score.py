@@ -102,7 +102,13 @@ class Lines:
 
     @property
     def name(self) -> str:
+        if self.text is not None:
+            return "--text"
         return "standard input" if self.path is None else str(self.path)
+
+    @property
+    def is_readable_again(self) -> bool:
+        return self.path is not None or self.text is not None
 
     def count(self) -> int | None:
         """Return their number, None if it is not known before the end."""
@@ -265,7 +271,7 @@ class Run:
         num_rows -= bool(header and num_rows)
         if num_rows and self._carries:
             raise Failure(f"{self._output} has rows, and --carry-state begins with the first line: remove it")
-        if num_rows and lines.path is None:
+        if num_rows and not lines.is_readable_again:
             raise Failure(f"{self._output} has rows, and {lines.name} cannot be read again: remove it, or name a file")
         if num_rows:
             self._require_same(last.decode("utf-8", "replace"), next(islice(lines, num_rows - 1, None), None))

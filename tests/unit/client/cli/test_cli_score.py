@@ -102,6 +102,19 @@ def test_an_interrupted_output_is_continued(sostenuto, server, tmp_path, row_for
         assert f"continuing after {kept} rows" in shown.stderr
 
 
+def test_only_standard_input_cannot_continue_an_output(sostenuto, server, tmp_path):
+    """It cannot be read again; a text of the command line is there again."""
+    command = ("score", "--csv", "-o", str(tmp_path / "out"), *TINY)
+    server.script = [OF_DOCUMENTS, scores(1.0), OF_DOCUMENTS, OF_DOCUMENTS]
+    assert sostenuto(*command, "--text", "a").exit_code == 0
+    whole = (tmp_path / "out").read_bytes()
+    assert sostenuto(*command, "--text", "a").exit_code == 0
+    shown = sostenuto(*command, given=b"a\n")
+    assert shown.exit_code == 2
+    assert "has rows, and standard input cannot be read again" in shown.stderr
+    assert (tmp_path / "out").read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
