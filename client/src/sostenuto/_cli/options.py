@@ -38,6 +38,7 @@ NAMES = (
 # Fields that have an option of their own, so `--field` refuses them.
 _OWN = {
     *NAMES, "model", "prompt", "suffix", "stream", "stream_options", "n", "echo", "logprobs", "state", "return_state",
+    "top_texts", "use_beam_search", "length_penalty",
 }  # fmt: skip
 
 

@@ -109,6 +109,8 @@ WRONG_USAGE = {
     "generate a --timeout nan": "",
     "generate a --field x": "",
     "generate a --field min_length=3": "has its own option",
+    "generate a --field top_texts=3": "has its own option",
+    "generate a --field use_beam_search=true": "has its own option",
     "generate a --logprobs 2": "",
     "generate a -n 0": "",
     "generate a -n 2 --stream": "",
