@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # Per request: the server's limit on values is some 17 million.
 MAX_TOKENS, MAX_VALUES = 2048, 8_000_000
-_KINDS = {"hidden": 1, "cell": 1, "gates": 4}
 _ITEM_BYTES = {"F16": 2, "I32": 4}
 
 
@@ -66,9 +65,9 @@ def _inspections(
     listed = {each.id: each for each in client.models()}
     name = model or next(iter(listed))
     card = listed.get(name.replace("@", ":").partition(":")[0])
-    width = (
-        sum(_KINDS.get(kind, 1) for kind in fields["include"]) * (card.units or 1) * (card.layers or 1) if card else 1
-    )
+    wanted = {**fields, "logprobs": 0, "encoding_format": "base64_float16"}
+    # Layers may have different widths, which only a response tells.
+    width = _width(_post(client, "/v1/inspect", {**wanted, "model": name, "input": token_ids[:1]}))
     size = max(1, min(MAX_TOKENS, MAX_VALUES // max(1, width)))
     is_backward, state = card is not None and card.direction == "backward", None
     starts = range(0, len(token_ids), size)
@@ -76,8 +75,7 @@ def _inspections(
         window = token_ids[start : start + size]
         # The state after a window has read the labels.
         before = {"state": state} if state or not labels else {"labels": dict(labels)}
-        wanted = {**fields, "model": name, **before, "logprobs": 0, "encoding_format": "base64_float16"}
-        response = _post(client, "/v1/inspect", {**wanted, "input": window})
+        response = _post(client, "/v1/inspect", {**wanted, "model": name, **before, "input": window})
         # By the same version: the default may change meanwhile.
         name = f"{required(response, 'model', str)}:{required(response, 'version', int)}"
         yield start, response
@@ -85,6 +83,12 @@ def _inspections(
             read = {"suffix" if is_backward else "prompt": window, "max_tokens": 0, "return_state": True}
             (choice,) = _post(client, "/v1/completions", {"model": name, **before, **read})["choices"]
             state = choice["state"]
+
+
+def _width(response: dict[str, Any]) -> int:
+    """Return the number of values of each token, in a response to one."""
+    values = [packed for layer in response["layers"] for packed in layer["values"].values()]
+    return sum(len(base64.b64decode(packed)) for packed in values) // _ITEM_BYTES["F16"]
 
 
 def _post(client: Client, path: str, body: dict[str, Any]) -> dict[str, Any]:

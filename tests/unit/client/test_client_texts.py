@@ -238,3 +238,29 @@ def test_a_malformed_status_is_unexpected(client, server, answer):
     server.script = [answer_json(answer)]
     with pytest.raises(sostenuto.UnexpectedResponse, match="base_url"):
         client.status()
+
+
+def test_the_windows_of_activations_suit_the_widths_of_all_layers(client, server, monkeypatch, tmp_path):
+    """The list of models has the width of the top layer alone; the server limits the values of a response."""
+    monkeypatch.setattr("sostenuto._activations.MAX_VALUES", 8)
+
+    def inspected(ids):
+        layers = [
+            {
+                "layer": layer,
+                "units": [*range(units)],
+                "values": {"hidden": base64.b64encode(bytes(2 * units * len(ids))).decode()},
+            }
+            for layer, units in ((1, 3), (2, 1))
+        ]
+        return answer_json({"model": "tiny", "version": 3, "token_ids": ids, "layers": layers})
+
+    listed = {"id": "tiny", "layers": 2, "units": 1, "direction": "forward"}
+    saved = answer_json({**COMPLETION, "choices": [{"index": 0, "text": "", "finish_reason": "length", "state": "S"}]})
+    server.script = [
+        answer_json({"tokens": [5, 6, 7], "token_strs": ["a", "b", "c"]}),
+        answer_json({"data": [listed]}),
+        *(inspected([5]), inspected([5, 6]), saved, inspected([7]), saved),
+    ]
+    client.save_activations(tmp_path / "file", "abc", model="tiny", include=["hidden"])
+    assert [body["input"] for body in server.bodies if "input" in (body or {})] == [[5], [5, 6], [7]]
