@@ -22,11 +22,11 @@ States = list[list[tf.Tensor]]
 # One array, partitioned along the batch: one part per core.
 Parts = list[tf.Tensor]
 
-# Initial embeddings are uniform, with a standard deviation of 1 for up to 100 tokens and of 0.3 from 1,111 on. A few
-# tokens only have to be told apart: with 0.3, three epochs of characters ended with a loss of 1.718, not 1.683. Many
-# should become alike, and rare ones keep most of their initial values: with 1, 13 epochs of words ended with 3.240, and
-# with 0.3 the ninth was at 3.169; Chinese verse ended with 4.67, not 4.54 (`benchmarks/HISTORY.md`).
-_LARGE_EMBEDDINGS, _MIN_EMBEDDING_STD = 100, 0.3
+# Up to this many tokens, such as characters, embeddings start with a standard deviation of 1, and output biases with
+# zero. More tokens need smaller embeddings, as some should become alike and rare ones keep most of their initial
+# values, and biases by frequency: words had 3.228 after five epochs, and 3.313 before; Chinese verse ended with 4.54,
+# not 4.67. But seven epochs of characters ended with 1.397, and with such biases with 1.404 (`benchmarks/HISTORY.md`).
+_FEW_TOKENS, _MIN_EMBEDDING_STD = 100, 0.3
 # For a tied embedding, which is also the output layer: its first logits must not be large.
 TIED_RANGE = 0.05
 # With LSTM layers, input kernels and output layer start with twice the values of Glorot's initialization, which treats
@@ -49,8 +49,8 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
     """Build an untrained model that maps token ids int32 (batch, T) to logits float32 (batch, T, V).
 
     A bidirectional model maps (batch, context) to (batch, V), the logits of the next token. With the frequencies of
-    tokens, int (V,), the biases of the output layer start from their logarithms instead of zero, so that no update is
-    needed to learn which tokens are rare.
+    tokens, int (V,), the biases of the output layer start from their logarithms instead of zero if there are many
+    tokens, so that no update is needed to learn which are rare.
     """
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
@@ -82,7 +82,7 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
             x = keras.layers.Dense(config.embedding, use_bias=False, name=_PROJECTION)(x)
         logits = embedding(x, reverse=True)
     model = keras.Model(token_ids, logits, name=config.name.replace(".", "_"))
-    if target_counts is not None and not config.tie_embeddings:
+    if target_counts is not None and vocab_size > _FEW_TOKENS and not config.tie_embeddings:
         log_counts = np.log(target_counts + 1.0)
         model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
     return model
@@ -90,7 +90,7 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
 
 def _embedding_std(vocab_size: int) -> float:
     """Return the standard deviation of initial embeddings that are not tied to the output layer."""
-    return min(1.0, max(_MIN_EMBEDDING_STD, (_LARGE_EMBEDDINGS / vocab_size) ** 0.5))
+    return min(1.0, max(_MIN_EMBEDDING_STD, (_FEW_TOKENS / vocab_size) ** 0.5))
 
 
 def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -337,11 +337,13 @@ def test_embedding_init_loads_vectors_and_freeze_embedding_keeps_them(published)
 @pytest.mark.usefixtures("computes")
 @pytest.mark.parametrize("options", [(), ("--embedding-init", "vectors.txt")], ids=["random", "vectors"])
 def test_output_biases_start_from_the_frequencies_of_the_text(published, options):
-    Path("vectors.txt").write_text("a 1 0 -1 2\n")
-    assert train(*options, "--validation", "0", "--learning-rate", "1e-9", "--epochs", "1") == 0
+    Path("vectors.txt").write_text("w0 1 0 -1 2\n")
+    Path("words.txt").write_text("".join(f"w{i % 100} w{i} " for i in range(200)))
+    settings = ["--token-unit", "word", "--validation", "0", "--learning-rate", "1e-9", "--epochs", "1"]
+    assert train(*options, *settings, corpus="words.txt") == 0
     model, tokenizer, *_ = published[0]
-    bias, (common, rare) = np.asarray(model.get_layer("logits").bias), map(tokenizer.tokens.index, " d")
-    assert bias[common] - bias[rare] == pytest.approx(np.log((TEXT.count(" ") + 1) / (TEXT.count("d") + 1)), abs=1e-3)
+    bias, (common, rare) = np.asarray(model.get_layer("logits").bias), map(tokenizer.tokens.index, ["w7", "w107"])
+    assert bias[common] - bias[rare] == pytest.approx(np.log((3 + 1) / (1 + 1)), abs=1e-3)
 
 
 def test_unreadable_vectors_are_an_error_before_a_run_starts(published, capsys):

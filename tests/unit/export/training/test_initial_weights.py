@@ -145,12 +145,13 @@ def test_kernels_start_with_twice_glorots_values_in_an_lstm(cell, gain):
         assert np.abs(kernel).max() == pytest.approx(limit, rel=0.01)
 
 
-def test_the_first_probabilities_are_the_frequencies_of_the_training_split():
+@pytest.mark.parametrize("vocab_size", [100, 101])
+def test_the_first_probabilities_of_many_tokens_are_the_frequencies_of_the_training_split(vocab_size):
     config = load_config(None, {"name": "new", "corpus": "c", "units": 8})
-    counts = np.array([0, 9, 89, 899])
-    model = build_model(config, 4, counts)
-    bias = model.get_layer("logits").bias.numpy()
-    assert np.allclose(np.exp(bias) / np.exp(bias).sum(), (counts + 1) / 1001)
+    counts = np.arange(vocab_size)
+    bias = build_model(config, vocab_size, counts).get_layer("logits").bias.numpy()
+    expected = (counts + 1) / (counts + 1).sum() if vocab_size > 100 else 1 / vocab_size
+    assert np.allclose(np.exp(bias) / np.exp(bias).sum(), expected)
 
 
 def test_the_gates_of_an_lstm_start_half_open():
