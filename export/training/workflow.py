@@ -155,8 +155,8 @@ class TrainingRun:
         if reached is not None and baseline is not None and reached >= baseline:
             print(
                 f"warning: the validation loss is {reached:.3f}, and counting {self.corpus.ngram_order}-grams gives "
-                f"{baseline:.3f}. The model needs more updates: train longer, with a smaller --batch-size or "
-                f"--sequence-length, or with a smaller vocabulary; or more text",
+                f"{baseline:.3f}. The model needs more updates: train longer, with fewer --units, with a smaller "
+                f"--batch-size or --sequence-length, or with a smaller vocabulary; or more text",
                 file=sys.stderr,
             )
 
