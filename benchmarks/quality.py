@@ -96,7 +96,8 @@ def train(recipe: str, corpus: Path, seed: int, options: argparse.Namespace) -> 
         print(f"{name}: trained already, in {home}", flush=True)
         return done[-1].parent
     words = [corpus, "--config", RECIPES / f"{recipe}.toml", "--name", name, "--documents", options.documents]
-    words += ["--seed", seed, "--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
+    words += ["--validation", HELD_OUT, "--seed", seed]
+    words += ["--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
     words += ["--max-minutes", options.max_minutes] if options.max_minutes else []
     subprocess.run([sys.executable, "-m", "export", "train", *map(str, words)], check=True)
     return next(home.glob("*/saved_model.pb")).parent

@@ -22,6 +22,7 @@ from export.config import (
     load_config,
     recipe_for,
     recipe_path,
+    trains_fast,
 )
 from export.repository.display import compare, list_versions, show, verify
 from export.repository.promotion import promote, rollback
@@ -199,7 +200,11 @@ def train(
     output = {"progress_file": progress_file, "evaluations": evaluations, "publishes": publish}
     workflow = _workflow(start=False)
     if config is None:
-        echo(f"recipe {default}, dropout {train_config.dropout:g}; another one: --config")
+        minutes, is_slow = train_config.max_minutes, train_config.base is None and not trains_fast()
+        length = f" for {minutes:g} minutes" if minutes else ""
+        where = " on a CPU without bfloat16 instructions" if minutes and is_slow else ""
+        what = f"{train_config.units} units, dropout {train_config.dropout:g}"
+        echo(f"recipe {default}{length}{where}: {what}; another one: --config")
     return workflow.train(train_config, models_dir, runs_dir, base, **output)
 
 

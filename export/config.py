@@ -14,6 +14,7 @@ from contract.errors import TokenizerError
 from contract.tokenizers.regexes import PRESETS, join_regexes
 from export.corpora.documents import Documents
 from export.errors import ConfigError
+from export.machine import has_gpu, multiplies_bfloat16
 
 # Default directories of published versions and of training runs.
 MODELS, RUNS = Path("models"), Path("runs")
@@ -22,9 +23,14 @@ RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes"
 # The defaults without a given file, by the minutes of a run; the last one with a base model.
 RECIPES_BY_MINUTES = ("characters-3-minutes", "characters", "characters-hour")
 DEFAULT_RECIPE, FINE_TUNING_RECIPE = RECIPES_BY_MINUTES[0], "fine-tuning"
-# The text length that they are made for, and limits of the dropout factor for other texts; higher rates were measured
-# for the default recipe alone.
-_RECIPE_BYTES, _MIN_DROPOUT_FACTOR, _MAX_DROPOUT_FACTOR = 1_200_000, 1 / 3, 2.5
+# What they are made for: the length of a text, and how often it is read in a recipe's minutes.
+_RECIPE_BYTES = 1_200_000
+_RECIPE_PASSES = dict(zip(RECIPES_BY_MINUTES, (7, 19, 29), strict=True))
+# Tokens/s of a training without bfloat16 instructions, relative to those with: 10,900 and 41,182 with 512 units.
+_SPEED_WITHOUT_BFLOAT16 = 0.25
+# Passes up to which dropout only slows the training, and the largest factor of a recipe's rates for more passes than it
+# is made for; higher rates were measured for the default recipe alone.
+_PASSES_WITHOUT_DROPOUT, _MAX_DROPOUT_FACTOR = 3.5, 2.5
 _DROPOUT = ("dropout", "embedding_dropout", "recurrent_dropout")
 
 Connections = Literal["none", "residual", "skip"]
@@ -38,6 +44,9 @@ DEFAULT_EPOCHS = 10
 # Less than a page, which a model would only memorize. The shortest training text in this project's tests has 1,248
 # characters.
 MIN_CHARACTERS = 1000
+# Default fraction that is held out, and the most characters of it: more would take longer to validate than a short run
+# trains.
+_VALIDATION, _MAX_HELD_OUT = 0.1, 500_000
 # Each is a token before every document.
 MAX_LABEL_COLUMNS = 8
 # Settings that limit the vocabulary, and the units that they apply to.
@@ -114,7 +123,9 @@ class TrainConfig(
     be given several times; implies --documents records"""
     min_characters: int = _setting(Group.CORPUS, MIN_CHARACTERS, ge=0)
     """refuse a corpus of fewer characters; 0 accepts any"""
-    validation: Rate = _setting(Group.CORPUS, 0.1)
+    validation: float | None = _setting(
+        Group.CORPUS, None, shown_default=f"{_VALIDATION}, at most {_MAX_HELD_OUT:,} characters", ge=0, lt=1
+    )
     """fraction of the corpus held out for validation: the end of a running text, or documents sampled by the seed"""
     validation_corpus: str | None = _setting(Group.CORPUS, None, metavar="PATH", min_length=1, shown_default="none")
     """text to validate with, instead of a fraction of the corpus"""
@@ -297,20 +308,38 @@ class TrainConfig(
         """Maximum number of epochs; None where only `max_minutes` ends the run."""
         return DEFAULT_EPOCHS if self.epochs is None and self.max_minutes is None else self.epochs
 
+    def validation_fraction(self, num_characters: int) -> float:
+        """Return the fraction of a corpus of this length that is held out, unless there is a validation corpus."""
+        return min(_VALIDATION, _MAX_HELD_OUT / num_characters) if self.validation is None else self.validation
+
     @property
     def window_length(self) -> int | None:
         """Context length of a sliding-window model, in tokens; None for a model that carries state."""
         return (self.context_length or DEFAULT_CONTEXT) if self.bidirectional else None
 
 
+def trains_fast() -> bool:
+    """Return whether this machine trains as fast as the recipes assume: by bfloat16 instructions or a GPU."""
+    return multiplies_bfloat16() or has_gpu()
+
+
 def recipe_for(minutes: float) -> str:
-    """Return the name of the recipe for a run of this length: the shortest that is made for at least half of it."""
+    """Return the name of the recipe for a run of this length: the shortest that is made for at least half of it.
+
+    On a slow CPU the minutes count less, as the run reads less text: a recipe with more units than it can train would
+    end with a higher loss.
+    """
 
     def lasts(recipe: str) -> float:
         # Rounded up, as the last validation takes the rest of a minute.
         return math.ceil(tomllib.loads(RECIPES[recipe].read_text())["max_minutes"])
 
+    minutes *= _speed()
     return next((name for name in RECIPES_BY_MINUTES if minutes <= 2 * lasts(name)), RECIPES_BY_MINUTES[-1])
+
+
+def _speed() -> float:
+    return 1.0 if trains_fast() else _SPEED_WITHOUT_BFLOAT16
 
 
 def recipe_path(text: str) -> Path:
@@ -337,6 +366,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
+    recipe = dict(values)
     if overrides.get("token_regex") is not None:
         # Not the name in the file, such as a recipe's.
         values.pop("token_unit", None)
@@ -350,9 +380,6 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if path in RECIPES.values() and overrides.get("epochs") is not None:
         # The caller's length of the run, instead of the recipe's.
         values.pop("max_minutes", None)
-    elif path in map(RECIPES.get, RECIPES_BY_MINUTES):
-        largest = _MAX_DROPOUT_FACTOR if path == RECIPES[DEFAULT_RECIPE] else 1.0
-        values |= _dropout_for(values, overrides.get("corpus", "-"), largest)
     values |= overrides
     if {"validation", "validation_corpus"} <= overrides.keys() and values.get("mix") is None:
         raise ConfigError(
@@ -361,25 +388,38 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     corpus = values.get("corpus")
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:
         values.setdefault("name", Path(corpus).stem)
-    return validated(values)
+    config = validated(values)
+    if path in map(RECIPES.get, RECIPES_BY_MINUTES):
+        factor = _dropout_factor(config, path.stem, recipe["max_minutes"])
+        rates = {name: round(recipe.get(name, 0.0) * factor, 3) for name in _DROPOUT if name not in overrides}
+        config = config.model_copy(update=rates)
+    return config
 
 
-def _dropout_for(recipe: dict[str, Any], corpus: str, largest: float) -> dict[str, float]:
-    """Return a recipe's dropout rates for a file or directory: lower ones for longer texts than it is made for.
+def _dropout_factor(config: TrainConfig, recipe: str, recipe_minutes: float) -> float:
+    """Return the factor of a recipe's dropout rates for a run: it grows with the logarithm of the passes over the text.
 
-    In the same minutes a longer text is read less often, and less of it is memorized: 1,024 units that read a million
-    characters twice ended with 1.465 nats per character at a third of the rates, and with 1.558 at the recipe's own. A
-    shorter text gets higher rates, up to `largest` times the recipe's: twelve epochs of 300,000 characters ended with
-    1.326 at twice the recipe's, and with 1.332 at its own, in the seventh (`benchmarks/HISTORY.md`).
+    With few passes, as a text is long, a run short or a CPU slow, nothing is memorized: tiny Shakespeare, read twice,
+    ended with 1.474 nats per character without dropout, and with 1.521 at the recipe's rate of 0.2. With many, the best
+    epoch is lower at a higher rate: 1.326 at 0.4, after twelve passes over 300,000 characters, and 1.332 at 0.2
+    (`benchmarks/HISTORY.md`).
     """
+    usual = passes = _RECIPE_PASSES[recipe]
+    if config.max_minutes is not None:
+        passes *= _speed() * config.max_minutes / recipe_minutes * _RECIPE_BYTES / _num_bytes(config.corpus)
+    if config.epochs is not None:
+        passes = config.epochs if config.max_minutes is None else min(passes, config.epochs)
+    factor = math.log(passes / _PASSES_WITHOUT_DROPOUT) / math.log(usual / _PASSES_WITHOUT_DROPOUT)
+    return min(max(factor, 0.0), _MAX_DROPOUT_FACTOR if recipe == DEFAULT_RECIPE else 1.0)
+
+
+def _num_bytes(corpus: str) -> int:
+    """Return the length of a file or of all files in a directory; the usual one if it is unknown or zero."""
     path = Path(corpus)
     files = path.rglob("*") if path.is_dir() else [path]
     shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    size = sum(file.stat().st_size for file in shown if file.is_file())
-    # The length of standard input and of built-in corpora is unknown.
-    factor = math.sqrt(_RECIPE_BYTES / size) if size else 1.0
-    factor = min(max(factor, _MIN_DROPOUT_FACTOR), largest)
-    return {rate: round(recipe.get(rate, 0.0) * factor, 3) for rate in _DROPOUT}
+    # That of standard input and of built-in corpora is unknown.
+    return sum(file.stat().st_size for file in shown if file.is_file()) or _RECIPE_BYTES
 
 
 def architecture_of(card: GeneratorCard) -> dict[str, Any]:

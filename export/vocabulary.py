@@ -53,7 +53,8 @@ def run(config_file: Path | None, source: str | None, save: Path | None, show: i
         raise ConfigError(f"from = {config.base}: a fine-tuned model has the vocabulary of its base; omit from")
     corpus = read_corpus(config.corpus, config.documents, label_columns=config.label_column or ())
     other = config.validation_corpus
-    head, tail = corpus.split(config.validation if other is None else 0.0, config.seed)
+    fraction = config.validation_fraction(corpus.num_characters) if other is None else 0.0
+    head, tail = corpus.split(fraction, config.seed)
     if source is not None:
         text, name = read_corpus(source, config.documents, role="text"), source
     elif other is not None:

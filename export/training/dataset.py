@@ -316,7 +316,9 @@ class Dataset:
         ids = encode(head)
         if len(ids) < 2:
             raise CorpusError(f"corpus {head.name}: at least 2 tokens are needed to train on, got {len(ids)}")
-        other_ids = None if mixed is None else encode(mixed.split(config.validation, config.seed)[0])
+        other_ids = None
+        if mixed is not None:
+            other_ids = encode(mixed.split(config.validation_fraction(mixed.num_characters), config.seed)[0])
         train = _lay_out_training(ids, tokenizer, config, other_ids)
         # A running text, from which a model with labels may be trained further, has none.
         labelled = [part for part in (ids, other_ids) if part is not None and columns and head.ends]

@@ -15,15 +15,14 @@ import tensorflow as tf
 from contract.processes import suppress_stderr
 from export.errors import ConfigError
 from export.interrupts import signal_handlers
+from export.machine import num_cores
 from export.terminal import echo
 
 # With fewer rows or units per core, an operation's overhead exceeds its computation (`benchmarks/HISTORY.md`).
 MIN_ROWS_PER_CORE, MIN_UNITS_PER_CORE = 8, 128
 # From this ratio of units to rows per core on, a step is bound by reading weights; units are partitioned then.
 UNITS_FOR_A_ROW = 32
-# A CPU without one of these flags emulates bfloat16 by converting every number, which is slower than float32.
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_CPUINFO, _MEMINFO = "/proc/cpuinfo", Path("/proc/meminfo")
+_MEMINFO = Path("/proc/meminfo")
 # The memory limit of a container: cgroups v2, and v1.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # Options of `mallopt(3)`, and the largest values that it accepts on every platform.
@@ -167,11 +166,6 @@ def _num_workers() -> int:
         raise ConfigError(f"TF_CONFIG is invalid ({error}), got {text!r}") from error
 
 
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def cores_for(rows: int, units: int, cores: int) -> int:
     """Return how many cores a layer can use: all, unless the partitions become too small."""
     return max(_parts(rows, MIN_ROWS_PER_CORE, cores), _parts(units, MIN_UNITS_PER_CORE, cores))
@@ -198,14 +192,6 @@ def _keep_freed_memory() -> None:
     set_option = ctypes.CDLL(None).mallopt
     set_option(_M_MMAP_THRESHOLD, _MAX_MMAP_THRESHOLD)
     set_option(_M_TRIM_THRESHOLD, _MAX_TRIM_THRESHOLD)
-
-
-def multiplies_bfloat16() -> bool:
-    """Return whether this CPU has instructions for bfloat16 products."""
-    with contextlib.suppress(OSError), open(_CPUINFO, encoding="ascii", errors="replace") as lines:
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-        return not _BFLOAT16_FLAGS.isdisjoint(flags.split())
-    return False
 
 
 def free_bytes() -> float:

@@ -347,7 +347,7 @@ def publish_best(run: Path, models_dir: Path) -> int:
 def _reread(config: TrainConfig, before: CorpusDescription) -> tuple[Corpus | None, Corpus | None]:
     """Return the training and the validation split of a run; None if it cannot be read again or has changed."""
     corpus = _unchanged(config, config.corpus, before.corpus_sha256)
-    head, tail = corpus.split(_held_out_share(config), config.seed) if corpus else (None, None)
+    head, tail = corpus.split(_held_out_share(config, corpus), config.seed) if corpus else (None, None)
     if config.validation_corpus is not None:
         tail = _unchanged(config, config.validation_corpus, before.held_out_sha256)
     return head, tail
@@ -363,15 +363,15 @@ def _unchanged(config: TrainConfig, source: str, sha256: str | None) -> Corpus |
 
 def _split(corpus: Corpus, config: TrainConfig) -> tuple[Corpus, Corpus | None]:
     """Return the training and the validation split; raise CorpusError if the validation corpus cannot be read."""
-    head, tail = corpus.split(_held_out_share(config), config.seed)
+    head, tail = corpus.split(_held_out_share(config, corpus), config.seed)
     if config.validation_corpus is not None:
         tail = _read(config, config.validation_corpus, "validation corpus")
     return head, tail
 
 
-def _held_out_share(config: TrainConfig) -> float:
+def _held_out_share(config: TrainConfig, corpus: Corpus) -> float:
     """Return the held-out share of the corpus: 0 with a separate validation text."""
-    return config.validation if config.validation_corpus is None else 0.0
+    return config.validation_fraction(corpus.num_characters) if config.validation_corpus is None else 0.0
 
 
 def _read(config: TrainConfig, source: str, role: str = "corpus") -> Corpus:

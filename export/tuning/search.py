@@ -209,7 +209,7 @@ def _base_config(given: dict[str, Any], config_name: str | None, budget: Budget)
     for name in ("corpus", "mix", "validation_corpus"):
         if getattr(config, name) == "-":
             raise ConfigError(f"{name} = -: a search reads the text for each trial; save it in a file")
-    if not config.validation and config.validation_corpus is None:
+    if config.validation == 0 and config.validation_corpus is None:
         raise ConfigError("validation = 0: trials are compared by their validation loss, so some text must be held out")
     return config
 

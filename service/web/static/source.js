@@ -192,7 +192,7 @@ function unread({ unread: columns }) {
 
 function order({ documents, isSorted }) {
   if (!isSorted) return [];
-  return [[`The ${NOUNS[documents]} are sorted. The trainer shuffles documents, so the tenth that it holds out for validation is a fair sample.`, false]];
+  return [[`The ${NOUNS[documents]} are sorted. The trainer shuffles documents, so those that it holds out for validation are a fair sample.`, false]];
 }
 
 function characters({ unusual, rare }) {

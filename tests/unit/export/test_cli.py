@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from contract.card import GeneratorCard, load_assets
 from contract.tokenizers import CharacterTokenizer
+from export import config as config_module
 from export.cli import program
 from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
@@ -162,8 +163,10 @@ def test_missing_and_invalid_settings_are_reported_together(capsys):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The settings of each training run, none of which takes place."""
+    """The settings of each training run, none of which takes place; the CPU has bfloat16 instructions and no GPU."""
     configs = []
+    monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(config_module, "has_gpu", lambda: False)
     monkeypatch.setattr(workflow, "train", lambda config, *_, **__: configs.append(config) or 0)
     return configs
 
@@ -180,15 +183,34 @@ def test_train_needs_only_a_corpus(trained):
         (0.5, "characters-3-minutes"),
         (6, "characters-3-minutes"),
         (40, "characters"),
-        (41, "characters-hour"),
-        (600, None),
+        (600, "characters-hour"),
     ],
 )
 def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minutes, recipe):
     assert main(["train", "book.txt", "--max-minutes", str(minutes)]) == 0
-    recipe = recipe or "characters-hour"
     assert trained == [load_config(RECIPES[recipe], {"corpus": "book.txt", "max_minutes": minutes})]
-    assert f"recipe {recipe}, dropout {trained[0].dropout};" in capsys.readouterr().out
+    (config,) = trained
+    what = f"{config.units} units, dropout {config.dropout}"
+    assert f"recipe {recipe} for {minutes} minutes: {what}; another" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ([], "recipe characters-3-minutes for 2.9 minutes on a CPU without bfloat16 instructions: 512 units"),
+        (
+            ["--max-minutes", "20"],
+            "recipe characters-3-minutes for 20 minutes on a CPU without bfloat16 instructions: 512",
+        ),
+        (["--epochs", "7"], "recipe characters-3-minutes: 512 units"),
+        (["--config", "characters"], ""),
+    ],
+)
+@pytest.mark.usefixtures("trained")
+def test_a_slow_cpu_gets_the_recipe_for_a_quarter_of_the_minutes(capsys, monkeypatch, options, start):
+    monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: False)
+    assert main(["train", "book.txt", *options]) == 0
+    assert capsys.readouterr().out.startswith(start)
 
 
 def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):
@@ -212,6 +234,8 @@ def test_a_recipe_is_found_beside_a_directory_of_its_name(trained):
 
 def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, capsys):
     monkeypatch.setattr(workflow.Trainer, "_validate", lambda _, progress: ([2.0, 1.0, 3.0][progress.epochs], 0.5, 1.0))
+    # As for a long text.
+    monkeypatch.setattr(config_module, "_MAX_HELD_OUT", 100)
     assert train("--epochs", "3", "--seed", "5") == 0
     card, tokenizer = load_assets(Path("models/m/1"))
     best = json.loads(Path("runs/m/progress.json").read_text())["history"][1]
@@ -223,7 +247,7 @@ def test_the_card_reports_the_epoch_whose_weights_are_published(monkeypatch, cap
     assert (training.corpus, training.corpus_characters) == ("book.txt", len(TEXT))
     assert training.train_tokens + training.validation_tokens == pytest.approx(len(TEXT), abs=10)
     assert set(tokenizer.decode(range(len(tokenizer.tokens)))) == set(TEXT)
-    assert training.held_out_characters == pytest.approx(len(TEXT) / 10, abs=1)
+    assert training.held_out_characters == pytest.approx(100, abs=1)
     # Each token is a character here.
     assert training.bits_per_character == pytest.approx(1 / np.log(2))
     assert training.settings == json.loads(Path("runs/m/config.json").read_text())

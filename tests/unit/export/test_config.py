@@ -4,10 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from export import config as config_module
 from export.config import DEFAULT_RECIPE, RECIPES, TrainConfig, load_config
 from export.errors import ConfigError
 
 NEEDED = {"name": "m", "corpus": "c.txt"}
+
+
+@pytest.fixture(autouse=True)
+def is_fast(monkeypatch):
+    """The CPU has bfloat16 instructions."""
+    monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: True)
 
 
 @pytest.fixture
@@ -81,18 +88,24 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
     ("num_bytes", "given", "rates"),
     [
         (1_200_000, {}, (0.2, 0.05)),
-        (300_000, {}, (0.4, 0.1)),
+        (600_000, {}, (0.4, 0.1)),
         (50_000, {}, (0.5, 0.125)),
+        (1_800_000, {}, (0.083, 0.021)),
+        (2_400_000, {}, (0, 0)),
+        (10**9, {}, (0, 0)),
+        (10**9, {"dropout": 0.3}, (0.3, 0)),
+        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.1)),
+        (600_000, {"max_minutes": 1.45}, (0.2, 0.05)),
         (50_000, {"epochs": 7}, (0.2, 0.05)),
-        (4_800_000, {}, (0.1, 0.025)),
-        (10**9, {}, (0.067, 0.017)),
-        (4_800_000, {"dropout": 0.3}, (0.3, 0.025)),
-        (4_800_000, {"epochs": 7}, (0.2, 0.05)),
+        (10**9, {"epochs": 14}, (0.4, 0.1)),
+        (50_000, {"epochs": 3}, (0, 0)),
+        (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0)),
+        (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.05)),
     ],
 )
 @pytest.mark.parametrize("is_directory", [False, True])
-def test_a_recipe_has_dropout_by_the_length_of_the_text(tmp_path, num_bytes, given, rates, is_directory):
-    """In the recipe's minutes it is read less or more often; with a number of epochs it is not."""
+def test_a_recipe_has_dropout_by_how_often_the_text_is_read(tmp_path, num_bytes, given, rates, is_directory):
+    """In the same minutes, a longer one is read less often; a number of epochs says how often."""
     book = tmp_path / "texts" / "book.txt"
     book.parent.mkdir()
     hidden = book.with_name(".git") / "pack"
@@ -103,6 +116,30 @@ def test_a_recipe_has_dropout_by_the_length_of_the_text(tmp_path, num_bytes, giv
     corpus = book.parent if is_directory else book
     config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(corpus), **given})
     assert (config.dropout, config.embedding_dropout) == rates
+
+
+@pytest.mark.parametrize(
+    ("given", "num_characters", "fraction"),
+    [
+        ({}, 1_000, 0.1),
+        ({}, 5_000_000, 0.1),
+        ({}, 50_000_000, 0.01),
+        ({"validation": 0.2}, 50_000_000, 0.2),
+        ({"validation": 0}, 1_000, 0),
+    ],
+)
+def test_a_tenth_but_at_most_half_a_million_characters_are_held_out(given, num_characters, fraction):
+    config = load_config(None, {"name": "m", "corpus": "c", **given})
+    assert config.validation_fraction(num_characters) == fraction
+
+
+def test_a_slow_cpu_reads_a_text_less_often(monkeypatch):
+    monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(config_module, "has_gpu", lambda: False)
+    given = {"name": "m", "corpus": "shakespeare", "max_minutes": 4 * 2.9}
+    assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.2
+    monkeypatch.setattr(config_module, "has_gpu", lambda: True)
+    assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.5
 
 
 def test_documents_do_not_change_what_a_file_of_settings_says(toml):

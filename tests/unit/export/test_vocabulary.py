@@ -151,7 +151,7 @@ def test_labels_of_a_file_of_settings_are_tokens():
     Path("r.toml").write_text('name = "m"\ncorpus = "list.csv"\nlabel_column = ["style"]\ndocuments = "records"\n')
     assert main(["vocabulary", "--config", "r.toml", "--save", "t.json"]) == 0
     config = load_config(Path("r.toml"), {})
-    head, _ = read_corpus("list.csv", "records", label_columns=["style"]).split(config.validation, config.seed)
+    head, _ = read_corpus("list.csv", "records", label_columns=["style"]).split(0.1, config.seed)
     assert load_tokenizer(Path("t.json")) == train_tokenizer(config, head, learn_columns(head))
     assert "<style=early>" in load_tokenizer(Path("t.json")).tokens
 
@@ -167,7 +167,7 @@ def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, docum
     options = {"token_unit": unit, "documents": documents}
     show(capsys, "--token-unit", unit, "--documents", documents, "--save", "t.json")
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
-    head, _ = read_corpus("book.txt", documents).split(config.validation, config.seed)
+    head, _ = read_corpus("book.txt", documents).split(0.1, config.seed)
     saved = load_tokenizer(Path("t.json"))
     assert saved == train_tokenizer(config, head)
     assert (saved.unit, saved.special.end is not None) == (unit, documents == "lines")

@@ -72,7 +72,7 @@ def prepare(text=TEXT, **settings):
     config = load_config(None, {**SETTINGS, **settings})
     lines = text.splitlines() if config.documents == "lines" else []
     corpus = Corpus.of("c", lines, ends=True) if len(lines) > 1 else Corpus.of("c", [text], ends=False)
-    head, tail = corpus.split(config.validation, config.seed)
+    head, tail = corpus.split(config.validation_fraction(corpus.num_characters), config.seed)
     tokenizer = train_tokenizer(config, head)
     dataset = Dataset.lay_out(head, tail, tokenizer, config)
     return Trainer(config, build_model(config, len(tokenizer.tokens)), dataset), tokenizer

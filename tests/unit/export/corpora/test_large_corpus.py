@@ -30,7 +30,7 @@ import tokenizers  # what is imported later is not the corpus's
 
 before = peak_bytes()
 corpus = read_corpus(config.corpus, config.documents)
-head, tail = corpus.split(config.validation, config.seed)
+head, tail = corpus.split(config.validation_fraction(corpus.num_characters), config.seed)
 tokenizer = train_tokenizer(config, head)
 list(describe_dropped_words(config, head, tokenizer))
 dataset = Dataset.lay_out(head, tail, tokenizer, config)

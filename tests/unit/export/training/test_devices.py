@@ -1,12 +1,9 @@
 """A batch is partitioned over the available cores and devices."""
 
-import os
-
 import pytest
 
 from export.errors import ConfigError
-from export.training import devices
-from export.training.devices import Compute, Devices, cores_for, multiplies_bfloat16, num_cores
+from export.training.devices import Compute, Devices, cores_for
 
 
 @pytest.mark.parametrize(
@@ -46,24 +43,6 @@ def test_freed_memory_stays_with_the_process(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", Library)
     Devices.find(8, 6)
     assert options == {-1: 2**31 - 1, -3: 32 * 2**20}
-
-
-def test_cores_that_the_process_may_not_use_do_not_count():
-    before = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(before)})
-        assert num_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-@pytest.mark.parametrize(
-    ("flags", "has"), [("flags\t\t: fpu avx512f avx512_bf16 avx", True), ("flags : fpu avx2", False), ("", False)]
-)
-def test_bfloat16_is_used_where_the_cpu_supports_it(tmp_path, monkeypatch, flags, has):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
-    monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
-    assert multiplies_bfloat16() == has
 
 
 @pytest.mark.parametrize("text", ["{", '{"cluster": 3}', "[]"])

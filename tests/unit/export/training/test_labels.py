@@ -30,7 +30,7 @@ def lay_out(tmp_path):
         given = {**SETTINGS, **own, **settings}
         config = load_config(None, given)
         corpus = read_corpus(str(path), config.documents, label_columns=columns)
-        head, tail = corpus.split(config.validation, config.seed)
+        head, tail = corpus.split(config.validation_fraction(corpus.num_characters), config.seed)
         learnt = learn_columns(head)
         tokenizer = train_tokenizer(config, head, learnt)
         return Dataset.lay_out(head, tail, tokenizer, config, columns=learnt), config

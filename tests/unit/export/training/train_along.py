@@ -39,7 +39,7 @@ def main(path, kind):
     """Train and print the losses of the epochs, the sums of the weights and a hash of the weights."""
     devices = find_devices(kind)
     config = load_config(None, SETTINGS)
-    head, tail = Corpus.of("c", [TEXT], ends=False).split(config.validation, config.seed)
+    head, tail = Corpus.of("c", [TEXT], ends=False).split(0.1, config.seed)
     tokenizer = train_tokenizer(config, head)
     folder = RunFolder(Path(path))
     if devices.is_chief:

@@ -124,12 +124,13 @@ def test_sampled_sizes_are_within_the_limits_of_the_settings():
     assert search.sample(asked, config, tuple(sizes)) == sizes
 
 
-def test_the_other_recipes_have_dropout_by_the_length_of_the_text():
+def test_the_other_recipes_have_dropout_by_the_length_of_the_text(monkeypatch):
     """As `train` gives it to them."""
+    monkeypatch.setattr("export.config.multiplies_bfloat16", lambda: True)
     with Path("book.txt").open("wb") as file:
         file.truncate(4_800_000)
     (other,) = search.other_recipes(DEFAULT_RECIPE, {"corpus": "book.txt", "units": 64})
-    assert (other["dropout"], other["embedding_dropout"], "units" in other) == (0.3, 0.1, False)
+    assert (other["dropout"], other["embedding_dropout"], "units" in other) == (0.108, 0.036, False)
 
 
 def test_a_search_from_a_base_leaves_its_architecture():
