@@ -79,19 +79,19 @@ class ConfigDrift:
         with self._lock:
             self._since = {name: differences for name, differences in self._since.items() if name in names}
 
-    def _ages(self) -> dict[tuple[bool, str], float]:
+    def _ages(self, may_use: Callable[[str], bool] = lambda _: True) -> dict[tuple[bool, str], float]:
         now = time.monotonic()
         with self._lock:
-            since = {key: start for differences in self._since.values() for key, start in differences.items()}
-        return {key: now - start for key, start in since.items()}
+            usable = [differences for name, differences in self._since.items() if may_use(name)]
+        return {key: now - start for differences in usable for key, start in differences.items()}
 
     def seconds(self) -> float:
         """Return the age of the oldest difference; 0 if there is none."""
         return max(self._ages().values(), default=0.0)
 
-    def report(self) -> ConfigDriftObject | None:
-        """Return the drift that has lasted for longer than `TOLERATED_S`, or None."""
-        ages = {key: age for key, age in self._ages().items() if age > TOLERATED_S}
+    def report(self, may_use: Callable[[str], bool] = lambda _: True) -> ConfigDriftObject | None:
+        """Return the drift of models that a request may use, if it has lasted for longer than `TOLERATED_S`."""
+        ages = {key: age for key, age in self._ages(may_use).items() if age > TOLERATED_S}
         if not ages:
             return None
         missing = sorted(version for is_missing, version in ages if is_missing)

@@ -148,14 +148,15 @@ class ModelRegistry:
         Raises:
             ModelLoading: they are not known yet.
         """
-        snapshot, default = self._snapshot, Reference.parse(self._settings.default_model or "").name
+        snapshot = self._snapshot.for_user(may_use)
+        default = Reference.parse(self._settings.default_model or "").name
         self._require_known(snapshot)
         if not snapshot.routes and snapshot.listed:
             raise ModelLoading(f"models are being loaded: {', '.join(snapshot.listed)}")
         return [
             (snapshot.served[ModelVersion(name, route.primary)], route)
             for name, route in sorted(snapshot.routes.items(), key=lambda item: (item[0] != default, item[0]))
-            if may_use(name) and self._pending_version(route, Reference(name)) is None
+            if self._pending_version(route, Reference(name)) is None
         ]
 
     def ready_models(self) -> list[str]:

@@ -14,13 +14,14 @@ from service.api.responses import (
     ServiceVersion,
     StatusObject,
 )
+from service.errors import ModelLoading
 from service.web.endpoint import OPERATION, Endpoint, Services
 
 
 @Endpoint("GET /v1/status", OPERATION, "Get the status")
 def status(services: Services) -> StatusObject:
     """Return served versions, load, limits, and the backends with the reason for each ejection and config drift."""
-    settings, admission, memory = services.settings, services.admission, services.memory
+    settings, admission, memory, may_use = services.settings, services.admission, services.memory, g.context.may_use
     return {
         "status": "draining" if services.is_draining else "ok",
         "version": __version__,
@@ -30,7 +31,9 @@ def status(services: Services) -> StatusObject:
         "tokens": LoadObject(accepted=admission.num_tokens, max=settings.max_queued_tokens),
         "memory": LoadObject(accepted=memory.num_bytes, max=memory.max_bytes),
         "backends": [
-            BackendStatus(address=each.address, ejected_because=each.ejected_because, config_drift=each.drift.report())
+            BackendStatus(
+                address=each.address, ejected_because=each.ejected_because, config_drift=each.drift.report(may_use)
+            )
             for each in services.replicas.all()
         ],
     }
@@ -89,6 +92,14 @@ def version(services: Services) -> ServiceVersion:  # noqa: ARG001 - every view 
 
 
 def _ready_models(services: Services) -> list[str]:
-    """Return the names of the models that accept requests; raise ShuttingDown, or ModelLoading if there is none."""
+    """Return the names of the models that accept requests; raise ShuttingDown, or ModelLoading if there is none.
+
+    Where API keys are required, the error has no names: these endpoints are public.
+    """
     services.refuse_if_draining()
-    return services.model_registry.ready_models()
+    try:
+        return services.model_registry.ready_models()
+    except ModelLoading:
+        if services.settings.keys_file is None:
+            raise
+        raise ModelLoading("models are being loaded") from None

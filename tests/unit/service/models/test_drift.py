@@ -100,6 +100,16 @@ def test_a_backend_that_does_not_answer_has_no_drift(model_registry, server, tmp
     assert replica.drift.report() is None
 
 
+def test_the_drift_of_a_model_that_a_key_may_not_use_is_not_reported_to_it(now):
+    drift = ConfigDrift()
+    for name in ("demo", "secret"):
+        drift.note(name, [1], [2])
+    now[0] += TOLERATED_S + 1
+    own = {"seconds": TOLERATED_S + 1, "missing": ["demo:1"], "unexpected": ["demo:2"]}
+    assert drift.report(lambda name: name == "demo") == own
+    assert drift.report(lambda _: False) is None
+
+
 def test_consecutive_roll_outs_are_no_drift(now):
     """Each difference has a minute of its own."""
     drift = ConfigDrift()

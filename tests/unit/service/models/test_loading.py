@@ -84,6 +84,10 @@ def test_while_no_backend_answers_configured_models_are_loading(repository):
         assert refused(model_registry, "nope") is ModelNotFound
         with pytest.raises(ModelLoading, match="demo, large"):
             model_registry.models()
+        # Others do not exist for a request.
+        with pytest.raises(ModelLoading, match=r"loaded: large$"):
+            model_registry.models(lambda name: name == "large")
+        assert model_registry.models(lambda _: False) == []
     assert model_registry.find_version(ModelVersion("demo", 9)) is None
     server.down = False
     model_registry.refresh()

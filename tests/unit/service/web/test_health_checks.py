@@ -2,10 +2,12 @@
 
 from dataclasses import fields
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask
 
+from service.errors import ModelLoading
 from service.http_server.worker import HEALTH_PATHS
 from service.web.endpoint import Services, register_endpoints
 from service.web.health import readyz
@@ -23,3 +25,7 @@ def test_readiness_names_the_models_only_where_no_keys_are_required(keys_file, n
     registry, settings = SimpleNamespace(ready_models=lambda: ["demo"]), SimpleNamespace(keys_file=keys_file)
     services = SimpleNamespace(settings=settings, refuse_if_draining=lambda: None, model_registry=registry)
     assert readyz(services) == {"status": "ready", "num_models": 1, **names}
+    registry.ready_models = Mock(side_effect=ModelLoading("models are being loaded: demo"))
+    with pytest.raises(ModelLoading) as caught:
+        readyz(services)
+    assert ("demo" in str(caught.value)) == bool(names)
