@@ -20,6 +20,8 @@ Role = Literal["generate", "read", "train", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 # Uncounted bytes per request, so that small requests are admitted while the budget is full.
 FREE_BYTES = 64 * 2**10
+# Watches a key while the context manager is open: the callback is called, on another thread, if the key is revoked.
+WatchKey = Callable[[Callable[[], object]], AbstractContextManager[object]]
 # See `owned_name`.
 _OWNED = re.compile("ft-([0-9a-f]{8})-")
 
@@ -115,9 +117,7 @@ class RequestContext:
     # `param` is the field that an error names. Raises `RateLimited` or `InvalidRequest`, or returns a function that
     # refunds them.
     charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
-    # `watch_key(callback)` is a context manager: while it is open, `callback` is called on another thread if the key is
-    # revoked.
-    watch_key: Callable[[Callable[[], object]], AbstractContextManager[object]] = lambda _: nullcontext()
+    watch_key: WatchKey = lambda _: nullcontext()
     trace: Any = None  # its tracing context, or None
     memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
     sender: str = ""  # its API key, or its client's address where there are no keys

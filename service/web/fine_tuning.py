@@ -28,7 +28,7 @@ from service.api.training import (
     Hyperparameters,
     TrainingMinutesObject,
 )
-from service.context import owned_name
+from service.context import WatchKey, owned_name
 from service.errors import (
     Conflict,
     GatewayError,
@@ -37,6 +37,7 @@ from service.errors import (
     ModelLoading,
     ModelNotFound,
     NotFound,
+    Unauthorized,
 )
 from service.models.registry import ServedModel
 from service.scheduling.sequence import ModelVersion
@@ -232,8 +233,8 @@ def list_events(
     training = require_training(services.training)
     job = _find_job(training, job_id)
     if stream:
-        sock = request.environ.get("gunicorn.socket")
-        events = _events(services, training, job, _number(after) if after else 0, sock)
+        sock, watch_key = request.environ.get("gunicorn.socket"), g.context.watch_key
+        events = _events(services, training, job, _number(after) if after else 0, sock, watch_key)
         events = _with_error_event(events, g.record.record_error)
         return event_stream(events, training.streams.add(job.tenant))
     before = _number(after) if after else 2**31 - 1
@@ -248,15 +249,20 @@ def _number(event_id: str) -> int:
     return int(match[1])
 
 
-def _events(services: Services, training: Training, job: Job, after: int, sock: Any) -> Iterator[bytes]:
+def _events(
+    services: Services, training: Training, job: Job, after: int, sock: Any, watch_key: WatchKey
+) -> Iterator[bytes]:
     """Yield events until the job has ended, or the client has closed its socket.
 
     Raises:
         ShuttingDown: this server is draining.
+        Unauthorized: the API key was revoked.
     """
-    is_closed, written_at = threading.Event(), time.monotonic()
-    with services.watch_socket(sock, is_closed.set):
+    is_closed, is_revoked, written_at = threading.Event(), threading.Event(), time.monotonic()
+    with services.watch_socket(sock, is_closed.set), watch_key(is_revoked.set):
         while not is_closed.is_set():
+            if is_revoked.is_set():
+                raise Unauthorized("the API key was revoked")
             # Before the events, so that none is missed at the end.
             current = training.store.job(job.tenant, job.id)
             found = training.store.list_events(job.id, after, 1000)

@@ -4,13 +4,14 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from jobs.store import JobStore
-from service.access.keys import KeyLimits, add_key
+from service.access.keys import KeyLimits, add_key, revoke_keys
 from service.app import create_app
 from service.context import owned_name
 from service.errors import Overloaded
@@ -203,13 +204,39 @@ def test_without_keys_nobody_trains_but_on_loopback(tmp_path, address):
     app.close()
 
 
-def test_a_tenant_publishes_under_names_of_its_own(tmp_path):
-    _, key = add_key(tmp_path / "keys.json", "acme", None, KeyLimits(), ("train",))
-    app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "jobs", keys_file=tmp_path / "keys.json"))
-    client, authorization = app.test_client(), {"Authorization": f"Bearer {key}"}
+@pytest.fixture
+def acme(tmp_path):
+    """A gateway with API keys, and a job of the tenant acme.
+
+    Attributes:
+        app: The gateway.
+        client: Sends requests with the tenant's key.
+        job: The id of the job.
+        revoke: Revokes the key.
+    """
+    keys = tmp_path / "keys.json"
+    key, presented = add_key(keys, "acme", None, KeyLimits(), ("train",))
+    app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "jobs", keys_file=keys))
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {presented}"
     body, headers = multipart(b"text")
-    file = client.post("/v1/files", data=body, headers={**headers, **authorization}).json
-    body = {"model": "characters-3-minutes", "training_file": file["id"], "suffix": "lstm"}
-    created = client.post("/v1/fine_tuning/jobs", json=body, headers=authorization).json
-    assert app.services.training.store.job("acme", created["id"]).name == owned_name("acme", "lstm")
+    file = client.post("/v1/files", data=body, headers=headers).json
+    job = {"model": "characters-3-minutes", "training_file": file["id"], "suffix": "lstm"}
+    created = client.post("/v1/fine_tuning/jobs", json=job).json
+    yield SimpleNamespace(app=app, client=client, job=created["id"], revoke=lambda: revoke_keys(keys, [key.id]))
     app.close()
+
+
+def test_a_tenant_publishes_under_names_of_its_own(acme):
+    assert acme.app.services.training.store.job("acme", acme.job).name == owned_name("acme", "lstm")
+
+
+def test_a_revoked_key_ends_its_stream_of_events(acme):
+    """A job may take hours, and its events have samples."""
+    response = acme.client.get(f"/v1/fine_tuning/jobs/{acme.job}/events?stream=true")
+    chunks = response.iter_encoded()
+    assert b"the job is queued" in next(chunks)
+    acme.revoke()
+    last = b"".join(chunks).removeprefix(b"data: ")
+    assert json.loads(last)["error"]["code"] == "invalid_api_key"
+    response.close()
