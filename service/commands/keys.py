@@ -36,6 +36,17 @@ def _key_file(path: Path | None) -> Path:
     return path
 
 
+def _record(action: str, **details: object) -> None:
+    """Append what was done to the audit log; print an error if that cannot be written.
+
+    After a failed command its user would repeat it, and create another key.
+    """
+    try:
+        record(load_settings().audit_file, action, current_user(), **details)
+    except (OSError, SettingsError) as error:
+        print(f"error: {action}: done, but the audit log cannot be written: {error}", file=sys.stderr)
+
+
 def _print(text: str) -> None:
     try:
         print(text, flush=True)
@@ -173,8 +184,7 @@ def add(
     except click.ClickException as error:
         revoke_keys(file, [key.id])
         raise click.ClickException(f"{error}; the key is revoked") from error
-    rights = {"roles": roles, "models": models}
-    record(load_settings().audit_file, "add_key", current_user(), key=key.id, tenant=tenant, **rights)
+    _record("add_key", key=key.id, tenant=tenant, roles=roles, models=models)
     expiry = "never expires" if key.expires is None else f"expires {_format_time(key.expires)}"
     print(f"shown once; {file} stores only its hash: id {key.id}, tenant {key.tenant}, {expiry}", file=sys.stderr)
 
@@ -185,7 +195,7 @@ def add(
 def revoke(path: Path | None, ids: tuple[str, ...]) -> None:
     """Revoke the keys with these ids, as `list` shows them; takes effect within a second."""
     revoke_keys(_key_file(path), ids)
-    record(load_settings().audit_file, "revoke_key", current_user(), keys=ids)
+    _record("revoke_key", keys=ids)
 
 
 @click.command("list")

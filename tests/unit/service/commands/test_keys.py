@@ -166,6 +166,19 @@ def test_a_permission_error_is_one_line(path, capsys, monkeypatch):
     assert capsys.readouterr() == ("", f"error: {path}: Permission denied\n")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("AUDIT_FILE", "/nonexistent/audit.jsonl"), ("PORT", "none")], ids=["file", "settings"]
+)
+def test_an_audit_log_that_cannot_be_written_fails_no_command(path, capsys, monkeypatch, setting, value):
+    """A user who repeated it would create another key."""
+    monkeypatch.setenv(f"SOSTENUTO_{setting}", value)
+    assert call("add", "--tenant", "acme", "--file", str(path)) == 0
+    assert "error: add_key: done, but the audit log cannot be written: " in capsys.readouterr().err
+    assert call("revoke", only_key(path).id, "--file", str(path)) == 0
+    assert "error: revoke_key: done, but" in capsys.readouterr().err
+    assert read_keys(path) == ()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize(("arguments", "word"), [(["add", "--tenant", "acme"], "revoked"), (["list"], "No space")])
 def test_a_full_stdout_is_a_one_line_error(path, arguments, word):
