@@ -46,12 +46,6 @@ export async function upload(path, form, signal) {
   return lost(response.json(), signal);
 }
 
-// The response as bytes, for large ones.
-export async function postForBlob(path, body, signal) {
-  const response = await send(path, { method: "POST", body: JSON.stringify(body), signal });
-  return lost(response.blob(), signal);
-}
-
 // Yields the objects of a stream. Leaving the loop or aborting closes it, and the server stops.
 export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });

@@ -1,7 +1,7 @@
 // Attempts of work that may fail: error notices, and the API key dialog.
 
 import { Failure, hasKey, keepKey } from "./api.js";
-import { findAll } from "./dom.js";
+import { answer, findAll } from "./dom.js";
 import { sentence } from "./format.js";
 
 const [notice, retry, key, keyValue, keyRefused] = findAll(["notice", "retry", "key", "key-value", "key-refused"]);
@@ -42,18 +42,11 @@ export async function attempt(work, gone = () => {}, again = () => attempt(work,
 }
 
 // Asks for an API key, and returns whether one was given; `refused` is the reason why the last one was refused, if any.
-export function askForKey(refused) {
+export async function askForKey(refused) {
   keyRefused.textContent = refused && `The key was refused: ${refused}.`;
   keyRefused.hidden = !refused;
-  // Escape keeps the previous value.
-  key.returnValue = "";
-  key.showModal();
-  return new Promise((resolve) => {
-    key.addEventListener("close", () => {
-      const given = key.returnValue === "use" && keyValue.value.trim();
-      if (given) keepKey(given);
-      keyValue.value = "";
-      resolve(Boolean(given));
-    }, { once: true });
-  });
+  const given = (await answer(key)) === "use" && keyValue.value.trim();
+  if (given) keepKey(given);
+  keyValue.value = "";
+  return Boolean(given);
 }

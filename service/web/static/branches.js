@@ -1,5 +1,6 @@
 // The tree of a text's branches: texts that share a beginning, each diverging from the one that it replaced.
 
+import { make } from "./dom.js";
 import { textOf, visible } from "./format.js";
 
 const MAX_EXCERPT = 160;
@@ -12,20 +13,15 @@ export function showBranches(element, texts, shown, { hrefOf, opened }) {
   element.hidden = rows.length < 2;
   const hadFocus = element.contains(document.activeElement);
   element.querySelector("ol").replaceChildren(...rows.map(({ text, depth }) => {
-    const item = document.createElement("li");
-    const link = document.createElement("a");
-    item.className = `depth-${Math.min(depth, 4)}`;
-    link.href = hrefOf(text);
+    const where = text.at === null ? "First text" : `Token ${text.at + 1}: ${visible(text.tokens[text.at]?.text ?? "")}`;
+    const link = make("a", { href: hrefOf(text) }, make("strong", { textContent: where }), ` ${excerpt(text)}`);
     if (text === shown) link.setAttribute("aria-current", "true");
     link.addEventListener("click", (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
       event.preventDefault();
       opened(text);
     });
-    const where = Object.assign(document.createElement("strong"), { textContent: text.at === null ? "First text" : `Token ${text.at + 1}: ${visible(text.tokens[text.at]?.text ?? "")}` });
-    link.append(where, ` ${excerpt(text)}`);
-    item.append(link);
-    return item;
+    return make("li", { className: `depth-${Math.min(depth, 4)}` }, link);
   }));
   if (hadFocus) element.querySelector("[aria-current]").focus();
 }

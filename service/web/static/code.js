@@ -1,6 +1,6 @@
 // A request as code for curl, the SDK, OpenAI's client and JavaScript.
 
-import { button, findAll } from "./dom.js";
+import { button, copyText, findAll } from "./dom.js";
 
 const [languages, text, copy] = findAll(["code-languages", "code-text", "code-copy"]);
 
@@ -38,8 +38,7 @@ export function showCode(body, url) {
   languages.replaceChildren(...Object.keys(LANGUAGES).map((name) => button(name, "", () => show(name))));
   copy.textContent = "Copy";
   copy.onclick = async () => {
-    const isCopied = await navigator.clipboard?.writeText(text.textContent).then(() => true, () => false);
-    copy.textContent = isCopied ? "Copied" : "Select the code and copy it";
+    copy.textContent = (await copyText(text.textContent)) ? "Copied" : "Select the code and copy it";
   };
   show("curl");
 }

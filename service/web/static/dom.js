@@ -9,24 +9,24 @@ export function findAll(ids) {
   return ids.map(find);
 }
 
+/**
+ * Creates an element with properties, and with nodes and texts in it.
+ * @returns {any}
+ */
+export function make(tag, properties = {}, ...content) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...content);
+  return made;
+}
+
 // A table row whose first cell is a header; a cell is a text, or a list of nodes and texts.
 export function row([head, ...cells]) {
-  const line = document.createElement("tr");
-  const name = document.createElement("th");
-  name.scope = "row";
-  name.append(...[head].flat());
-  line.append(name, ...cells.map((content) => {
-    const cell = document.createElement("td");
-    cell.append(...[content].flat());
-    return cell;
-  }));
-  return line;
+  const name = make("th", { scope: "row" }, ...[head].flat());
+  return make("tr", {}, name, ...cells.map((content) => make("td", {}, ...[content].flat())));
 }
 
 export function button(text, label, pressed) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = text;
+  const made = make("button", { type: "button", textContent: text });
   if (label) made.setAttribute("aria-label", label);
   made.addEventListener("click", pressed);
   return made;
@@ -39,14 +39,21 @@ export function fill(select, options, chosen) {
 
 // A label and its control of this tag and id, which is not in it yet.
 export function labelled(tag, id, text) {
-  const label = document.createElement("label");
-  const name = document.createElement("span");
-  name.textContent = text;
-  const control = document.createElement(tag);
-  control.id = id;
-  label.htmlFor = id;
-  label.append(name);
-  return { label, control };
+  return { label: make("label", { htmlFor: id }, make("span", { textContent: text })), control: make(tag, { id }) };
+}
+
+// Opens a dialog; returns the value of the button that closes it, "" after Escape.
+export function answer(dialog) {
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
+  });
+}
+
+// Copies a text to the clipboard; returns whether the browser allows that.
+export async function copyText(text) {
+  return Boolean(await navigator.clipboard?.writeText(text).then(() => true, () => false));
 }
 
 // An SVG element with a text, if any.

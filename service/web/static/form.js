@@ -1,6 +1,6 @@
 // The form of a column: a control for each field, with its error beside it.
 
-import { button, fill, labelled } from "./dom.js";
+import { button, fill, labelled, make } from "./dom.js";
 import { CONSTRAINT_FIELDS, PRESETS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
 
 /** @type {any[]} */
@@ -82,14 +82,12 @@ class Field {
   #isRange;
 
   constructor(field, id, value, changed) {
-    this.element = document.createElement("div");
-    if (field.pattern || field.kind === "select") this.element.className = "wide";
+    this.element = make("div", { className: field.pattern || field.kind === "select" ? "wide" : "" });
     const { label, control } = labelled(TAGS[field.kind] ?? "input", id, field.label);
     configure(control, field, value);
     this.#control = control;
     this.#isRange = field.kind === "range";
-    this.#shown = document.createElement("output");
-    this.#shown.htmlFor = id;
+    this.#shown = make("output", { htmlFor: id });
     this.#error = textBelow("error", `${id}-error`, "");
     control.setAttribute("aria-describedby", `${id}-error ${id}-help`);
     control.addEventListener("input", () => {
@@ -133,7 +131,5 @@ function configure(control, { kind, options, rows, min, max, step }, value) {
 }
 
 function textBelow(className, id, text) {
-  const element = document.createElement("span");
-  Object.assign(element, { className, id, textContent: text, hidden: !text });
-  return element;
+  return make("span", { className, id, textContent: text, hidden: !text });
 }

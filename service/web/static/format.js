@@ -1,6 +1,6 @@
 // Texts of tokens and numbers.
 
-import { row } from "./dom.js";
+import { make, row } from "./dom.js";
 
 // Sets the text of an element, with a name for screen readers where it is only white space.
 export function setTokenText(element, text) {
@@ -42,6 +42,12 @@ export function percent(logprob) {
   return value >= 0.1 ? `${value.toFixed(1)}%` : "<0.1%";
 }
 
+// The content of a cell with a probability, as a bar and a number.
+export function meter(logprob) {
+  const text = percent(logprob);
+  return [make("meter", { value: Math.exp(logprob), title: text }), ` ${text}`];
+}
+
 // A number with a typographic minus, and none before zero.
 export function number(value, digits = 3) {
   const text = value.toFixed(digits);
@@ -54,16 +60,13 @@ export function indexOfMin(values) {
   return values.reduce((least, value, index) => (value !== null && !(value >= values[least]) ? index : least), -1);
 }
 
-// Table rows of tokens, most probable first, with their probability as a bar and a number. `tokens` are log probabilities
-// by text; the `chosen` one is marked; `more` may add cells to a row.
+// Table rows of tokens, most probable first, with their probability. `tokens` are log probabilities by text; the `chosen`
+// one is marked; `more` may add cells to a row.
 export function probabilities(tokens, chosen, more = (_text, _logprob) => []) {
   return Object.entries(tokens)
     .sort(([, one], [, other]) => other - one)
     .map(([text, logprob]) => {
-      const bar = document.createElement("meter");
-      bar.value = Math.exp(logprob);
-      bar.title = percent(logprob);
-      const line = row([visible(text), [bar, ` ${percent(logprob)}`], ...more(text, logprob)]);
+      const line = row([visible(text), meter(logprob), ...more(text, logprob)]);
       if (text === chosen) line.className = "chosen";
       return line;
     });

@@ -1,5 +1,7 @@
 // The response of `/v1/inspect` as matrices: a row for each token, a column for each unit.
 
+import { post } from "./api.js";
+
 // In the order of the list: name, help text, and whether values are signed.
 export const KINDS = {
   hidden: { name: "Hidden state h", signed: true, help: "the output of the layer, and its state for the next token" },
@@ -32,6 +34,11 @@ export class Matrix {
     return this.values[row * this.columns + column];
   }
 
+  // The values of a column, one for each row.
+  column(column) {
+    return Array.from({ length: this.rows }, (_, row) => this.at(row, column));
+  }
+
   // The mean of a row.
   mean(row) {
     let sum = 0;
@@ -42,7 +49,7 @@ export class Matrix {
   // The value of a column with the strongest color: the 90th percentile of its absolute values, as a few in a cell state
   // may be many times as large; 1 if all are zero.
   strong(column) {
-    const values = Array.from({ length: this.rows }, (_, row) => Math.abs(this.at(row, column))).sort((one, other) => one - other);
+    const values = this.column(column).map(Math.abs).sort((one, other) => one - other);
     return values[Math.floor(0.9 * values.length)] || this.most(column);
   }
 
@@ -55,10 +62,11 @@ export class Matrix {
 }
 
 export class Inspection {
-  // Reads a response, whose numbers are base64 float16, and yields to the browser in between.
-  static async read(response) {
+  // Inspects a text: `fields` are those of a request to `/v1/inspect`.
+  static async of(fields, signal) {
+    const response = await inspect(fields, signal);
     const found = new Inspection(response);
-    await found.add(response);
+    await found.#add(response);
     return found;
   }
 
@@ -76,8 +84,13 @@ export class Inspection {
     this.positions.forEach((position, row) => { this.rowOf[position] = row; });
   }
 
-  // Adds the matrices of another response for the same text.
-  async add(response) {
+  // Adds the values of another request for the same text.
+  async extend(fields, signal) {
+    await this.#add(await inspect(fields, signal));
+  }
+
+  // Unpacks the values of a response, and yields to the browser in between.
+  async #add(response) {
     for (const { layer, units, values } of response.layers) {
       if (!this.layers.has(layer)) this.layers.set(layer, { units, matrices: new Map() });
       const { matrices } = this.layers.get(layer);
@@ -132,6 +145,11 @@ export class Inspection {
   hasGates(layer) {
     return GATES.some((kind) => this.matrix(layer, kind));
   }
+}
+
+// The response to a request, with numbers as base64 of float16.
+function inspect(fields, signal) {
+  return post("v1/inspect", { ...fields, encoding_format: "base64_float16" }, signal);
 }
 
 // Lets the browser render and handle events before work continues.

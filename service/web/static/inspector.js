@@ -1,12 +1,12 @@
 // The inspector: what a model computes and predicts at each token of a text.
 
-import { Failure, postForBlob } from "./api.js";
+import { Failure } from "./api.js";
 import { attempt } from "./attempt.js";
 import { palette } from "./colors.js";
 import { showLegend } from "./components/legend.js";
 import { showModelCard } from "./components/model_card.js";
 import { currentText, keepText } from "./current_text.js";
-import { fill, find } from "./dom.js";
+import { fill, find, make } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
 import { correlations } from "./features.js";
 import { indexOfMin, isPartial, number, visible } from "./format.js";
@@ -125,7 +125,7 @@ async function inspect(position, { discovers = inspected?.id !== models.model?.i
 
 async function read(position, discovers, signal) {
   const wanted = {
-    model: models.reference, input: page.text.value, labels: labels.chosen, logprobs: ALTERNATIVES, encoding_format: "base64_float16",
+    model: models.reference, input: page.text.value, labels: labels.chosen, logprobs: ALTERNATIVES,
     go_backwards: page.backwards.checked, max_positions: limit(page.max_positions), max_units: limit(page.max_units),
   };
   const { model } = models;
@@ -133,11 +133,9 @@ async function read(position, discovers, signal) {
   // An estimate: most tokens have at least one character.
   const numTokens = Math.min(wanted.input.length, wanted.max_positions ?? Infinity);
   const isLarge = numTokens * layers * Math.min(units, wanted.max_units ?? Infinity) * 6 > MAX_VALUES_AT_ONCE;
-  const blob = await postForBlob("v1/inspect", isLarge ? { ...wanted, include: ["hidden", "cell"] } : wanted, signal);
-  const response = JSON.parse(await blob.text());
-  if (!response.tokens.length) throw new Failure("The text is empty. Enter a text and inspect it.");
-  found = await Inspection.read(response);
-  [request, inspected, chosen.position] = [wanted, model, position];
+  const read = await Inspection.of(isLarge ? { ...wanted, include: ["hidden", "cell"] } : wanted, signal);
+  if (!read.tokens.length) throw new Failure("The text is empty. Enter a text and inspect it.");
+  [found, request, inspected, chosen.position] = [read, wanted, model, position];
   order = { by: "number", of: new Map() };
   page.order.value = "number";
   keepText({ ...wanted, text: wanted.input });
@@ -158,8 +156,7 @@ async function loadGates() {
   await run("Loading gates…", async (signal) => {
     // By the same version, as the default may have changed.
     const wanted = { ...request, model: found.reference, include: ["gates"], layers: [layer], logprobs: 0 };
-    const blob = await postForBlob("v1/inspect", wanted, signal);
-    await found.add(JSON.parse(await blob.text()));
+    await found.extend(wanted, signal);
     choose({});
   });
 }
@@ -317,9 +314,8 @@ async function savePicture() {
 
 // Downloads a file.
 function save(blob, ending) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = `${found.reference.replace(":", "-")}-layer${chosen.layer}-${chosen.kind}.${ending}`;
+  const download = `${found.reference.replace(":", "-")}-layer${chosen.layer}-${chosen.kind}.${ending}`;
+  const link = make("a", { href: URL.createObjectURL(blob), download });
   link.click();
   // Some browsers fetch it only afterwards.
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

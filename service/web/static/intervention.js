@@ -38,7 +38,7 @@ export class Intervention {
     results.hidden = true;
     // Up to twice the largest value in the text, initially the end further from the value at the token.
     const matrix = found.matrix(layer, kind);
-    const values = Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
+    const values = matrix.column(column);
     const [least, most, limit] = [Math.min(...values), Math.max(...values), Math.min(100, 2 * matrix.most(column))];
     const at = values[Math.max(0, found.rowOf[position])];
     Object.assign(value, { min: -limit, max: limit, step: limit / 100 });

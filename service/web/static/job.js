@@ -3,7 +3,7 @@
 import { follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { Chart } from "./components/chart.js";
-import { findAll } from "./dom.js";
+import { answer, copyText, findAll, make } from "./dom.js";
 import { beginning, duration, number, sentence } from "./format.js";
 import { toHash } from "./link.js";
 import { Progress } from "./progress.js";
@@ -33,14 +33,9 @@ export class JobView {
     this.#changed = changed;
     pause.addEventListener("click", () => this.#act("pause"));
     resume.addEventListener("click", () => this.#act("resume"));
-    cancel.addEventListener("click", () => {
-      confirmCancel.returnValue = "";
-      confirmCancel.showModal();
-    });
-    confirmCancel.addEventListener("close", () => confirmCancel.returnValue && this.#act("cancel"));
+    cancel.addEventListener("click", async () => (await answer(confirmCancel)) && this.#act("cancel"));
     copy.addEventListener("click", async () => {
-      const isCopied = await navigator.clipboard?.writeText(curl.textContent).then(() => true, () => false);
-      copied.textContent = isCopied ? "Copied." : "Copy it from the text above.";
+      copied.textContent = (await copyText(curl.textContent)) ? "Copied." : "Copy it from the text above.";
     });
     setInterval(() => this.#showTime(), SECOND_MS);
   }
@@ -150,16 +145,9 @@ export class JobView {
   }
 
   #addSamples({ epoch, loss, samples: written }) {
-    const item = document.createElement("li");
-    const head = document.createElement("p");
-    head.className = "help";
-    head.textContent = `Epoch ${epoch}${loss === null ? "" : ` · validation loss ${number(loss)}`}`;
-    item.append(head, ...written.map((sample) => {
-      const shown = Object.assign(document.createElement("p"), { className: "sample" });
-      shown.append(...sampleText(sample, this.#job?.settings.direction));
-      return shown;
-    }));
-    samples.prepend(item);
+    const head = `Epoch ${epoch}${loss === null ? "" : ` · validation loss ${number(loss)}`}`;
+    const texts = written.map((sample) => make("p", { className: "sample" }, ...sampleText(sample, this.#job?.settings.direction)));
+    samples.prepend(make("li", {}, make("p", { className: "help", textContent: head }), ...texts));
   }
 
   #showModel(name) {

@@ -9,9 +9,9 @@ import { showModelCard } from "./components/model_card.js";
 import { drawStrip, stripButton } from "./components/strip.js";
 import { TokenView, activation } from "./components/token_view.js";
 import { currentText } from "./current_text.js";
-import { fill, find, row } from "./dom.js";
+import { fill, find, make, row } from "./dom.js";
 import { correlations } from "./features.js";
-import { beginning, number, percent, visible } from "./format.js";
+import { beginning, meter, number, percent, visible } from "./format.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { differences, retention } from "./memory.js";
 import { loadModels } from "./model_choice.js";
@@ -101,11 +101,11 @@ async function readText(model) {
   const input = beginning(written, MAX_CHARACTERS);
   if (!input) throw new Failure("The model wrote an empty text. Write one with another prompt.");
   const body = { model: model.id, input };
-  const found = await inspect({ ...body, logprobs: ALTERNATIVES }).catch((error) => {
+  const found = await Inspection.of({ ...body, logprobs: ALTERNATIVES }).catch((error) => {
     if (error.param !== "logprobs") throw error;
-    return inspect({ ...body, logprobs: FEW_ALTERNATIVES });
+    return Inspection.of({ ...body, logprobs: FEW_ALTERNATIVES });
   });
-  return { input, found, reversed: await inspect({ ...body, logprobs: 0, include: ["hidden", "cell"], go_backwards: true }) };
+  return { input, found, reversed: await Inspection.of({ ...body, logprobs: 0, include: ["hidden", "cell"], go_backwards: true }) };
 }
 
 function showText() {
@@ -119,10 +119,6 @@ function showText() {
   const best = showResets();
   const { layer = 1, unit = 0 } = best ?? model.discoveries?.[0] ?? {};
   choose({ layer, unit, position: marks.places.find((place) => place > 0) ?? 0 });
-}
-
-async function inspect(body) {
-  return Inspection.read(await post("v1/inspect", { encoding_format: "base64_float16", ...body }));
 }
 
 function hasStates() {
@@ -206,7 +202,7 @@ function multiples(kinds) {
     curves: kinds.map((kind) => {
       const matrix = found.matrix(layer, kind);
       const most = kind === "cell" ? Math.ceil(matrix.most(unit)) : 1;
-      const points = found.tokens.map((_, place) => [place, matrix.at(place, unit)]);
+      const points = matrix.column(unit).map((value, place) => [place, value]);
       return { name: `${KINDS[kind].name.replace(" (remember)", "")}: ${number(matrix.at(position, unit))}`, points, least: matrix.signed ? -most : 0, most };
     }),
     length: found.tokens.length, marks: marks.places, at: position, axis: `token; dashed: ${marks.name}`,
@@ -226,8 +222,7 @@ function showResets() {
     [...correlations(matrices.get(kind), target, 0, target.length)].map((correlation, unit) => ({ layer, unit, correlation })));
   const best = all.sort((one, other) => one.correlation - other.correlation).slice(0, NUM_RESETS);
   resets = best.map((of) => {
-    const matrix = found.matrix(of.layer, kind);
-    const values = found.tokens.map((_, place) => matrix.at(place, of.unit));
+    const values = found.matrix(of.layer, kind).column(of.unit);
     const detail = `${KINDS[kind].name.at(-1)} is ${number(mean(values, true))} at a ${marks.name}, ${number(mean(values, false))} elsewhere`;
     return { of, values, element: stripButton(`Unit ${of.unit}`, detail, values, 1, () => choose({ layer: of.layer, unit: of.unit })) };
   });
@@ -253,7 +248,7 @@ async function compareMemory() {
   const others = models.filter(({ id, corpus, cell, context }) => id !== model.id && corpus === model.corpus && cell !== model.cell && !context);
   const compared = [model, ...new Map(others.map((each) => [each.cell, each])).values()].filter(({ context }) => !context);
   if (!compared.length) return;
-  const measured = (await Promise.all(compared.map((each) => differences(each, input, inspect)))).flat();
+  const measured = (await Promise.all(compared.map((each) => differences(each, input)))).flat();
   if (shown !== found) return;
   if (!measured.length) {
     page["memory-text"].textContent = "All tokens of the text are the same, so none can be changed for another: write one with different tokens.";
@@ -277,13 +272,7 @@ function showTemperature() {
   const covered = tokens.reduce((total, [, logprob]) => total + Math.exp(logprob), 0);
   page["next-title"].textContent = `${isBackward() ? "Before" : "After"} “${visible(found.tokens[chosen.position])}”: ${Math.min(NUM_ROWS, tokens.length)} of the ${tokens.length} most probable tokens, which have ${percent(Math.log(Math.min(1, covered)))} of the probability`;
   page["next-tokens"].replaceChildren(...tokens.slice(0, NUM_ROWS).map(([token, logprob], i) =>
-    row([visible(token), meter(Math.exp(logprob)), meter(heated[i] / sum)])));
-}
-
-function meter(share) {
-  const bar = document.createElement("meter");
-  [bar.value, bar.title] = [share, percent(Math.log(share))];
-  return [bar, ` ${percent(Math.log(share))}`];
+    row([visible(token), meter(logprob), meter(Math.log(heated[i] / sum))])));
 }
 
 async function writeOn() {
@@ -292,7 +281,7 @@ async function writeOn() {
   const given = isBackward() ? { suffix: found.tokenIds.slice(position) } : { prompt: found.tokenIds.slice(0, position + 1) };
   const { choices } = await post("v1/completions", { model: found.reference, ...given, ...CONTINUATION, temperature: Number(heat) });
   if (found !== inspection || chosen.position !== position || page.heat.value !== heat) return; // changed meanwhile
-  page.samples.replaceChildren(...choices.map((choice) => Object.assign(document.createElement("p"), { textContent: choice.text })));
+  page.samples.replaceChildren(...choices.map((choice) => make("p", { textContent: choice.text })));
 }
 
 // Stop 5: the token at which the unit keeps most of what it does not show.
@@ -316,7 +305,7 @@ function showStrips(matrix) {
   for (const [canvas, name, values, fromEnd] of [["onward", "onward-name", matrix, isBackward()], ["backward", "backward-name", reversed.matrix(layer, kept()), !isBackward()]]) {
     page[name].textContent = `${KINDS[kept()].name.replace(" (remember)", "")} of unit ${unit}, read from the ${fromEnd ? "end" : "start"}`;
     page[canvas].setAttribute("aria-label", page[name].textContent);
-    drawStrip(page[canvas], found.tokens.map((_, place) => values.at(place, unit)), most);
+    drawStrip(page[canvas], values.column(unit), most);
   }
 }
 

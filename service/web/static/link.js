@@ -1,5 +1,7 @@
 // The state of a page in the fragment of its URL, which can be shared and is not sent to the server.
 
+import { copyText } from "./dom.js";
+
 // Longer URLs cannot be pasted everywhere, and browsers refuse those of 2 MB.
 const MAX_LENGTH = 100_000;
 // Browsers limit URL changes per second.
@@ -31,8 +33,7 @@ export function note(shown) {
 export async function copyAddress() {
   write();
   if (!location.hash) return "The text is too long for a link.";
-  const isCopied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  return `${isCopied ? "Link copied" : "Copy the link from the address bar"}. It contains the text, the model and the settings.`;
+  return `${(await copyText(location.href)) ? "Link copied" : "Copy the link from the address bar"}. It contains the text, the model and the settings.`;
 }
 
 function write() {

@@ -2,6 +2,7 @@
 
 import { CELLS } from "./components/model_card.js";
 import { beginning, number, visible } from "./format.js";
+import { Inspection } from "./inspection.js";
 
 // A stage direction that does not end.
 const PROBE = "[Enter a messenger with letters from the king and all the lords of the council and the ladies of the court";
@@ -19,15 +20,15 @@ const STORED_NOTE = "No SimpleRNN of this corpus is served here. Its curve was m
 // Returns how much each kind of state of a model's top layer differs at each distance from the changed token: the norm of
 // the difference divided by that of the state. A model of plays reads PROBE with and without its bracket, others the
 // beginning of `text`, with another of its tokens instead of the first; empty if there is no other.
-export async function differences(model, text, inspect) {
+export async function differences(model, text) {
   const isBackward = model.direction === "backward";
   const body = { model: model.id, include: ["hidden", "cell"], logprobs: 0 };
-  const one = await inspect({ ...body, input: readsPlays(model) ? PROBE : beginning(text, PROBE.length) });
+  const one = await Inspection.of({ ...body, input: readsPlays(model) ? PROBE : beginning(text, PROBE.length) });
   const changed = isBackward ? one.tokens.length - 1 : 0;
   const other = replacement(one.tokens, one.tokens[changed]);
   if (other === undefined) return [];
   const changedIds = one.tokenIds.map((id, place) => (place === changed ? one.tokenIds[one.tokens.indexOf(other)] : id));
-  const second = await inspect({ ...body, input: changedIds });
+  const second = await Inspection.of({ ...body, input: changedIds });
   const layer = Math.max(...one.layers.keys());
   return Object.entries(KINDS).filter(([kind]) => one.matrix(layer, kind)).map(([kind, label]) => {
     const [a, b] = [one, second].map((each) => each.matrix(layer, kind));

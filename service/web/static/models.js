@@ -2,7 +2,7 @@
 
 import { get, hasKey, patch, post, remove } from "./api.js";
 import { attempt } from "./attempt.js";
-import { fill, find, findAll } from "./dom.js";
+import { answer, fill, find, findAll, make } from "./dom.js";
 import { count, megabytes, number } from "./format.js";
 import { summary } from "./components/model_card.js";
 import { toHash } from "./link.js";
@@ -158,12 +158,12 @@ function labelsOf({ labels }, version) {
 }
 
 function badge(label) {
-  return Object.assign(document.createElement("span"), { className: `badge ${label === "stable" ? "stable" : ""}`, textContent: label });
+  return make("span", { className: `badge ${label === "stable" ? "stable" : ""}`, textContent: label });
 }
 
 function traffic(share) {
   const text = `${Math.round(100 * share)}%`;
-  return [Object.assign(document.createElement("meter"), { value: share, title: `${text} of the traffic` }), ` ${text}`];
+  return [make("meter", { value: share, title: `${text} of the traffic` }), ` ${text}`];
 }
 
 /**
@@ -183,20 +183,13 @@ function described({ created, parameters, size_bytes, weights_bytes, validation_
     [known(size_bytes), "On disk", () => megabytes(size_bytes)],
     [known(weights_bytes), "Weights in memory", () => megabytes(weights_bytes)],
   ];
-  return facts.filter(([isKnown]) => isKnown).map(([, term, text, width = ""]) => {
-    const [pair, name, value] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
-    [pair.className, name.textContent, value.textContent] = [width, term, text()];
-    pair.append(name, value);
-    return pair;
-  });
+  return facts.filter(([isKnown]) => isKnown).map(([, term, text, width = ""]) =>
+    make("div", { className: width }, make("dt", { textContent: term }), make("dd", { textContent: text() })));
 }
 
-function confirm(title, text) {
-  [confirmTitle.textContent, confirmText.textContent, confirmation.returnValue] = [title, text, ""];
-  confirmation.showModal();
-  return new Promise((resolve) => {
-    confirmation.addEventListener("close", () => resolve(confirmation.returnValue === "delete"), { once: true });
-  });
+async function confirm(title, text) {
+  [confirmTitle.textContent, confirmText.textContent] = [title, text];
+  return (await answer(confirmation)) === "delete";
 }
 
 startTheme();

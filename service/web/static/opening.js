@@ -1,6 +1,6 @@
 // The first seconds of the page: a scene types itself in the colors of a unit that tracks a feature without being taught.
 
-import { postForBlob, stream } from "./api.js";
+import { stream } from "./api.js";
 import { showLegend } from "./components/legend.js";
 import { themed } from "./colors.js";
 import { find, findAll } from "./dom.js";
@@ -56,8 +56,7 @@ export class Opening {
 
   // Explains what the unit tracks, and returns its color at each token.
   async #explain({ layer, kind, unit, feature }, { units }, { model, text }, ofPlays, signal) {
-    const body = { model, input: text, layers: [layer], include: [kind], logprobs: 0, encoding_format: "base64_float16" };
-    const found = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
+    const found = await Inspection.of({ model, input: text, layers: [layer], include: [kind], logprobs: 0 }, signal);
     const [matrix, column] = [found.matrix(layer, kind), found.units(layer).indexOf(unit)];
     const most = matrix.strong(column);
     const tracked = ofPlays && feature === "brackets" ? "stage directions" : TRACKED[feature];
@@ -65,6 +64,6 @@ export class Opening {
     showLegend(legend, number(-most, 1), number(most, 1), true);
     why.href = `inspector${toHash({ model, text, layer, kind, unit, color: "unit" })}`;
     goOn.onclick = () => find("continue").click();
-    return found.tokens.map((_, row) => themed(matrix.at(row, column), most));
+    return matrix.column(column).map((value) => themed(value, most));
   }
 }

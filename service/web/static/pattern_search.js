@@ -1,8 +1,8 @@
 // Finds where else a unit behaves as in a stretch of the text: in this text, in one that the model writes, or in a file.
 
-import { post, postForBlob } from "./api.js";
+import { post } from "./api.js";
 import { themed } from "./colors.js";
-import { findAll } from "./dom.js";
+import { findAll, make } from "./dom.js";
 import { beginning, isPartial, number, textOf } from "./format.js";
 import { Inspection } from "./inspection.js";
 import { toHash } from "./link.js";
@@ -55,7 +55,7 @@ export class PatternSearch {
     if (this.#found !== found || this.#chosen.position !== chosen.position) this.#isSelected = false;
     [this.#found, this.#chosen, this.#request] = [found, { ...chosen }, request];
     const matrix = found.matrix(chosen.layer, chosen.kind);
-    [this.#values, this.#most] = [columnOf(matrix, column), matrix.most(column)];
+    [this.#values, this.#most] = [matrix.column(column), matrix.most(column)];
     this.#between();
   }
 
@@ -98,10 +98,10 @@ export class PatternSearch {
     const isOwn = where.value === "this";
     const text = isOwn ? this.#request.input : await this.#otherText(signal);
     const include = [["hidden", "cell"].includes(kind) ? kind : "gates"];
-    const body = { model: this.#found.reference, input: text, labels: this.#request.labels, layers: [layer], units: [unit], include, logprobs: 0, go_backwards: this.#request.go_backwards, encoding_format: "base64_float16" };
-    const read = await Inspection.read(JSON.parse(await (await postForBlob("v1/inspect", body, signal)).text()));
+    const body = { model: this.#found.reference, input: text, labels: this.#request.labels, layers: [layer], units: [unit], include, logprobs: 0, go_backwards: this.#request.go_backwards };
+    const read = await Inspection.of(body, signal);
     const matrix = read.matrix(layer, kind);
-    const values = columnOf(matrix, 0);
+    const values = matrix.column(0);
     // The selection has changed meanwhile.
     if (this.#chosen !== chosen || this.#stretch !== stretch) return;
     const [first, last] = stretch;
@@ -128,24 +128,19 @@ export class PatternSearch {
   }
 
   #item({ at: [from, to], detail }, tokens, values, most, isOwn) {
-    const item = document.createElement("li");
-    const link = document.createElement("a");
     const part = (start, end) => tokens.slice(Math.max(0, start), end).map((token, i) => {
-      const shownToken = document.createElement("span");
-      shownToken.textContent = isPartial(token) ? "�" : token.replaceAll("\n", "⏎");
+      const shownToken = make("span", { textContent: isPartial(token) ? "�" : token.replaceAll("\n", "⏎") });
       shownToken.style.backgroundColor = themed(values[Math.max(0, start) + i], most);
       return shownToken;
     });
-    const match = document.createElement("mark");
-    match.append(...(to - from < 2 * ENDS ? part(from, to + 1) : [...part(from, from + ENDS), " … ", ...part(to + 1 - ENDS, to + 1)]));
-    link.append(...part(from - AROUND, from), match, ...part(to + 1, to + 1 + AROUND));
+    const match = make("mark", {}, ...(to - from < 2 * ENDS ? part(from, to + 1) : [...part(from, from + ENDS), " … ", ...part(to + 1 - ENDS, to + 1)]));
+    const link = make("a", {}, ...part(from - AROUND, from), match, ...part(to + 1, to + 1 + AROUND));
     const start = Math.max(0, from - LINKED);
     const { model, ...rest } = { model: this.#found.reference, labels: this.#request.labels, ...this.#chosen };
     link.href = isOwn ? "#tokens" : `inspector${toHash({ model, ...rest, text: textOf(tokens.slice(start, to + LINKED)), position: from - start, color: "unit" })}`;
     if (isOwn) link.addEventListener("click", (event) => { event.preventDefault(); this.#on.chosen(from); });
     else link.target = "_blank";
-    item.append(link, Object.assign(document.createElement("span"), { className: "help", textContent: detail }));
-    return item;
+    return make("li", {}, link, make("span", { className: "help", textContent: detail }));
   }
 }
 
@@ -192,10 +187,6 @@ function runAt(values, place, limit, isAbove) {
   while (isIn(first - 1)) first--;
   while (isIn(last + 1)) last++;
   return [first, last];
-}
-
-function columnOf(matrix, column) {
-  return Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
 }
 
 function mean(values) {

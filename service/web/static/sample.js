@@ -1,6 +1,7 @@
 // Samples of models, and the initial text of pages.
 
 import { get, post } from "./api.js";
+import { make } from "./dom.js";
 
 const SAMPLE = `ACT II, SCENE I. A garden behind the palace.
 
@@ -48,7 +49,7 @@ export async function openingPrompt({ id, version, direction }) {
 
 // Returns a sample in reading order, after its labels, with the given part marked.
 export function sampleText({ given, text, labels }, direction) {
-  const mark = (textContent) => Object.assign(document.createElement("span"), { className: "given", textContent });
+  const mark = (textContent) => make("span", { className: "given", textContent });
   const badges = Object.entries(labels ?? {}).map(([column, label]) => mark(`${column}: ${label}\n`));
   return [...badges, ...(direction === "backward" ? [text, mark(given)] : [mark(given), text])];
 }

@@ -2,7 +2,7 @@
 
 import { Failure } from "./api.js";
 import { MIN_CHARACTERS, describe, licenceFree, withoutDuplicates } from "./corpus.js";
-import { button, findAll } from "./dom.js";
+import { button, findAll, make } from "./dom.js";
 import { count, visible } from "./format.js";
 import { formatOf } from "./records.js";
 import { unzip } from "./zip.js";
@@ -132,18 +132,11 @@ export class Source {
   #explain(it) {
     const documents = it.documents === "none" ? "1, a running text" : `${count(it.numDocuments)} ${NOUNS[it.documents]}`;
     const facts = [["Characters", count(it.numCharacters)], ["Lines", count(it.numLines)], ["Distinct characters", count(it.numDistinct)], ["Script", it.script ?? "no letters"], ["Documents", documents]];
-    numbers.replaceChildren(...facts.map(([name, value]) => {
-      const group = document.createElement("div");
-      group.append(Object.assign(document.createElement("dt"), { textContent: name }), Object.assign(document.createElement("dd"), { textContent: value }));
-      return group;
-    }));
+    numbers.replaceChildren(...facts.map(([name, value]) =>
+      make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
     const said = [...problems(it), ...this.#licence(it), ...this.#duplicates(it), ...unread(it), ...order(it), ...characters(it)];
-    notes.replaceChildren(...said.map(([sentence, isWarning, action]) => {
-      const item = document.createElement("li");
-      item.className = isWarning ? "warning" : "";
-      item.append(sentence, ...(action ? [" ", action] : []));
-      return item;
-    }));
+    notes.replaceChildren(...said.map(([sentence, isWarning, action]) =>
+      make("li", { className: isWarning ? "warning" : "" }, sentence, ...(action ? [" ", action] : []))));
   }
 
   #licence({ hasLicence }) {

@@ -4,7 +4,7 @@ import { get, hasKey, post, upload } from "./api.js";
 import { askForKey, attempt } from "./attempt.js";
 import { showModelCard } from "./components/model_card.js";
 import { MIN_CHARACTERS } from "./corpus.js";
-import { fill, findAll, row } from "./dom.js";
+import { fill, findAll, make, row } from "./dom.js";
 import { PRESETS, outlook, passes } from "./expectation.js";
 import { sentence } from "./format.js";
 import { JobView, STATUSES, nameOf } from "./job.js";
@@ -123,12 +123,9 @@ async function listJobs() {
 function showJobs(list) {
   jobs.hidden = !list.length;
   jobsList.replaceChildren(...list.map((job) => {
-    const link = document.createElement("a");
-    link.href = `train?job=${encodeURIComponent(job.id)}`;
+    const link = make("a", { href: `train?job=${encodeURIComponent(job.id)}`, textContent: nameOf(job) });
     link.dataset.job = job.id;
-    link.textContent = nameOf(job);
-    const badge = document.createElement("span");
-    Object.assign(badge, { className: "badge", textContent: STATUSES[job.status] });
+    const badge = make("span", { className: "badge", textContent: STATUSES[job.status] });
     badge.dataset.status = job.status;
     return row([[link], [badge], new Date(job.created_at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" })]);
   }));

@@ -85,7 +85,7 @@ export class UnitSearch {
     const matrix = this.#found.matrix(of.layer, of.kind);
     const column = this.#found.units(of.layer).indexOf(of.unit);
     // Units outside the response have no strip.
-    const values = column < 0 ? [] : Array.from({ length: matrix.rows }, (_, row) => matrix.at(row, column));
+    const values = column < 0 ? [] : matrix.column(column);
     const element = stripButton(name, detail, values, matrix.strong(Math.max(0, column)), pressed);
     this.#strips.push({ element, of });
     return element;

@@ -1,7 +1,7 @@
 // Characters of the prompt outside a character model's vocabulary, underlined in it and counted below.
 
 import { post } from "./api.js";
-import { findAll } from "./dom.js";
+import { findAll, make } from "./dom.js";
 import { count, visible } from "./format.js";
 
 const [prompt, marks, note] = findAll(["prompt", "prompt-marks", "prompt-unknown"]);
@@ -45,7 +45,7 @@ function show(characters, knows, name) {
     const isKnown = knows(characters[from]);
     while (to < characters.length && knows(characters[to]) === isKnown) to += 1;
     const run = characters.slice(from, to).join("");
-    marks.append(isKnown ? run : Object.assign(document.createElement("u"), { textContent: run }));
+    marks.append(isKnown ? run : make("u", { textContent: run }));
   }
   marks.append("\n");
   marks.scrollTop = prompt.scrollTop;

@@ -3,6 +3,7 @@
 
 import { Failure } from "../api.js";
 import { Palette, palette } from "../colors.js";
+import { make } from "../dom.js";
 import { yieldToBrowser } from "../inspection.js";
 import { number, visible } from "../format.js";
 
@@ -32,9 +33,8 @@ export class Heatmap {
   constructor(scroller, on) {
     this.#scroller = scroller;
     this.#on = on;
-    this.#canvas = document.createElement("canvas");
-    this.#spacer = document.createElement("div");
-    this.#spacer.append(this.#canvas);
+    this.#canvas = make("canvas");
+    this.#spacer = make("div", {}, this.#canvas);
     scroller.append(this.#spacer);
     scroller.addEventListener("scroll", () => this.draw(), { passive: true });
     scroller.addEventListener("keydown", (event) => this.#move(event));
@@ -81,9 +81,7 @@ export class Heatmap {
     const width = Math.max(1, Math.min(12, Math.floor(8192 / matrix.rows))) / tokensPerPixel;
     const unit = Math.max(1, Math.min(MAX_UNIT_PX, Math.floor(1024 / matrix.columns)));
     const height = Math.min(MAX_PICTURE_PX / 4 - TITLE_PX, matrix.columns * unit);
-    const canvas = document.createElement("canvas");
-    canvas.width = Math.max(480, Math.ceil(matrix.rows * width));
-    canvas.height = height + TITLE_PX;
+    const canvas = make("canvas", { width: Math.max(480, Math.ceil(matrix.rows * width)), height: height + TITLE_PX });
     const context = canvas.getContext("2d");
     context.fillStyle = palette().ground;
     context.fillRect(0, 0, canvas.width, canvas.height);

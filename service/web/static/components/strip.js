@@ -1,6 +1,7 @@
 // A strip: a text as one row of colored cells, one for each token or, in a long text, for several.
 
 import { Palette, palette } from "../colors.js";
+import { button, make } from "../dom.js";
 
 const MAX_CELLS = 1024;
 
@@ -20,13 +21,10 @@ export function drawStrip(canvas, values, most) {
 
 // A button with a title and a strip below it; `draw` redraws the strip, for another theme.
 export function stripButton(title, detail, values, most, pressed) {
-  const button = document.createElement("button");
-  Object.assign(button, { type: "button", className: "strip" });
-  const [name, more, canvas] = ["strong", "span", "canvas"].map((tag) => document.createElement(tag));
-  [name.textContent, more.textContent] = [title, detail];
-  button.append(name, " ", more, canvas);
-  button.addEventListener("click", pressed);
+  const canvas = make("canvas");
   const draw = () => drawStrip(canvas, values, most);
   draw();
-  return Object.assign(button, { draw });
+  const made = Object.assign(button("", "", pressed), { className: "strip", draw });
+  made.append(make("strong", { textContent: title }), " ", make("span", { textContent: detail }), canvas);
+  return made;
 }

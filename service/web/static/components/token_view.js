@@ -1,7 +1,7 @@
 // A text whose tokens are colored and can be selected.
 
 import { palette } from "../colors.js";
-import { indexByKey, keyAlong } from "../dom.js";
+import { indexByKey, keyAlong, make } from "../dom.js";
 import { setTokenText } from "../format.js";
 
 export class TokenView {
@@ -42,10 +42,7 @@ export class TokenView {
 
   show(tokens) {
     this.#tokens = tokens.map((text, position) => {
-      const token = document.createElement("span");
-      token.setAttribute("role", "option");
-      token.setAttribute("aria-selected", "false");
-      token.id = `token-${position}`;
+      const token = make("span", { id: `token-${position}`, role: "option", ariaSelected: "false" });
       token.dataset.position = position;
       setTokenText(token, text);
       if (text.endsWith("\n")) token.dataset.ends = "true";

@@ -1,6 +1,6 @@
 // A text that is being written: the prompt in gray, then a button for each token, colored by surprise.
 
-import { keyAlong } from "../dom.js";
+import { keyAlong, make } from "../dom.js";
 import { isPartial, setTokenText } from "../format.js";
 import { surpriseShare } from "./token_view.js";
 
@@ -33,8 +33,7 @@ export class WrittenText {
     this.#waiting = [];
     this.tokens = [];
     this.#elements = [];
-    this.#given = document.createElement("span");
-    Object.assign(this.#given, { className: "given", textContent: prompt });
+    this.#given = make("span", { className: "given", textContent: prompt });
     this.#output.replaceChildren(newLine(this.#given));
     this.add(tokens);
     this.flush();
@@ -115,11 +114,9 @@ export class WrittenText {
 
   #element(token) {
     // Not a <button>: its inline-block box would allow a line break inside a word, and swallow the text's own line breaks.
-    const element = document.createElement("span");
-    element.setAttribute("role", "button");
-    element.className = token.branched ? "token branched" : "token";
-    element.dataset.position = String(this.#elements.length);
-    element.tabIndex = this.#elements.length ? -1 : 0;
+    const className = token.branched ? "token branched" : "token";
+    const element = make("span", { role: "button", className, tabIndex: this.#elements.length ? -1 : 0 });
+    element.dataset.position = this.#elements.length;
     setTokenText(element, isPartial(token.text) ? "�" : token.text);
     if (typeof token.logprob === "number") element.style.setProperty("--surprise", surpriseShare(token.logprob).toFixed(2));
     return element;
@@ -144,8 +141,5 @@ export class WrittenText {
 }
 
 function newLine(...content) {
-  const line = document.createElement("div");
-  line.className = "line";
-  line.append(...content);
-  return line;
+  return make("div", { className: "line" }, ...content);
 }
