@@ -4,6 +4,7 @@ All are finite doubles: the largest is below 1e115. Within bounds a number has n
 """
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 
 # Decimal digits that a double preserves; integers of this length are exact in any parser.
@@ -97,10 +98,11 @@ def _decimals(low: _Digits, high: _Digits | None, room: int) -> tuple[bool, str]
         ends, digits = _decimals(low_rest, high_rest, room - 1)
         if ends or digits:
             parts.append(f"{digit}{_optional(digits, ends)}")
-    return may_end, _one_of(parts) if parts else ""
+    return may_end, one_of(parts) if parts else ""
 
 
-def _one_of(alternatives: list[str]) -> str:
+def one_of(alternatives: Sequence[str]) -> str:
+    """Return a regular expression that matches what any of the alternatives does."""
     return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
 
 

@@ -17,7 +17,14 @@ from typing import Any, NoReturn
 
 import orjson
 
-from service.structured_outputs.json_numbers import ANY_NUMBER, MAX_DIGITS, Bound, integers_within, numbers_within
+from service.structured_outputs.json_numbers import (
+    ANY_NUMBER,
+    MAX_DIGITS,
+    Bound,
+    integers_within,
+    numbers_within,
+    one_of,
+)
 from service.structured_outputs.regex_syntax import PatternError, Token, as_group, tokenize, with_length
 
 # Characters of a string without escapes (RFC 8259, section 7).
@@ -156,7 +163,7 @@ class _Converter:
             known = set[str]().union(*(_KEYWORDS.get(kind, set()) for kind in kinds)) | {"type"}
             if unsupported := sorted(keywords - known):
                 self._fail(f".{unsupported[0]} is not supported for type {' or '.join(map(str, kinds))}")
-            return _one_of([self._typed(kind, schema) for kind in kinds])
+            return one_of([self._typed(kind, schema) for kind in kinds])
 
     def _resolved(self, schema: Any) -> Any:
         """Follow references, and return the schema without OpenAPI 3.0's `nullable`."""
@@ -197,7 +204,7 @@ class _Converter:
 
     def _combined(self, keyword: str, schema: Mapping[str, Any]) -> str:
         if keyword in ("enum", "const"):
-            return _one_of([_json_literal(value) for value in self._constants(keyword, schema)])
+            return one_of([_json_literal(value) for value in self._constants(keyword, schema)])
         self._require_alone(keyword, schema)
         branches = schema[keyword]
         if not isinstance(branches, list) or not branches:
@@ -206,7 +213,7 @@ class _Converter:
             branches = self._exclusive(branches)
         elif keyword == "allOf" and len(branches) > 1:
             self._fail(".allOf is not supported with several schemas")
-        return _one_of([self.convert(branch, f".{keyword}[{number}]") for number, branch in enumerate(branches)])
+        return one_of([self.convert(branch, f".{keyword}[{number}]") for number, branch in enumerate(branches)])
 
     def _exclusive(self, branches: Sequence[Any]) -> list[Any]:
         """Return schemas that exclude each other; objects do by a property, which becomes required."""
@@ -321,7 +328,7 @@ class _Converter:
         if not numbers:
             given = ", ".join(f"{name} {schema[name]}" for name in bounds)
             self._fail(f" must allow a number of at most {MAX_DIGITS} digits, got {given}")
-        return _one_of(numbers)
+        return one_of(numbers)
 
     def _decimal(self, schema: Mapping[str, Any], name: str) -> Decimal:
         value = schema[name]
@@ -477,7 +484,7 @@ class _Converter:
             )
             for present in (range(len(entries)) if first_required is None else [first_required])
         ]
-        content = _one_of(alternatives)
+        content = one_of(alternatives)
         return rf"\{{{content if first_required is not None else f'(?:{content})?'}\}}"
 
 
@@ -524,10 +531,6 @@ def _json_literal(value: Any) -> str:
     return re.escape(orjson.dumps(value).decode())
 
 
-def _one_of(alternatives: Sequence[str]) -> str:
-    return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
-
-
 def _times(low: int, high: int | None) -> str:
     return "*" if (low, high) == (0, None) else f"{{{low},{'' if high is None else high}}}"
 
@@ -549,7 +552,7 @@ def _orders(texts: Sequence[str], low: int, high: int) -> str:
     for number, text in enumerate(texts):
         more = _orders([*texts[:number], *texts[number + 1 :]], low - 1, high - 1) if high > 1 else ""
         parts.append(text + (f"{_COMMA}{more}" if low > 1 else f"(?:{_COMMA}{more})?" if more else ""))
-    return _one_of(parts)
+    return one_of(parts)
 
 
 # Objects and arrays nest three levels deep: 459 states for a vocabulary of characters. With a fourth, 976.
