@@ -73,13 +73,9 @@ SEARCH_BATCH_SIZE = 16
 MAX_WAIT_S = 0.015
 
 
-def fit(sizes: Iterable[int], count: int) -> int:
+def fit(sizes: tuple[int, ...], count: int) -> int:
     """Return the smallest of the ascending sizes that is at least `count`, or the largest."""
-    size = 0
-    for size in sizes:
-        if size >= count:
-            break
-    return size
+    return next((size for size in sizes if size >= count), sizes[-1])
 
 
 def fit_below(sizes: Iterable[int], count: int) -> int:
