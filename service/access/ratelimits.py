@@ -13,7 +13,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from limits import RateLimitItemPerMinute
@@ -34,15 +33,6 @@ REDIS_TIMEOUT_S = 0.25
 # Between two attempts while Redis is unavailable: one request per interval waits for the time-out.
 REDIS_RETRY_S = 3.0
 _WINDOW_S = 60
-
-
-@dataclass(frozen=True)
-class _Charge:
-    """A cost for one counter: requests or tokens of one subject, by their limit per minute."""
-
-    key: str
-    per_minute: int
-    cost: int
 
 
 class RateLimiter:
@@ -96,25 +86,24 @@ class RateLimiter:
             message = f"this request alone may use up to {whole} {what}, but the limit is {per_minute} per minute"
             raise InvalidRequest(message, param=param)
         key = RateLimitItemPerMinute(per_minute, namespace="sostenuto").key_for(what, subject)
-        charge = _Charge(key, per_minute, cost)
-        counters, retry_after_s = self._charge(charge)
+        counters, retry_after_s = self._charge(key, per_minute, cost)
         if retry_after_s is not None:
             message = f"the limit of {per_minute} {what} per minute is reached; try again in {retry_after_s} s"
             raise RateLimited(message, retry_after_s=retry_after_s)
-        return lambda: counters.refund(charge)
+        return lambda: counters.refund(key, per_minute, cost)
 
-    def _charge(self, charge: _Charge) -> "tuple[_Counters, int | None]":
+    def _charge(self, key: str, per_minute: int, cost: int) -> "tuple[_Counters, int | None]":
         """Charge in Redis or, while that is unavailable, in this process; return the counters and their result."""
         if self._shared is not None and self._may_try():
             try:
-                retry_after_s = self._shared.charge(charge)
+                retry_after_s = self._shared.charge(key, per_minute, cost)
             except StorageError as error:
                 # Nothing was charged, as far as we know.
                 self._mark_unavailable(error)
             else:
                 self._mark_available()
                 return self._shared, retry_after_s
-        return self._own, self._own.charge(charge)
+        return self._own, self._own.charge(key, per_minute, cost)
 
     def _may_try(self) -> bool:
         """Return whether to try Redis; while it is unavailable, one request every `REDIS_RETRY_S` may."""
@@ -148,34 +137,27 @@ class RateLimiter:
 
 
 class _Counters:
-    """The rate limit counters in one storage."""
+    """The counters in one storage; the key of one names a subject, what is counted, and the limit per minute."""
 
     def __init__(self, storage: MemoryStorage | RedisStorage, lock: contextlib.AbstractContextManager[object]) -> None:
         self._storage, self._storage_lock = storage, lock
 
-    def charge(self, charge: _Charge) -> int | None:
+    def charge(self, key: str, per_minute: int, cost: int) -> int | None:
         """Charge; return None, or the seconds after which the charge would fit if nothing else were charged."""
         with self._storage_lock:
-            if self._hit(charge, charge.cost):
+            if self._storage.acquire_sliding_window_entry(key, per_minute, _WINDOW_S, cost):
                 return None
-            return wait_s(*self._window(charge), limit=charge.per_minute, cost=charge.cost)
+            return wait_s(*self._storage.get_sliding_window(key, _WINDOW_S), limit=per_minute, cost=cost)
 
-    def refund(self, charge: _Charge) -> None:
+    def refund(self, key: str, per_minute: int, cost: int) -> None:
         """Refund a charge, but not below zero in the current window, which would admit too much.
 
         The refund is lost if Redis has become unavailable.
         """
         with contextlib.suppress(StorageError), self._storage_lock:
-            _, _, current, _ = self._window(charge)
-            if cost := min(charge.cost, current):
-                self._hit(charge, -cost)
-
-    def _window(self, charge: _Charge) -> tuple[int, float, int, float]:
-        """Return count and seconds left of the previous window, and of the current one."""
-        return self._storage.get_sliding_window(charge.key, _WINDOW_S)
-
-    def _hit(self, charge: _Charge, cost: int) -> bool:
-        return self._storage.acquire_sliding_window_entry(charge.key, charge.per_minute, _WINDOW_S, cost)
+            _, _, current, _ = self._storage.get_sliding_window(key, _WINDOW_S)
+            if counted := min(cost, current):
+                self._storage.acquire_sliding_window_entry(key, per_minute, _WINDOW_S, -counted)
 
 
 def wait_s(previous: int, previous_ttl_s: float, current: int, current_ttl_s: float, *, limit: int, cost: int) -> int:
