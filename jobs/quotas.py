@@ -21,7 +21,7 @@ MAX_TENANT_FILES = 10_000
 
 @dataclass(frozen=True)
 class Quota:
-    """Limits of the jobs of a tenant; None: no limit.
+    """Limits of the jobs of a tenant.
 
     Attributes:
         jobs: That have not ended.
@@ -30,8 +30,8 @@ class Quota:
     """
 
     jobs: int
-    versions: int | None = None
-    minutes: float | None = None
+    versions: int
+    minutes: float
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,16 @@ def require_jobs(session: Session, tenant: str, minutes: float, quota: Quota, is
     active = session.execute(select(func.count()).select_from(Job).where(of_tenant)).scalar_one()
     if active >= quota.jobs:
         raise QuotaExceeded(f"at most {quota.jobs} jobs may be queued, running or paused, got one more")
-    if quota.versions is not None:
-        kept = _num_versions(session, tenant, is_kept)
-        if kept + active >= quota.versions:
-            rule = f"jobs may keep at most {quota.versions} published versions"
-            raise QuotaExceeded(f"{rule}, got {kept}, {active} unfinished jobs and one more")
-    if quota.minutes is not None:
-        used = training_minutes(session, tenant)
-        if used.trained + used.reserved + minutes > quota.minutes:
-            raise QuotaExceeded(
-                f"jobs may train at most {quota.minutes:g} minutes in 24 hours, got {used.trained:.1f} trained, "
-                f"{used.reserved:.1f} reserved for unfinished jobs and {minutes:g} requested"
-            )
+    kept = _num_versions(session, tenant, is_kept)
+    if kept + active >= quota.versions:
+        rule = f"jobs may keep at most {quota.versions} published versions"
+        raise QuotaExceeded(f"{rule}, got {kept}, {active} unfinished jobs and one more")
+    used = training_minutes(session, tenant)
+    if used.trained + used.reserved + minutes > quota.minutes:
+        raise QuotaExceeded(
+            f"jobs may train at most {quota.minutes:g} minutes in 24 hours, got {used.trained:.1f} trained, "
+            f"{used.reserved:.1f} reserved for unfinished jobs and {minutes:g} requested"
+        )
 
 
 def training_minutes(session: Session, tenant: str) -> TrainingMinutes:

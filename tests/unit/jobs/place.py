@@ -16,6 +16,8 @@ from tests.paths import ROOT
 from tests.waiting import until
 
 AGES = {"max_file_age_s": 1e9, "max_job_age_s": 1e9}
+# Limits that no test reaches.
+QUOTA = Quota(jobs=100, versions=100, minutes=1e6)
 FAKE = (sys.executable, "-m", "tests.unit.jobs.fake_exporter")
 
 
@@ -57,7 +59,7 @@ class Place:
         self.store.add_file(StoredFile(id=file_id, tenant="", **kept), 10**9)
         fields = {"settings": {"seed": 0}, **fields}
         job = Job(tenant="", model="characters-3-minutes", name="book", training_file=file_id, **fields)
-        return self.store.create(job, Quota(100)).id
+        return self.store.create(job, QUOTA).id
 
     def begin(self):
         """Submit a job and start a trainer; return the job's id once the exporter runs."""

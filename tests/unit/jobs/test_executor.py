@@ -19,11 +19,12 @@ from jobs import operations as module
 from jobs.database import Job, Operation
 from jobs.executor import Executor
 from jobs.operations import JobActive
-from jobs.quotas import Quota, QuotaExceeded
+from jobs.quotas import QuotaExceeded
 from jobs.store import JobStore, ModelRemoved
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.unit.export.repository.stored import store as publish
+from tests.unit.jobs.place import QUOTA
 from tests.waiting import until
 
 
@@ -69,7 +70,7 @@ class Place:
             connection.execute(update(Operation).values(**fields))
 
     def job(self, model="characters", name="other", tenant="acme"):
-        return self.store.create(Job(tenant=tenant, model=model, name=name, training_file="file-1"), Quota(100))
+        return self.store.create(Job(tenant=tenant, model=model, name=name, training_file="file-1"), QUOTA)
 
     @property
     def labels(self):

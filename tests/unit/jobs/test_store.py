@@ -4,6 +4,7 @@ import concurrent.futures
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,13 @@ from jobs import database, quotas
 from jobs import store as module
 from jobs.database import CannotOpen, Job, StoredFile
 from jobs.operations import JobActive
-from jobs.quotas import Quota, QuotaExceeded, TrainingMinutes
+from jobs.quotas import QuotaExceeded, TrainingMinutes
 from jobs.store import JobEnded, JobStore
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
+from tests.unit.jobs.place import QUOTA
 
 LEASE_S = 60.0
-QUOTA = Quota(100)
 
 
 @pytest.fixture(params=DATABASES)
@@ -239,11 +240,11 @@ def test_quotas_count_what_is_active(store):
     with pytest.raises(QuotaExceeded, match=r"all files together may have at most 100 bytes, got 60 \+ 60"):
         add_file(store, "file-2", size=60)
     add_file(store, "file-2", tenant="other", size=60)
-    first = create(store, quota=Quota(1))
+    first = create(store, quota=replace(QUOTA, jobs=1))
     with pytest.raises(QuotaExceeded, match="at most 1 jobs"):
-        create(store, quota=Quota(1))
+        create(store, quota=replace(QUOTA, jobs=1))
     store.request("acme", first.id, "cancel")
-    create(store, quota=Quota(1))
+    create(store, quota=replace(QUOTA, jobs=1))
 
 
 def test_the_versions_of_a_tenant_are_limited_until_they_are_removed(store):
@@ -254,7 +255,7 @@ def test_the_versions_of_a_tenant_are_limited_until_they_are_removed(store):
         store.end(store.claim(LEASE_S), "succeeded", "published", version=1)
 
     def add():
-        return store.create(new(), Quota(100, 2), lambda *version: version in kept)
+        return store.create(new(), replace(QUOTA, versions=2), lambda *version: version in kept)
 
     add()
     with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
@@ -269,12 +270,12 @@ def test_versions_of_deleted_jobs_count(store):
     assert store.delete_jobs_before(time.time() + 1) == 1
     assert store.job("acme", job.id) is None
     with pytest.raises(QuotaExceeded, match="at most 1 published versions, got 1, 0 unfinished jobs and one more"):
-        create(store, quota=Quota(100, 1))
+        create(store, quota=replace(QUOTA, versions=1))
 
 
 def test_minutes_are_limited_by_what_jobs_have_trained_and_may_train(store):
     """What they have trained counts for a day after their end."""
-    limited = {"quota": Quota(100, minutes=30), "settings": {"max_minutes": 10}}
+    limited = {"quota": replace(QUOTA, minutes=30), "settings": {"max_minutes": 10}}
     create(store, "other", settings={"max_minutes": 1000})
     store.request("other", store.list_jobs("other", None, 1)[0].id, "cancel")
     first = create(store, **limited)
@@ -313,7 +314,7 @@ def num_admitted(attempt, number):
 
 
 def test_concurrent_requests_do_not_exceed_the_minutes(store):
-    limited = {"quota": Quota(100, minutes=50), "settings": {"max_minutes": 10}}
+    limited = {"quota": replace(QUOTA, minutes=50), "settings": {"max_minutes": 10}}
     assert num_admitted(lambda _: create(store, **limited), 20) == 5
 
 
@@ -413,7 +414,7 @@ def test_an_older_database_is_migrated(url):
         assert store.best_epoch("ftjob-1")["epoch"] == 1
         assert store.operations.claim(LEASE_S) is None
         with pytest.raises(QuotaExceeded, match="at most 2 published versions, got 1, 1 unfinished jobs and one more"):
-            create(store, quota=Quota(100, 2))
+            create(store, quota=replace(QUOTA, versions=2))
         store.close()
 
 

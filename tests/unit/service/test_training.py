@@ -7,12 +7,12 @@ import threading
 import pytest
 
 from jobs.database import Job
-from jobs.quotas import Quota as JobQuota
 from service import errors
 from service import training as module
 from service.context import RequestContext
 from service.settings import Settings
 from service.training import EventStreams, Training
+from tests.unit.jobs.place import QUOTA
 from tests.waiting import until
 
 ACME = RequestContext("key1", tenant="acme")
@@ -110,7 +110,7 @@ def test_an_operation_that_takes_too_long_may_still_be_executed(training, monkey
 
 @pytest.mark.parametrize("tenant", ["acme", "other"])
 def test_a_model_that_a_job_needs_is_not_removed_and_another_tenants_job_not_named(training, tenant):
-    job = training.store.create(Job(tenant=tenant, model="book:1", name="new", training_file="file-1"), JobQuota(1))
+    job = training.store.create(Job(tenant=tenant, model="book:1", name="new", training_file="file-1"), QUOTA)
     with pytest.raises(errors.Conflict, match="needs book, and has not ended; cancel it first") as raised:
         training.operate("remove", "book", ACME, {})
     assert (job.id in str(raised.value)) == (tenant == "acme")
