@@ -53,10 +53,6 @@ class MemoryBudget:
     def num_bytes(self) -> int:
         return self._num_bytes
 
-    def lease(self) -> "MemoryLease":
-        """Return a lease that holds nothing yet."""
-        return MemoryLease(self)
-
     def resize(self, held: int, new: int) -> None:
         """Replace `held` bytes by `new`; raise MemoryExhausted if that is more and others hold too much memory."""
         with self._lock:
@@ -119,7 +115,7 @@ class RequestContext:
     charge: Callable[..., Callable[[], None]] = lambda *_, **__: _nothing
     watch_key: WatchKey = lambda _: nullcontext()
     trace: Any = None  # its tracing context, or None
-    memory: MemoryLease = field(default_factory=MemoryBudget(2**63).lease)
+    memory: MemoryLease = field(default_factory=lambda: MemoryLease(MemoryBudget(2**63)))
     sender: str = ""  # its API key, or its client's address where there are no keys
     _num_charged: int = 0  # by `charge_up_to`
     _refunds: ExitStack = field(default_factory=ExitStack)

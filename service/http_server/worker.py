@@ -44,7 +44,7 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 )
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from service.context import FREE_BYTES, MemoryBudget
+from service.context import FREE_BYTES, MemoryBudget, MemoryLease
 from service.errors import BodyTimeout, GatewayError, InvalidRequest, MemoryExhausted, Overloaded
 from service.http_server.connection import MAX_HEAD_BYTES, TLS_HANDSHAKE, Connection, ConnectionLimits
 
@@ -134,7 +134,7 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         """Accept a connection, which waits for a request without a thread; pause accepting if that fails."""
         try:
             sock, address = listener.accept()
-            conn = Connection(self.cfg, self.limits, self._memory.lease(), sock, address, listener.getsockname())
+            conn = Connection(self.cfg, self.limits, MemoryLease(self._memory), sock, address, listener.getsockname())
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
                 self._accept_at = time.monotonic() + self.accept_pause_s

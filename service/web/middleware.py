@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.access.auth import Authenticator, is_local
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, NextRequest, ScoreRequest
-from service.context import MemoryBudget, RequestContext
+from service.context import MemoryBudget, MemoryLease, RequestContext
 from service.errors import (
     BodyTooLarge,
     CrossOrigin,
@@ -139,7 +139,7 @@ class Middleware:
         if request.endpoint not in PUBLIC_ENDPOINTS:
             context = self._access.authenticate(request.headers.get("Authorization"))
             record.line.key = context.key or None
-            context.trace, context.memory = record.trace, self._memory.lease()
+            context.trace, context.memory = record.trace, MemoryLease(self._memory)
             context.sender = context.key or request.remote_addr or ""
             g.context = context
 

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from service.context import FREE_BYTES, MemoryBudget, RequestContext, owned_name
+from service.context import FREE_BYTES, MemoryBudget, MemoryLease, RequestContext, owned_name
 from service.errors import InvalidRequest, MemoryExhausted
 
 MINE, THEIRS = owned_name("alice", "book"), owned_name("bob", "book")
@@ -54,7 +54,7 @@ MAX = 10 * FREE_BYTES
 
 def test_leases_share_the_budget_and_return_it():
     budget = MemoryBudget(MAX)
-    first, second = budget.lease(), budget.lease()
+    first, second = MemoryLease(budget), MemoryLease(budget)
     first.hold(6 * FREE_BYTES, "the body")
     told = f"{6 * FREE_BYTES} of {MAX} bytes are in use .* needs {5 * FREE_BYTES}"
     with pytest.raises(MemoryExhausted, match=told) as e:
@@ -71,7 +71,7 @@ def test_leases_share_the_budget_and_return_it():
 
 def test_a_lease_grows_and_shrinks():
     budget = MemoryBudget(MAX)
-    with closing(budget.lease()) as lease:
+    with closing(MemoryLease(budget)) as lease:
         lease.hold(8 * FREE_BYTES, "the body")
         lease.hold(9 * FREE_BYTES, "prompt")
         # A retry cannot help, so it is not `MemoryExhausted`.
@@ -87,7 +87,7 @@ def test_a_lease_grows_and_shrinks():
 
 def test_small_requests_pass_while_the_budget_is_exhausted():
     budget = MemoryBudget(MAX)
-    budget.lease().hold(MAX, "the body")
-    budget.lease().hold(FREE_BYTES, "the body")
+    MemoryLease(budget).hold(MAX, "the body")
+    MemoryLease(budget).hold(FREE_BYTES, "the body")
     with pytest.raises(MemoryExhausted):
-        budget.lease().hold(FREE_BYTES + 1, "the body")
+        MemoryLease(budget).hold(FREE_BYTES + 1, "the body")

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from service.context import MemoryBudget, RequestContext
+from service.context import MemoryBudget, MemoryLease, RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import resume_tokens
 from service.generation.running_request import RunningRequest
@@ -209,7 +209,7 @@ def test_the_memory_estimate_counts_the_patterns_of_resume_tokens(service):
         (first,) = service.results("", **fields)
         resumed = request("", state=first.resume_token, seed=None, n=3, max_tokens=2, return_state=True)
         budget = MemoryBudget(10**9)
-        builder = service.engine.start_completion(resumed, RequestContext(memory=budget.lease()))
+        builder = service.engine.start_completion(resumed, RequestContext(memory=MemoryLease(budget)))
         sizes.append(budget.num_bytes)
         builder.results()
         builder.request.close()

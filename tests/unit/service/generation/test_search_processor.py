@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from service.context import MemoryBudget, RequestContext
+from service.context import MemoryBudget, MemoryLease, RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
 from tests.fakes import END, FakeBackend, fake_distribution, fake_step, states_after
 from tests.unit.service.engines import CHARACTERS
@@ -151,7 +151,7 @@ def test_a_search_needs_room_in_the_queue(service):
 
 def test_a_search_holds_memory_for_what_it_keeps(service):
     budget = MemoryBudget(2**20)
-    processor = service.start("abc", top_texts=500, max_tokens=3, context=RequestContext(memory=budget.lease()))
+    processor = service.start("abc", top_texts=500, max_tokens=3, context=RequestContext(memory=MemoryLease(budget)))
     with pytest.raises((InvalidRequest, MemoryExhausted), match="the search must need at most"):
         processor.results()
 

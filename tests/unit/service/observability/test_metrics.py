@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from service.context import MemoryBudget
+from service.context import MemoryBudget, MemoryLease
 from service.errors import BackendUnavailable, InternalError
 from service.observability import scrape
 from service.observability.metrics import Metrics
@@ -78,7 +78,7 @@ def test_the_state_is_read_at_the_scrape(metrics):
     loads.clear()
     assert value(metrics, "sequences_running", **DEMO_LABELS) == 0
     assert value(metrics, "queued_tokens") == 0
-    with closing(budget.lease()) as lease:
+    with closing(MemoryLease(budget)) as lease:
         lease.hold(1_000_000, "the body")
         assert value(metrics, "request_memory_bytes") == 1_000_000
     assert value(metrics, "request_memory_bytes") == 0

@@ -10,7 +10,7 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer
 from service.access.keys import KeyLimits
-from service.context import FREE_BYTES, RequestContext
+from service.context import FREE_BYTES, MemoryLease, RequestContext
 from service.errors import ClientGone
 from service.generation.hidden_states import InspectionProcessor
 from service.settings import Settings
@@ -177,7 +177,7 @@ def test_tokens_are_charged_before_the_prompt_is_tokenized(make_site, monkeypatc
 
 
 def test_a_full_memory_budget_sheds_large_requests_and_serves_small_ones(site):
-    other = site.memory.lease()
+    other = MemoryLease(site.memory)
     other.hold(64 * 2**20, "another request")
     answer = site.post(prompt="a" * FREE_BYTES)
     assert (answer.status_code, answer.json["error"]["code"]) == (429, "memory_full")

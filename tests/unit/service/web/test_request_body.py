@@ -7,7 +7,7 @@ from flask import Flask
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.unreader import IterUnreader
 
-from service.context import MemoryBudget
+from service.context import MemoryBudget, MemoryLease
 from service.errors import InvalidRequest
 from service.web.endpoint import read_body
 
@@ -17,7 +17,7 @@ def read_from(stream, **environ):
     app.config["MAX_CONTENT_LENGTH"] = 4 << 20
     environ |= {"wsgi.input": stream, "wsgi.input_terminated": True}
     with app.test_request_context("/", method="POST", environ_overrides=environ):
-        return read_body(MemoryBudget(2**30).lease())
+        return read_body(MemoryLease(MemoryBudget(2**30)))
 
 
 def test_a_chunked_body_is_read_to_its_end():
