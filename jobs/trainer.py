@@ -199,7 +199,8 @@ class _Attempt:
 
     def _follow(self, run: Run) -> tuple[int | None, JobAction | str | None]:
         """Report progress until a run ends; return its exit code, and why it was stopped or failed, or None."""
-        wanted: JobAction | str | None = None
+        # Also if the database does not respond.
+        wanted: JobAction | str | None = "lost"
         try:
             wanted = self._watch(run)
         finally:

@@ -7,6 +7,8 @@ import sys
 import threading
 import time
 
+from sqlalchemy.exc import OperationalError
+
 from jobs.database import Job, StoredFile
 from jobs.quotas import Quota
 from jobs.store import JobStore
@@ -97,6 +99,18 @@ class Place:
 
     def epochs(self, job_id):
         return [event for event in self.store.list_events(job_id, 0, 100) if event.data and "is_best" in event.data]
+
+    def lose_database(self, monkeypatch, method, times):
+        """Let the next calls of a method of the store fail, as while PostgreSQL restarts; return the failures left."""
+        call, failures = getattr(self.store, method), [OperationalError(method, None, Exception("away"))] * times
+
+        def away_at_first(*given, **values):
+            if failures:
+                raise failures.pop()
+            return call(*given, **values)
+
+        monkeypatch.setattr(self.store, method, away_at_first)
+        return failures
 
     @property
     def versions(self):

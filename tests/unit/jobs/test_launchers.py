@@ -61,6 +61,17 @@ def test_a_restarted_trainer_adopts_what_runs(place, cluster):
     assert list(place.versions) == ["1"]
 
 
+def test_a_database_that_is_away_for_a_while_ends_nothing_in_the_cluster(place, cluster, monkeypatch):
+    """The trainer then finds what runs."""
+    job_id = place.begin()
+    place.lose_database(monkeypatch, "renew", times=1)
+    until(lambda: place.job(job_id).attempt == 2, timeout=60)
+    assert cluster.code(f"{job_id}-1-1") is None
+    place.go_on()
+    assert place.wait(job_id, "succeeded", "failed").status == "succeeded"
+    assert list(cluster.jobs) == [f"{job_id}-1-1"]
+
+
 def test_what_ended_without_a_trainer_is_not_trained_again(place, cluster):
     job_id = place.begin()
     place.stop()

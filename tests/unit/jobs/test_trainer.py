@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
 from export.child_process import train_options
 from jobs import trainer as module
@@ -113,15 +112,7 @@ def test_a_killed_trainer_is_replaced_and_its_job_published_once(place):
 
 @pytest.mark.parametrize("method", ["claim", "renew", "end"])
 def test_a_database_that_is_away_for_a_while_fails_no_job(place, monkeypatch, method):
-    """As while PostgreSQL restarts."""
-    call, failures = getattr(place.store, method), [OperationalError(method, None, Exception("away"))] * 2
-
-    def away_at_first(*given, **values):
-        if failures:
-            raise failures.pop()
-        return call(*given, **values)
-
-    monkeypatch.setattr(place.store, method, away_at_first)
+    failures = place.lose_database(monkeypatch, method, times=2)
     job = place.train()
     assert (job.status, failures) == ("succeeded", [])
     assert list(place.versions) == ["1"]
