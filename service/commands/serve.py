@@ -130,7 +130,7 @@ class Supervisor:
         except Ended as end:
             click.echo(str(end))
             return end.exit_code
-        except (TimeoutError, OSError) as error:
+        except OSError as error:  # TimeoutError, too
             click.echo(f"error: {error}")
             return 1
         finally:
@@ -161,7 +161,7 @@ class Supervisor:
     def _keep_trainer(self) -> None:
         """Start the trainer, if it does not run."""
         if self._trainer is not None and (code := self._trainer.poll()) is not None:
-            click.echo(f"the trainer exited with code {code}; restarting it in {TRAINER_PAUSE_S:g} s")
+            click.echo(f"the trainer {_how(code)}; restarting it in {TRAINER_PAUSE_S:g} s")
             self._trainer, self._trainer_at = None, time.monotonic() + TRAINER_PAUSE_S
         if self._trainer is None and time.monotonic() >= self._trainer_at:
             prepare = partial(terminate_with_parent, os.getpid())

@@ -130,6 +130,16 @@ def test_a_model_server_that_ends_is_started_again(serving):
     assert serving.output.count("the model server stopped") == 1
 
 
+def test_how_a_trainer_ended_is_said(tmp_path, capsys):
+    supervisor = Supervisor(Settings(models_dir=tmp_path), trains=True)
+    supervisor._trainer = subprocess.Popen(["sleep", "60"])
+    supervisor._trainer.kill()
+    supervisor._trainer.wait()
+    supervisor._keep_trainer()
+    assert capsys.readouterr().out == "the trainer was killed by SIGKILL; restarting it in 5 s\n"
+    supervisor._gateway_life.close()
+
+
 def test_sigterm_drains_the_gateway_before_the_model_server_stops(serving):
     streams = [serving.stream() for _ in range(NUM_STREAMS)]
     serving.process.terminate()
