@@ -1,5 +1,6 @@
 // One generated text: its model, sampling parameters, tokens as they arrive, continuations and branches.
 
+import { stream } from "./api.js";
 import { forget } from "./attempt.js";
 import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
@@ -131,43 +132,41 @@ export class Column {
   }
 
   // Generates a text from the prompt and shows it as it arrives; the last text stays until then.
-  async generate(prompt, signal, stream, fields = {}) {
+  async generate(prompt, signal, fields = {}) {
     const isBackward = this.direction === "backward";
     const [promptField, model] = [isBackward ? "suffix" : "prompt", this.#choice.reference];
     const origin = { count: 0, body: { model, [promptField]: prompt }, override: fields };
-    await this.#explained(() => this.#readStream(signal, stream, origin, () => {
+    await this.#explained(() => this.#readStream(signal, origin, () => {
       this.#begin(begun(prompt, { model, promptField, isBackward, values: this.values }, this.#shown));
     }));
   }
 
   // Continues the text from the resume token, as one longer request would have.
-  async continue(signal, { post, stream }, fields = {}) {
+  async continue(signal, fields = {}) {
     await this.#explained(async () => {
       const shown = this.#shown;
       const last = shown.origins.at(-1);
       const texts = shown.tokens.slice(last.count).map(({ text }) => text);
-      const send = (path, body) => post(path, body, signal);
-      shown.state ??= await resumeToken(last, texts, shown.generated, send);
-      await this.#readStream(signal, stream, { count: shown.tokens.length, body: { state: shown.state }, override: fields });
+      shown.state ??= await resumeToken(last, texts, shown.generated, signal);
+      await this.#readStream(signal, { count: shown.tokens.length, body: { state: shown.state }, override: fields });
     });
   }
 
   // Branches with a token at `position`, from the state there.
-  async branch(position, token, signal, requests, fields = {}) {
-    await this.#explained(() => this.#branch(position, token, signal, requests, fields));
+  async branch(position, token, signal, fields = {}) {
+    await this.#explained(() => this.#branch(position, token, signal, fields));
   }
 
-  async #branch(position, token, signal, { post, stream }, override) {
+  async #branch(position, token, signal, override) {
     const { prompt, generated, tokens } = this.#shown;
     const origins = this.#shown.origins.filter(({ count }) => count <= position);
     const texts = tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
-    const send = (path, body) => post(path, body, signal);
-    const { body, isComplete } = await branchBody(origins.at(-1), texts, token, requestFields(this.values), generated, send);
+    const { body, isComplete } = await branchBody(origins.at(-1), texts, token, requestFields(this.values), generated, signal);
     const { hasFocus } = this.#text;
     this.#begin({ ...begun(prompt, { ...generated }, this.#shown, position), origins }, [...tokens.slice(0, position), { ...token, branched: true }]);
     if (hasFocus) this.#text.focus(position);
     const origin = { count: position + 1, body, token, override };
-    if (!isComplete) return this.#readStream(signal, stream, origin);
+    if (!isComplete) return this.#readStream(signal, origin);
     this.#shown.origins.push({ ...origin, seed: body.seed, fields: {} });
     this.#shown.state = body.state;
     this.#text.tokens.at(-1).isEnd = true;
@@ -177,13 +176,13 @@ export class Column {
   }
 
   // Regenerates the text of a link: the first request, then its branches and continuations.
-  async replay(prompt, recipe, signal, requests) {
+  async replay(prompt, recipe, signal) {
     for (const [i, { at, text, same, seed, num_tokens: count, ended }] of recipe.entries()) {
       // Other text is the beginning of a match.
       const fields = { max_tokens: count, ...(!ended && { complete_within_max_tokens: false }) };
-      if (i === 0) await this.generate(prompt, signal, requests.stream, { seed, ...fields });
-      else if (at === undefined) await this.continue(signal, requests, fields);
-      else await this.branch(at, { text, same, seed, alternatives: {} }, signal, requests, fields);
+      if (i === 0) await this.generate(prompt, signal, { seed, ...fields });
+      else if (at === undefined) await this.continue(signal, fields);
+      else await this.branch(at, { text, same, seed, alternatives: {} }, signal, fields);
     }
   }
 
@@ -244,7 +243,7 @@ export class Column {
   }
 
   // Sends a request and reads its stream to the end; `begins` is called before the first token is shown.
-  async #readStream(signal, stream, origin, begins = () => {}) {
+  async #readStream(signal, origin, begins = () => {}) {
     origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES, return_state: true, ...origin.override };
     if (origin.body.state) ["seed", "labels"].forEach((name) => delete origin.fields[name]); // the resume token has them
     const isBackward = (origin.body.state ? this.#shown.generated.isBackward : this.direction === "backward");

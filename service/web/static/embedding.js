@@ -1,31 +1,24 @@
 // A map of the embedding in its first two principal components, and the nearest neighbors of one token.
 
 import { get } from "./api.js";
+import { attempt } from "./attempt.js";
 import { palette } from "./colors.js";
-import { button, row } from "./dom.js";
+import { button, findAll, row } from "./dom.js";
 import { indexOfMin, visible } from "./format.js";
 
+const [canvas, rows, help] = findAll(["plane", "neighbors", "embedding-help"]);
 const MARGIN_PX = 24;
 const CAPTION = "Nearest neighbors: select a token in the map or the text";
 // More labels than this would overlap.
 const MAX_NAMED = 150;
 
 export class EmbeddingMap {
-  #canvas;
-  #rows;
-  #help;
-  #attempt;
   #reference = null;
   #map = null;
   #chosen = null;
   #near = new Set();
 
-  // `rows` is the table body for neighbors; `help` gets a description of the map.
-  constructor({ canvas, rows, help }, attempt) {
-    this.#canvas = canvas;
-    this.#rows = rows;
-    this.#help = help;
-    this.#attempt = attempt;
+  constructor() {
     canvas.addEventListener("click", (event) => this.#pick(event));
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
@@ -37,16 +30,16 @@ export class EmbeddingMap {
     this.#map = null;
     this.#chosen = null;
     this.#near.clear();
-    this.#rows.replaceChildren();
-    this.#rows.parentElement.caption.textContent = CAPTION;
-    this.#help.textContent = "";
+    rows.replaceChildren();
+    rows.parentElement.caption.textContent = CAPTION;
+    help.textContent = "";
     this.draw();
-    const isShown = await this.#attempt(async () => {
+    const isShown = await attempt(async () => {
       const map = await get(`v1/models/${encodeURIComponent(reference)}/embedding/map?count=1000`);
       if (this.#reference !== reference) return;
       this.#map = map;
       const shares = map.explained.map((share) => `${Math.round(100 * share)}%`);
-      this.#help.textContent = `The first two principal components of ${map.tokens.length} tokens explain ${shares.join(" and ")} of the variance.`;
+      help.textContent = `The first two principal components of ${map.tokens.length} tokens explain ${shares.join(" and ")} of the variance.`;
       this.draw();
     }, undefined, () => this.show(reference));
     if (!isShown && this.#reference === reference) this.#reference = null; // so that it is requested again
@@ -56,15 +49,15 @@ export class EmbeddingMap {
   async choose(tokenId) {
     if (!this.#map || this.#chosen === tokenId) return;
     this.#chosen = tokenId;
-    const isShown = await this.#attempt(async () => {
+    const isShown = await attempt(async () => {
       const found = await get(`v1/models/${encodeURIComponent(this.#reference)}/embedding/neighbors?token_id=${tokenId}&count=10`);
       if (this.#chosen !== tokenId) return;
-      const hadFocus = this.#rows.contains(document.activeElement);
+      const hadFocus = rows.contains(document.activeElement);
       this.#near = new Set(found.data.map((neighbor) => neighbor.token_id));
-      this.#rows.replaceChildren(...found.data.map(({ token_id: id, token, cosine }) =>
+      rows.replaceChildren(...found.data.map(({ token_id: id, token, cosine }) =>
         row([[button(visible(token), `Neighbors of ${visible(token)}`, () => this.choose(id))], cosine.toFixed(3)])));
-      if (hadFocus) this.#rows.querySelector("button").focus();
-      this.#rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
+      if (hadFocus) rows.querySelector("button").focus();
+      rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
       this.draw();
     }, undefined, () => this.choose(tokenId));
     if (!isShown && this.#chosen === tokenId) this.#chosen = null;
@@ -77,16 +70,16 @@ export class EmbeddingMap {
       const stretch = (length - 2 * MARGIN_PX) / (high - low || 1);
       return values.map((value) => MARGIN_PX + (value - low) * stretch);
     };
-    const ys = along(this.#map.y, this.#canvas.clientHeight);
-    return along(this.#map.x, this.#canvas.clientWidth).map((x, i) => [x, ys[i]]);
+    const ys = along(this.#map.y, canvas.clientHeight);
+    return along(this.#map.x, canvas.clientWidth).map((x, i) => [x, ys[i]]);
   }
 
   draw() {
-    const { clientWidth, clientHeight } = this.#canvas;
+    const { clientWidth, clientHeight } = canvas;
     const scale = window.devicePixelRatio || 1;
-    Object.assign(this.#canvas, { width: clientWidth * scale, height: clientHeight * scale });
+    Object.assign(canvas, { width: clientWidth * scale, height: clientHeight * scale });
     if (!this.#map) return;
-    const context = this.#canvas.getContext("2d");
+    const context = canvas.getContext("2d");
     context.scale(scale, scale);
     context.textAlign = "center";
     const named = this.#map.tokens.length <= MAX_NAMED;

@@ -32,7 +32,7 @@ const NARROW = "(max-width: 44rem)";
 const ids = [
   "change", "shown-model", "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color",
   "tokens", "color-help", "legend", "layer", "kind", "kind-help", "unit", "order", "width", "heat", "map", "map-legend",
-  "pointed", "gates", "inner", "hold-more", "elsewhere-more", "png", "json", "embedding", "embedding-help", "plane", "neighbors",
+  "pointed", "gates", "inner", "hold-more", "elsewhere-more", "png", "json", "embedding",
 ];
 const page = Object.fromEntries(ids.map((id) => [id, find(id)]));
 
@@ -52,10 +52,10 @@ const unitSearch = new UnitSearch({
     order.of.clear();
     choose({});
   },
-}, attempt);
+});
 const patternSearch = new PatternSearch({ run, marked: (stretch) => text.mark(stretch), chosen: (position) => choose({ position }) });
-const intervention = new Intervention((label, work) => run(label, work));
-const plane = new EmbeddingMap({ canvas: page.plane, rows: page.neighbors, help: page["embedding-help"] }, attempt);
+const intervention = new Intervention(run);
+const plane = new EmbeddingMap();
 const shell = new Shell({
   submit: () => inspect(null),
   models: (served) => showModels(served),

@@ -1,6 +1,5 @@
 // The first seconds of the page: a scene types itself in the colors of a unit that tracks a feature without being taught.
 
-import { stream } from "./api.js";
 import { showLegend } from "./components/legend.js";
 import { themed } from "./colors.js";
 import { find, findAll } from "./dom.js";
@@ -36,7 +35,7 @@ export class Opening {
     await run(async (signal) => {
       this.#typing = new AbortController();
       prompt.value = ofPlays ? SCENE : await openingPrompt(model);
-      await column.generate(prompt.value, signal, stream, { max_tokens: NUM_TOKENS });
+      await column.generate(prompt.value, signal, { max_tokens: NUM_TOKENS });
       colors = await this.#explain(discovery, model, column.whole, ofPlays, signal);
     });
     if (this.#typing.signal.aborted) colors = null;

@@ -1,6 +1,5 @@
 // The playground: a prompt, and one or two columns of generated text with continuations and branches.
 
-import { post, stream } from "./api.js";
 import { attempt } from "./attempt.js";
 import { showCode } from "./code.js";
 import { Column } from "./column.js";
@@ -13,7 +12,6 @@ import { markUnknown } from "./unknown_characters.js";
 
 const [prompt, label, compare, list, goOn] = findAll(["prompt", "prompt-label", "compare", "columns", "continue"]);
 const [help] = find("prompt-help").childNodes;
-const requests = { post, stream };
 // Of the second column, to show the effect of temperature beside the default.
 const OTHER_TEMPERATURE = 1;
 
@@ -21,7 +19,7 @@ let models = [];
 let columns = [];
 const opening = new Opening();
 const shell = new Shell({
-  submit: () => run((signal) => allSettled(columns.map((column) => column.generate(prompt.value, signal, stream)))),
+  submit: () => run((signal) => allSettled(columns.map((column) => column.generate(prompt.value, signal)))),
   models: (served) => {
     models = served;
     columns.forEach((column) => column.showModels(models));
@@ -31,7 +29,7 @@ const shell = new Shell({
 async function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
-  goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal, requests)))));
+  goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal)))));
   list.addEventListener("change", ({ target }) => /^(model|version)-/.test(/** @type {Element} */ (target).id) && opening.end());
   // On a phone, compared texts are side by side.
   const inSight = () => columns[Math.round((columns.length * list.scrollLeft) / list.scrollWidth)];
@@ -49,7 +47,7 @@ async function start() {
   showColumns(compare.checked ? 2 : 1, shown?.columns);
   const recipes = (shown?.columns ?? []).map(({ recipe }) => (isRecipe(recipe) ? recipe : null));
   if (recipes.some(Boolean)) {
-    await run((signal) => allSettled(columns.map((column, i) => recipes[i] && column.replay(prompt.value, recipes[i], signal, requests))));
+    await run((signal) => allSettled(columns.map((column, i) => recipes[i] && column.replay(prompt.value, recipes[i], signal))));
   } else if (!shown && models.length) {
     await opening.show(columns[0], prompt, run);
   }
@@ -81,7 +79,7 @@ function keep() {
 
 // Continues after a token: another one in its position, or the same.
 async function branch(column, position, token) {
-  await run((signal) => column.branch(position, token, signal, requests));
+  await run((signal) => column.branch(position, token, signal));
 }
 
 function run(work) {

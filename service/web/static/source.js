@@ -1,6 +1,7 @@
 // The text to train on, pasted, dropped or chosen, and the page's notes on it.
 
 import { Failure } from "./api.js";
+import { attempt } from "./attempt.js";
 import { MIN_CHARACTERS, describe, licenceFree, withoutDuplicates } from "./corpus.js";
 import { button, findAll, make } from "./dom.js";
 import { count, visible } from "./format.js";
@@ -24,15 +25,13 @@ export class Source {
   // `name` and its original bytes, `blob`.
   #given = { text: "" };
   #changed;
-  #attempt;
   #timer = 0;
   // Number of texts given so far: a file that is read late is not the last one.
   #count = 0;
 
-  // `changed` is called with the description of another text, or null; `attempt` runs work that may fail.
-  constructor(changed, attempt) {
+  // `changed` is called with the description of another text, or null.
+  constructor(changed) {
     this.#changed = changed;
-    this.#attempt = attempt;
     text.addEventListener("input", () => {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.describe(), PAUSE_MS);
@@ -80,7 +79,7 @@ export class Source {
 
   #open(blob) {
     const mine = ++this.#count;
-    return this.#attempt(async () => {
+    return attempt(async () => {
       file.value = "";
       const suffix = /\.(jsonl|csv|zip)$/i.exec(blob.name)?.[1].toLowerCase();
       const isArchive = suffix === "zip";

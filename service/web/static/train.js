@@ -25,7 +25,7 @@ let models = [];
 let stem = "";
 // The id of each upload, so that the text of a refused job is not resent.
 const fileIds = new WeakMap();
-const source = new Source(showDescription, attempt);
+const source = new Source(showDescription);
 const view = new JobView(({ status }) => {
   listJobs();
   if (status === "succeeded") attempt(showModels);

@@ -1,5 +1,6 @@
 // Units that follow a feature of the text: the discovered ones, and the search for others, each as a strip.
 
+import { attempt } from "./attempt.js";
 import { fill, findAll } from "./dom.js";
 import { FEATURES, MIN_TOKENS, PROBABILITY, REGEXP, discover, held, search, targetOf, variesInHalves } from "./features.js";
 import { number } from "./format.js";
@@ -21,7 +22,7 @@ export class UnitSearch {
   #strips = [];
 
   // `on.found` is called when a search has ended; `on.chosen` with layer, kind and unit of a strip that is pressed.
-  constructor(on, attempt) {
+  constructor(on) {
     this.#on = on;
     feature.addEventListener("change", () => {
       this.#explain();
