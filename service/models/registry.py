@@ -195,7 +195,7 @@ class ModelRegistry:
             InvalidRequest: an empty name; or no name, and no default.
         """
         snapshot = self._snapshot.for_user(may_use)
-        reference = Reference.parse(self._default(snapshot) if name is None else name)
+        reference = Reference.parse(self._default(snapshot, may_use) if name is None else name)
         self._require_known(snapshot, with_labels=reference.version is None)
         if reference.name not in snapshot.routes:
             if reference.name in (snapshot.listed or ()):
@@ -239,15 +239,16 @@ class ModelRegistry:
             self._config.read()
         self._merge()
 
-    def _default(self, snapshot: _Snapshot) -> str:
-        """Return the name of the default model; "" if no model is known."""
-        if self._settings.default_model:
-            return self._settings.default_model
+    def _default(self, snapshot: _Snapshot, may_use: MayUse) -> str:
+        """Return the name of the default model, or of the only one that a request may use; "" if none is known."""
+        default = self._settings.default_model
+        if default and may_use(Reference.parse(default).name):
+            return default
         served = sorted(snapshot.routes)
         if len(served) > 1:
             raise InvalidRequest(
-                f"model is required, as several are served and SOSTENUTO_DEFAULT_MODEL is unset; models are: "
-                f"{', '.join(served)}",
+                "model is required, as several are served and SOSTENUTO_DEFAULT_MODEL names none of them; "
+                f"models are: {', '.join(served)}",
                 param="model",
             )
         # The default model must not depend on which model is loaded first.

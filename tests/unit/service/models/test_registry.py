@@ -68,6 +68,19 @@ def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry
     assert model_registry.find("secret").ref == ModelVersion("secret", 1)
 
 
+def test_a_default_model_that_a_request_may_not_use_does_not_exist_for_it(server, tmp_path):
+    (tmp_path / "models.config").write_text("model_config_list {}")
+    for name in ("demo", "other", "secret"):
+        add(tmp_path, name, 1)
+    model_registry = PolledRegistry(tmp_path, only(server), default_model="secret@stable")
+    vars(server).update(models={"demo": {1: ""}, "other": {1: ""}, "secret": {1: ""}})
+    model_registry.refresh()
+    assert model_registry.find(None, may_use=lambda name: name == "demo").ref.name == "demo"
+    with pytest.raises(InvalidRequest, match=r"model is required.* models are: demo, other$"):
+        model_registry.find(None, may_use=lambda name: name != "secret")
+    assert model_registry.find(None).ref.name == "secret"
+
+
 @pytest.mark.parametrize("damage", ["generator", "tokenizer", "half a card", "no folder"])
 def test_a_damaged_version_is_skipped_and_logged_once(model_registry, server, tmp_path, caplog, damage):
     add(tmp_path, "demo", 1)
