@@ -29,6 +29,8 @@ MAX_SHARE = 1e9
 
 # Label of the version that was stable before, which a rollback returns to.
 PREVIOUS = "previous"
+# TensorFlow Serving's version numbers are signed 64-bit integers.
+_MAX_VERSION = 2**63 - 1
 
 # Model name to label to version.
 Labels = dict[str, dict[str, int]]
@@ -78,13 +80,21 @@ def listed_names(models_dir: Path) -> list[str]:
     return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)
 
 
+def version_number(text: str) -> int | None:
+    """Return the number of a version, by the name of its directory; None for a name that model servers ignore."""
+    # Python does not parse 5,000 digits.
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+    return None if number is None or number > _MAX_VERSION else number
+
+
 def version_numbers(home: Path) -> list[int]:
     """Return the numbers of the versions in a model's directory, ascending.
 
     Raises:
         OSError: `home` is not a directory or cannot be read.
     """
-    return sorted(int(path.name) for path in home.iterdir() if path.name.isascii() and path.name.isdigit())
+    numbers = (version_number(path.name) for path in home.iterdir())
+    return sorted(number for number in numbers if number is not None)
 
 
 def read_labels(models_dir: Path) -> Labels:

@@ -10,6 +10,7 @@ import click
 
 from contract.card import Direction, load_assets
 from contract.errors import ContractError
+from contract.models_config import version_number
 from contract.signatures import MODELS_CONFIG
 from export.command import PATH, Command, GroupedOption, import_tensorflow_quietly, models_dir_option, option
 from export.config import (
@@ -346,7 +347,7 @@ def _add_to_models_config(models_dir: Path, name: str) -> None:
 def _first_readable_version(models_dir: Path, model: str) -> Path | None:
     """Return the first readable version of the models, a glob pattern; print why others were skipped."""
     for path in sorted(models_dir.glob(f"{model}/*/saved_model.pb")):
-        if path.parent.name.isdigit():
+        if version_number(path.parent.name) is not None:
             try:
                 load_assets(path.parent)
                 return path.parent

@@ -8,6 +8,7 @@ from typing import Literal
 from grpc import StatusCode
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from contract.models_config import version_number
 from model_server.config import ModelConfig
 from model_server.saved_model import SAVED_MODEL_FILE
 from model_server.servable import Servable
@@ -15,7 +16,6 @@ from model_server.servable import Servable
 START, LOADING, AVAILABLE, UNLOADING, END = (
     ModelVersionStatus.State.Value(name) for name in ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
 )
-_MAX_VERSION = 2**63 - 1
 
 
 def scan(base_path: Path) -> tuple[dict[int, Path], list[str]]:
@@ -30,14 +30,14 @@ def scan(base_path: Path) -> tuple[dict[int, Path], list[str]]:
         if path.name.startswith("."):
             # The exporter made it: a draft, or a file of its own.
             continue
-        version = int(path.name) if path.name.isascii() and path.name.isdigit() else -1
+        version = version_number(path.name)
         try:
             has_saved_model = (path / SAVED_MODEL_FILE).is_file()
         except PermissionError as error:
             # Only this entry is unreadable. After another error, such as NFS's, a served version must not seem gone.
             problems.append(f"{path}: {error.strerror}")
             continue
-        if not 0 <= version <= _MAX_VERSION:
+        if version is None:
             problems.append(f"{path}: not a version, its name is not a number")
         elif not has_saved_model:
             problems.append(f"{path}: not a version (yet), it has no {SAVED_MODEL_FILE}")

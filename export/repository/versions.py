@@ -10,7 +10,7 @@ from pathlib import Path
 from contract.card import ID_PATTERN, GeneratorCard, load_assets
 from contract.errors import ContractError
 from contract.files import write_atomically
-from contract.models_config import version_numbers
+from contract.models_config import version_number, version_numbers
 from contract.tokenizers import Tokenizer
 from export.errors import NoSuchVersion, RepositoryError
 
@@ -80,7 +80,7 @@ class Model:
     def at(cls, path: Path) -> "Model":
         """List the versions in a directory."""
         try:
-            folders = [folder for folder in path.iterdir() if _is_number(folder.name) and folder.is_dir()]
+            folders = [each for each in path.iterdir() if version_number(each.name) is not None and each.is_dir()]
         except OSError as error:
             return cls(path.name, path, (), error.strerror or str(error))
         folders.sort(key=lambda folder: (int(folder.name), folder.name))
@@ -141,12 +141,12 @@ class Repository:
     def named(self, reference: str) -> tuple[Version, ...]:
         """Return the version NAME:VERSION, or all versions of NAME; raise as `find`."""
         name, colon, number = reference.partition(":")
-        if not re.fullmatch(ID_PATTERN, name) or (colon and not _is_number(number)):
+        if not re.fullmatch(ID_PATTERN, name) or (colon and version_number(number) is None):
             raise RepositoryError(f"a model is NAME or NAME:VERSION, such as book or book:3, got {reference!r}")
         versions = self.model(name).versions
         if not colon:
             return versions
-        matches = tuple(version for version in versions if version.number == int(number))
+        matches = tuple(version for version in versions if version.number == version_number(number))
         if not matches:
             existing = _join_names(str(version.number) for version in versions)
             raise NoSuchVersion(f"{name} has no version {number} in {self.path}; it has {existing}")
@@ -182,11 +182,6 @@ def _last_removed(home: Path) -> int:
         return int((home / LAST_REMOVED_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return 0
-
-
-def _is_number(text: str) -> bool:
-    # TensorFlow Serving does not accept more digits, and Python does not parse 5,000.
-    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _join_names(names: Iterable[str]) -> str:

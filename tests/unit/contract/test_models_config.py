@@ -3,7 +3,7 @@
 import pytest
 
 from contract.errors import ContractError
-from contract.models_config import VersionPolicy, read_shares
+from contract.models_config import VersionPolicy, read_shares, version_numbers
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,13 @@ from contract.models_config import VersionPolicy, read_shares
 )
 def test_a_version_policy_selects_from_the_existing_versions(policy: VersionPolicy, found: list[int], wanted: set[int]):
     assert policy.select(found) == wanted
+
+
+def test_a_version_has_a_number_that_model_servers_accept(tmp_path):
+    """A copy named by a time in microseconds has 20 digits: gateways waited for it as the newest version."""
+    for name in ("2", "010", "20261201141551123456", str(2**63), "²", "3.tmp", ".draft-0123"):
+        (tmp_path / name).mkdir()
+    assert version_numbers(tmp_path) == [2, 10]
 
 
 def test_routing_toml_has_a_table_of_shares_for_each_model(tmp_path):
