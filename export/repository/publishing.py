@@ -23,13 +23,11 @@ from contract.files import sync_directory, sync_tree
 from contract.tokenizers import Tokenizer
 from contract.training_filter import TrainingFilter
 from export.errors import PublishError
-from export.graphs import adjustments, cells, loop, precision, sampling, specs, window
-from export.graphs import signatures as graph_signatures
 from export.graphs.checks import check_precision, check_saved_model
 from export.graphs.exportable import Exportable, prepare
 from export.graphs.held_out_scores import score_held_out
-from export.graphs.signatures import Generator
-from export.graphs.specs import input_specs
+from export.graphs.signatures import Generator, num_top_of
+from export.graphs.specs import Specs, input_specs
 from export.graphs.unit_search import find_discoveries
 from export.repository.artifacts import write_artifacts
 from export.repository.history import Progress
@@ -41,6 +39,11 @@ from export.repository.versions import KERAS_FILE, next_version
 WARMUP_FILE = "tf_serving_warmup_requests"
 # Tokens to prefill and decode steps: both only count loop iterations, which need no warm-up, so any number will do.
 _WARMUP_LENGTH = 2
+# Modules of `export.graphs` whose code is in the graph of a version.
+GRAPH_MODULES = (
+    *("adjustments", "cells", "exportable", "loop", "precision", "projections", "sampling", "signatures", "specs"),
+    "window",
+)
 # Prefix of a version that is being written, next to the versions, and suffix of its exporter's lock file.
 _DRAFT, _LOCK = ".draft-", ".lock"
 
@@ -208,7 +211,7 @@ def _card(
         tensorflow=tf.__version__,
         created=int(time.time()),
         activations=tuple(exportable.network.activations),
-        num_top=graph_signatures.num_top_of(exportable.network.vocab_size),
+        num_top=num_top_of(exportable.network.vocab_size),
         revision=signatures.REVISION,
         training=training,
         training_filter=training_filter.description() if training_filter else None,
@@ -217,9 +220,9 @@ def _card(
 
 def _code_sha256() -> str:
     """Hash the modules that build the graph: a change to loop or sampling may change the sampled tokens."""
-    digest = hashlib.sha256()
-    for module in (adjustments, cells, loop, precision, sampling, specs, window, graph_signatures, signatures):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    digest = hashlib.sha256(Path(str(signatures.__file__)).read_bytes())
+    for name in GRAPH_MODULES:
+        digest.update((Path(__file__).parents[1] / "graphs" / f"{name}.py").read_bytes())
     return digest.hexdigest()
 
 
@@ -259,7 +262,7 @@ def _write_assets(
         exportable.keras_model.save(assets / KERAS_FILE)
 
 
-def _write_warmup(path: Path, inputs: Mapping[str, specs.Specs], batch_sizes: Sequence[int]) -> None:
+def _write_warmup(path: Path, inputs: Mapping[str, Specs], batch_sizes: Sequence[int]) -> None:
     """Write a request for each signature and batch size, by which a GPU's libraries choose their kernels."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, of_signature in inputs.items():
@@ -267,7 +270,7 @@ def _write_warmup(path: Path, inputs: Mapping[str, specs.Specs], batch_sizes: Se
                 writer.write(_warmup_request(signature, of_signature, batch_size).SerializeToString())
 
 
-def _warmup_request(signature: str, inputs: specs.Specs, batch_size: int) -> PredictionLog:
+def _warmup_request(signature: str, inputs: Specs, batch_size: int) -> PredictionLog:
     log = PredictionLog()
     request = log.predict_log.request
     request.model_spec.signature_name = signature

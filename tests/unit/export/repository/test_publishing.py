@@ -118,6 +118,18 @@ def test_a_version_answers_its_own_warmup_requests(version):
             assert np.isfinite(tf.make_ndarray(output).astype(float)).all()
 
 
+def test_the_hash_of_the_code_is_of_every_module_that_builds_the_graph():
+    """`system_fingerprint` has it. What `network` reads is in the hash of the weights."""
+    found, waiting = set(), ["signatures", "exportable"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            code = (Path(signatures.__file__).parent / f"{name}.py").read_text()
+            waiting += re.findall(r"^from export\.graphs\.(\w+) import", code, re.MULTILINE)
+            found.add(name)
+    assert set(publishing.GRAPH_MODULES) == found - {"network"}
+
+
 @pytest.mark.usefixtures("without_graph")
 def test_the_next_version_is_one_above_the_highest_number(model, models_dir):
     home = models_dir / "m"
