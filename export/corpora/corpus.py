@@ -182,7 +182,7 @@ class Corpus:
         starts = np.append(self.start, ends[:-1] + 1)
         origin = splitmix64.mix(np.array([seed], np.uint64) + splitmix64.STEP)
         keys = splitmix64.mix(origin + np.arange(1, len(ends) + 1, dtype=np.uint64) * splitmix64.STEP)
-        shuffled = Spool(BLOCK_BYTES)
+        shuffled = Spool()
         order = np.argsort(keys)
         for i in order:
             if shuffled.size:

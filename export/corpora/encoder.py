@@ -14,7 +14,7 @@ import numpy as np
 from contract.card import Direction
 from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Tokenizer, WordTokenizer
 from export.corpora.corpus import Corpus
-from export.corpora.spool import BLOCK_BYTES, Spool
+from export.corpora.spool import Spool
 
 # From white space up to the next white space. White space that is not in `huggingface.CUT` begins no segment.
 _SEGMENT = re.compile(r"\s*\S+(?:[^\S \t\n]\s*\S+)*(?:[^\S \t\n]\s*\Z)?|\s+")
@@ -35,7 +35,7 @@ def encode_corpus(
     directions its `labels`, integers (documents, columns), come first. The ids are unsigned integers of the smallest
     dtype that holds every one, memory-mapped from a file, and writable if there are labels.
     """
-    encoder, spool, document_start, number = Encoder(tokenizer), Spool(BLOCK_BYTES), 0, 0
+    encoder, spool, document_start, number = Encoder(tokenizer), Spool(), 0, 0
     openings = None if labels is None else labels.astype(encoder.dtype)
     end_id = tokenizer.special.end if corpus.ends else None
     end = np.array([] if end_id is None else [end_id], encoder.dtype).tobytes()

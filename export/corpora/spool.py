@@ -23,41 +23,39 @@ def spool_directory() -> str:
 
 
 class Spool:
-    """A temporary file with sequential writes and random reads."""
+    """A temporary file with sequential, buffered writes and random reads."""
 
-    def __init__(self, buffer_bytes: int = 0) -> None:
-        """Open a temporary file; a buffer collects small writes.
+    def __init__(self) -> None:
+        """Open a temporary file.
 
         Raises:
             CorpusError: the file could not be created.
         """
         self._directory, self.size = spool_directory(), 0
-        self._buffer, self._buffer_bytes = bytearray(), buffer_bytes
         try:
-            self.file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - closed below
+            self.file = tempfile.TemporaryFile(dir=self._directory, buffering=BLOCK_BYTES)  # noqa: SIM115 - see below
         except OSError as error:
             raise self._full(error) from error
-        weakref.finalize(self, self.file.close)
+        # Not `file.close`, which would write what is in the buffer, and fail again after a full disk.
+        weakref.finalize(self, self.file.raw.close)
 
     def write(self, content: bytes) -> None:
         """Append bytes.
 
         Raises:
-            CorpusError: the write failed; with a buffer, also later and when reading.
+            CorpusError: this write or an earlier one failed; so may `read` and `map`.
         """
-        self._buffer += content
-        self.size += len(content)
-        if len(self._buffer) >= self._buffer_bytes:
-            self._flush()
-
-    def _flush(self) -> None:
-        remaining = memoryview(self._buffer)
         try:
-            while remaining:
-                remaining = remaining[self.file.write(remaining) :]
+            self.file.write(content)
         except OSError as error:
             raise self._full(error) from error
-        self._buffer = bytearray()
+        self.size += len(content)
+
+    def _flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError as error:
+            raise self._full(error) from error
 
     def read(self, start: int, stop: int) -> bytes:
         self._flush()
@@ -77,9 +75,8 @@ class Spool:
         return np.asarray(np.memmap(self.file, dtype, "r+" if writable else "r"))
 
     def _full(self, error: OSError) -> CorpusError:
-        num_written = self.size - len(self._buffer)
         return CorpusError(
-            f"{self._directory}: {error.strerror or error}, after {num_written:,} bytes of temporary files; "
+            f"{self._directory}: {error.strerror or error}, after {self.size:,} bytes of temporary files; "
             f"set TMPDIR to a directory with more space"
         )
 

@@ -1,13 +1,12 @@
 """Unnamed temporary files hold data that is too large for memory, and leave nothing behind."""
 
-import errno
 import gc
 import os
 
 import numpy as np
 import pytest
 
-from export.corpora.spool import Spool, blocks, spool_directory
+from export.corpora.spool import BLOCK_BYTES, Spool, blocks, spool_directory
 from export.errors import CorpusError
 
 
@@ -44,17 +43,17 @@ def test_written_bytes_can_be_read_and_memory_mapped(folder):  # noqa: ARG001 - 
 
 def test_a_full_disk_error_names_the_directory_and_tmpdir(folder, monkeypatch):
     """The disk is at fault, not the text, so the message says how to use another directory."""
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir, buffering: open("/dev/full", "r+b", buffering))
     spool = Spool()
     spool.write(b"abc")
-
-    class Full:
-        def write(self, _):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(spool, "file", Full())
     told = rf"^{folder}: No space left on device, after 3 bytes of temporary files; set TMPDIR to"
     with pytest.raises(CorpusError, match=told):
-        spool.write(b"d")
+        spool.read(0, 3)
+    with pytest.raises(CorpusError, match=told):
+        spool.write(bytes(2 * BLOCK_BYTES))
+    # Closing it is no further error.
+    del spool
+    gc.collect()
 
 
 def test_a_missing_directory_is_named_in_the_error(folder, monkeypatch):
