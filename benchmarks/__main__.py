@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,7 @@ def main() -> None:
     first = ("time to first token, ms: p50", "p99")
     print_table(("", "tokens/s", "baseline tokens/s", "ratio", "aim", *first, cpu), rows)
     print(f"\ngateway worker: {worker['resident_mb']:.0f} MB after the load, {worker['start_s']:.2f} s to /healthz")
-    write_results("", started, worker=worker, results=[asdict(each) for each, _ in comparisons])
+    write_results("", started, worker=worker, results=[each for each, _ in comparisons])
 
 
 if __name__ == "__main__":

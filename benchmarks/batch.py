@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fixture_model import BODY
@@ -119,7 +119,7 @@ def main() -> None:
         for (max_tokens, name), (lines, cpu) in results.items()
     ]  # fmt: skip
     print_table(("max_tokens", "baseline", *speeds, "CPU ms per line: ours", "baseline"), rows)
-    write_results("batch-", started, results={str(key): [*map(asdict, pair)] for key, pair in results.items()})
+    write_results("batch-", started, results={str(key): pair for key, pair in results.items()})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def main() -> None:
                     print(*outcomes[-1].row(), file=sys.stderr, flush=True)
     print(f"{machine()}\n")
     print_table(COLUMNS, [outcome.row() for outcome in outcomes])
-    write_results("fine-tuning-", started, outcomes=[asdict(outcome) for outcome in outcomes])
+    write_results("fine-tuning-", started, outcomes=outcomes)
 
 
 if __name__ == "__main__":

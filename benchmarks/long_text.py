@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import asdict
 from typing import Any
 
 from benchmarks.fixture_model import CHARACTERS, EMBEDDING, NAME, TEMPERATURE, UNITS
@@ -192,8 +191,7 @@ def main() -> None:
     print()
     rows = [[*each.row(".3g", " ms"), f"≤ {each.aim:g}"] for each in benchmark.comparisons]
     print_table(("", "ours", "baseline", "ratio", "aim"), rows)
-    comparisons = [asdict(each) for each in benchmark.comparisons]
-    write_results("long-text-", started, positions=POSITIONS, curves=benchmark.curves, results=comparisons)
+    write_results("long-text-", started, positions=POSITIONS, curves=benchmark.curves, results=benchmark.comparisons)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main() -> None:
     print_heading(f"LSTM of {UNITS} units, {setup}", options.rounds)
     columns = "streams", "system", "load", "requests/s", "tokens/s", "first token, p50, ms", "p99"
     print_table((*columns, "between chunks, p50, ms", "p99"), [[*key, *_row(each)] for key, each in results.items()])
-    write_results("many-streams-", started, results={str(key): [*map(asdict, each)] for key, each in results.items()})
+    write_results("many-streams-", started, results={str(key): each for key, each in results.items()})
 
 
 def plot(results: Path, image: Path) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     print_table(["", "/v1/next", "baseline", "ratio"], [latency.row(".1f")])
     print(f"\np95: {spread(slow_ms, '.1f')} ms")
     print(f"tokens computed: {statistics.median(computed):.0f} (median), {percentile(computed, 0.95)} (p95)")
-    write_results("next_words-", started, latency_ms=vars(latency), p95_ms=slow_ms, computed=computed)
+    write_results("next_words-", started, latency_ms=latency, p95_ms=slow_ms, computed=computed)
 
 
 def timed(client: Client, path: str, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:

@@ -6,7 +6,6 @@ pair is measured in alternation.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, NUM_REQUESTS, PROMPT_LENGTH
@@ -23,7 +22,7 @@ def main() -> None:
     comparisons = [comparison for units in options.units for comparison in _compare(units, options.rounds)]
     print_heading(f"{PROMPT_LENGTH} prompt tokens and {NEW_TOKENS} completion tokens per request", options.rounds)
     print_table(("tokens/s", "variant", "default", "ratio"), [each.row() for each in comparisons])
-    write_results("precision-", started, results=[asdict(each) for each in comparisons])
+    write_results("precision-", started, results=comparisons)
 
 
 def _compare(units: int, rounds: int) -> list[Comparison]:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,11 @@ def machine() -> str:
 
 
 def write_results(name: str, started: float, **results: Any) -> None:
-    """Write results as JSON, with the machine, to a file with this prefix and the time of the start; print the path."""
+    """Write results, with the machine, to a JSON file with this prefix and the time of the start; print its path.
+
+    Data classes become objects.
+    """
     path = RESULTS / f"{name}{time.strftime('%Y-%m-%dT%H%M%S', time.localtime(started))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": machine(), **results}, indent=1, default=asdict) + "\n")
     print(f"written to {path}; {time.time() - started:.0f} s")

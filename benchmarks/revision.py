@@ -9,7 +9,6 @@ and take turns, so that a change which costs time shows as a ratio.
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH, UNITS
@@ -51,7 +50,7 @@ def main() -> None:
     print_heading(f"this {what} over that of {options.checkout}, LSTM of {UNITS} units, {setup}", options.rounds)
     rows = [each.row(",.0f" if "tokens/s" in each.name else ",.1f") for each in results.values()]
     print_table(("", "this", "other", "ratio"), rows)
-    write_results(f"revision-{what}-", started, results=[asdict(each) for each in results.values()])
+    write_results(f"revision-{what}-", started, results=list(results.values()))
 
 
 def _start(stack: contextlib.ExitStack, checkout: Path, precision: str, *, whole: bool) -> Sequence[Gateway]:

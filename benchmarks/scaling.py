@@ -9,7 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.fixture_model import BODY, NEW_TOKENS, PROMPT_LENGTH
@@ -111,7 +111,7 @@ def main() -> None:
         rows.append([units, concurrency, *(pair.ratio() for pair in pairs)])
     print()
     print_table(("units", "concurrency", "two cores over one", "two servers over one, both on two cores"), rows)
-    write_results("scaling-", started, results={str(key): [*map(asdict, values)] for key, values in results.items()})
+    write_results("scaling-", started, results={str(key): values for key, values in results.items()})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +118,7 @@ def main() -> None:
         "gateway",
     )
     print_table(columns, rows)
-    write_results(
-        "scores-", started, results={" ".join(key): asdict(each) for key, each in results.items()}, costs=costs
-    )
+    write_results("scores-", started, results={" ".join(key): each for key, each in results.items()}, costs=costs)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +125,7 @@ def main() -> None:
     print_table(("µs a step", "session", baseline, "ratio"), rows)
     print("\nWhere a step of the session goes, in µs, while its operations are traced:\n")
     _print_profiles(profiles)
-    results = [asdict(each) for each in comparisons]
-    write_results("step-", started, cpu=_cpu(), setup=setup, results=results, profiles=profiles)
+    write_results("step-", started, cpu=_cpu(), setup=setup, results=comparisons, profiles=profiles)
 
 
 def measure(ours: Path, theirs: Path | None, rounds: int, threads: int) -> tuple[list[Comparison], dict[str, Profile]]:

@@ -12,7 +12,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 from benchmarks.competitors.systems import VENV, Workload, start_llama, write_model
 from benchmarks.fixture_model import NAME, NUM_REQUESTS, UNITS
 from benchmarks.load import Load, compare_throughput, run_fixture_load, run_load
-from benchmarks.report import percentile, print_heading, print_table, spread, write_results
+from benchmarks.report import Comparison, percentile, print_heading, print_table, spread, write_results
 from benchmarks.servers import Servers, fixture_servers
 
 # The language model of llama.cpp is this much slower.
@@ -126,7 +125,7 @@ def main() -> None:
     write_results("structured-", started, results={"speed": speed, "matches": matches})
 
 
-def _speed(servers: Servers, port: int, rounds: int) -> list[dict[str, Any]]:
+def _speed(servers: Servers, port: int, rounds: int) -> list[Comparison]:
     constrained = partial(run_fixture_load, port, structured_outputs={"regex": LOG_LINES})
     comparisons = compare_throughput("Sostenuto", constrained, partial(run_fixture_load, port), rounds, 0.85)
     with _llama(servers) as llama_port:
@@ -139,7 +138,7 @@ def _speed(servers: Servers, port: int, rounds: int) -> list[dict[str, Any]]:
 
             comparisons += compare_throughput("llama.cpp", partial(run, grammar=LOG_LINES_GBNF), run, rounds)
     print_table(("tokens/s", "with the pattern", "without", "ratio"), [row.row() for row in comparisons])
-    return [asdict(row) for row in comparisons]
+    return comparisons
 
 
 @contextlib.contextmanager

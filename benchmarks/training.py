@@ -8,7 +8,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.competitors.trainings import BATCH_SIZE, EMBEDDING, SEQUENCE_LENGTH, VOCABULARY
@@ -85,7 +85,7 @@ def main() -> None:
     print_heading(f"whole updates with AdamW and clipping, embedding {EMBEDDING}, {sizes}", rounds)
     print_table(("training", "tokens/s", "baseline tokens/s", "ratio"), [each.row() for each in comparisons])
     print()
-    write_results("training-", started, comparisons=[asdict(comparison) for comparison in comparisons])
+    write_results("training-", started, comparisons=comparisons)
 
 
 if __name__ == "__main__":

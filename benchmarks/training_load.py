@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.fixture_model import NEW_TOKENS, PROMPT_LENGTH, UNITS
@@ -84,7 +83,7 @@ def main() -> None:
     print_heading(setup, rounds)
     print_table(("", "with a job", "without", "ratio"), [throughput.row(), first.row()])
     print(f"\nthe job has {statistics.median(shares):.2f} cores meanwhile; aim of the first ratio: ≥ {AIM:g}")
-    write_results("training-load-", started, results=[asdict(throughput), asdict(first)], job_cores=shares)
+    write_results("training-load-", started, results=[throughput, first], job_cores=shares)
 
 
 def _load(port: int) -> Load:

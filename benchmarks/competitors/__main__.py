@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.competitors.libraries import EMBEDDING
@@ -49,7 +48,7 @@ def main() -> None:
     print_table((*columns, "CPU µs per token", "over Sostenuto's", "memory, MB"), list(speed_rows(results)))
     print()
     print_table(("streams", "server", "part", "CPU µs per token"), list(cpu_rows(results)))
-    rows = {f"{streams} streams, {name}": [*map(asdict, values)] for (streams, name), values in results.items()}
+    rows = {f"{streams} streams, {name}": values for (streams, name), values in results.items()}
     write_results("competitors-", started, results=rows)
 
 

@@ -119,12 +119,10 @@ class HttpServer:
             ),
         )
         self._rates[streams] = load.tokens_per_s
-        first_p50_ms, first_p99_ms = (1000 * percentile(load.first_s, share) for share in (0.5, 0.99))
+        first_p50_ms, first_p99_ms = map(load.first_ms, (0.5, 0.99))
         resident = sum(resident_mb(pid) for pids in self.pids.values() for pid in pids)
-        load_generator_us = cpu_us.pop("load generator")
-        return Measurement(
-            load.tokens_per_s, first_p50_ms, first_p99_ms, cpu_us, load_generator_us, resident, self.setting
-        )
+        load_us = cpu_us.pop("load generator")
+        return Measurement(load.tokens_per_s, first_p50_ms, first_p99_ms, cpu_us, load_us, resident, self.setting)
 
 
 class Library:
