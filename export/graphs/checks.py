@@ -96,10 +96,9 @@ def _check_signatures(
     prefilled = _read(functions[signatures.PREFILL], token_ids[:, :half], half, state)["state"]
     rest = _read(functions[signatures.SCORE], token_ids[:, half:], half, prefilled)["logprobs"]
     _check_loss(f"{signatures.PREFILL} and {signatures.SCORE}", rest, scored[:, half:], TOLERANCE)
-    if signatures.NEXT_LOGPROBS in functions:
-        following = _read(functions[signatures.NEXT_LOGPROBS], token_ids[:, half : half + 1], 1, prefilled)["logprobs"]
-        following = np.take_along_axis(following[:, 0], token_ids[:, half + 1, None], axis=1)[:, 0]
-        _check_close(f"{signatures.NEXT_LOGPROBS}: a log probability", following, rest[:, 0])
+    following = _read(functions[signatures.NEXT_LOGPROBS], token_ids[:, half : half + 1], 1, prefilled)["logprobs"]
+    following = np.take_along_axis(following[:, 0], token_ids[:, half + 1, None], axis=1)[:, 0]
+    _check_close(f"{signatures.NEXT_LOGPROBS}: a log probability", following, rest[:, 0])
     if model.tops is not None:
         tops = model.tops(token_ids[:, :_EMBED_LENGTH])
         total = np.zeros((_BATCH_SIZE, model.network.output_size), np.float32)
