@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from contract.training_filter import polynomials
 from export.corpora.corpus import Chunk
 
 SPAN_WORDS = 8
 # With fewer, the share would be noise.
 MIN_SPANS = 50
 _UNKNOWN = -1
-# Odd, with well-mixed bits. Hash matches are verified word by word.
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Words = Callable[[str], list[str]]
 
@@ -73,9 +72,9 @@ def _to_word_ids(training_text: Iterable[Chunk], words: Words, word_ids: dict[st
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
-    """Hash each run of `SPAN_WORDS` words: int64 (words,) to uint64 (words - SPAN_WORDS + 1,)."""
-    count = max(0, len(ids) - SPAN_WORDS + 1)
-    ids, hashes = ids.astype(np.uint64), np.zeros(count, np.uint64)
-    for i in range(SPAN_WORDS):
-        hashes = hashes * _FACTOR + ids[i : i + count]
-    return hashes
+    """Hash each run of `SPAN_WORDS` words: int64 (words,) to uint64 (words - SPAN_WORDS + 1,).
+
+    Matches are verified word by word.
+    """
+    starts = np.arange(max(0, len(ids) - SPAN_WORDS + 1))
+    return polynomials(ids, starts, starts + SPAN_WORDS)
