@@ -19,15 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.quality import served, split
+from benchmarks.quality import score, split
 from benchmarks.report import machine, print_table, write_results
-from contract.card import load_assets
 from export.child_process import EXPORT, environment, train_options
 from export.config import FINE_TUNING_RECIPE
-from export.corpora.corpus import Corpus, read_corpus
-from export.corpora.encoder import encode_corpus
+from export.corpora.corpus import read_corpus
 from export.repository.history import read_history
 from export.training.base_version import BaseVersion
 
@@ -93,8 +89,9 @@ class Bench:
         end = self._directory / text.name
         end.write_text(unseen, encoding="utf-8")
         history = read_history(version).history
-        loss = _loss(read_corpus(str(end), self._options.documents), version)
-        old_loss = None if "config" in settings else _loss(self._old, version)
+        # A token is a character here.
+        loss, *_ = score(version, read_corpus(str(end), self._options.documents))
+        old_loss = None if "config" in settings else score(version, self._old)[0]
         losses = tuple(epoch.loss for epoch in history)
         return Outcome(text.stem, len(seen), name, loss, old_loss, losses, history[-1].seconds)
 
@@ -107,14 +104,6 @@ class Bench:
         words = train_options({**own, **paths, **limits, **settings})
         subprocess.run([*EXPORT, "train", str(corpus), *words], check=True, env=environment(), stdout=sys.stderr)
         return max((models / "bench").glob("[0-9]*"), key=lambda path: int(path.name))
-
-
-def _loss(text: Corpus, version: Path) -> float:
-    """Return the loss of a text as served, in nats per character; unknown characters are not counted."""
-    _, tokenizer = load_assets(version)
-    ids = np.array([tokenizer.special.start, *encode_corpus(text, tokenizer)], np.int32)
-    logprobs, _ = served(version, ids)
-    return -float(logprobs[ids[1:] != tokenizer.special.unknown].astype(np.float64).mean())
 
 
 def main() -> None:

@@ -169,16 +169,20 @@ def served(version: Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(logprobs), np.concatenate(best)
 
 
-def score(recipe: str, corpus: Path, seed: int, tail: Corpus, version: Path) -> Score:
-    """Score a held-out text with the model server; unknown tokens are not evaluated."""
-    card, tokenizer = load_assets(version)
-    ids = np.array([tokenizer.special.start, *encode_corpus(tail, tokenizer)], np.int32)
+def score(version: Path, text: Corpus) -> tuple[float, float, float]:
+    """Score a held-out text with the model server; unknown tokens are not evaluated.
+
+    Returns:
+        The loss in nats per token and in bits per character, and the accuracy.
+    """
+    _, tokenizer = load_assets(version)
+    ids = np.array([tokenizer.special.start, *encode_corpus(text, tokenizer)], np.int32)
     logprobs, best = served(version, ids)
     is_known = ids[1:] != tokenizer.special.unknown
     nats = -float(logprobs[is_known].astype(np.float64).mean())
     bits = bits_per_character(nats, int(is_known.sum()), count_characters(tokenizer, ids[1:]))
     assert bits is not None, "there is a loss"
-    return Score(corpus.stem, recipe, seed, nats, bits, float((best == ids[1:])[is_known].mean()), card)
+    return nats, bits, float((best == ids[1:])[is_known].mean())
 
 
 def mean_row(scores: Sequence[Score]) -> tuple[str, ...]:
@@ -229,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for recipe in recipes:
             own = list[Score]()
             for seed, (_, tail) in splits.items():
-                own.append(score(recipe, corpus, seed, tail, train(recipe, corpus, seed, options)))
+                version = train(recipe, corpus, seed, options)
+                own.append(Score(corpus.stem, recipe, seed, *score(version, tail), load_assets(version)[0]))
                 rows.append(own[-1].row())
                 print_table(COLUMNS, rows[-1:])
                 print(flush=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -212,17 +212,13 @@ class Network:
         digest = hashlib.sha256()
         for step in (*self.steps, Step(self.output)):
             digest.update(f"{type(step.operation).__name__} {step.inputs}".encode())
-            for value in _values(step.operation):
+            for value in vars(step.operation).values():
                 if isinstance(value, np.ndarray):
                     digest.update(str(value.shape).encode())
                     digest.update(np.ascontiguousarray(value, dtype="<f4").tobytes())
                 else:
                     digest.update(f" {value}".encode())
         return digest.hexdigest()
-
-
-def _values(operation: Operation) -> Iterator[Any]:
-    return (getattr(operation, field.name) for field in fields(operation))
 
 
 def read_network(model: keras.Model) -> Network:
@@ -254,7 +250,8 @@ def read_network(model: keras.Model) -> Network:
     if indices[last.inputs[0]] != len(steps) - 1 or not network.recurrent:
         raise UnsupportedModel(f"recurrent layers must lead to the last layer; {_describe(nodes)}")
     for step in (*network.steps, Step(network.output)):
-        if not all(np.isfinite(value).all() for value in _values(step.operation) if isinstance(value, np.ndarray)):
+        arrays = (value for value in vars(step.operation).values() if isinstance(value, np.ndarray))
+        if not all(np.isfinite(array).all() for array in arrays):
             raise NotFinite("a weight is NaN or infinite: the training did not converge")
     return network
 
