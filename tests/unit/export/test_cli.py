@@ -24,7 +24,7 @@ from export.corpora.ngrams import NgramBaseline
 from export.repository.models_config import read_entries
 from export.training import workflow
 from export.training.optimization import Optimization
-from tests.commands import main
+from tests.commands import main, one_line
 from tests.paths import ROOT
 from tests.unit.export.trainings import TEXT, NoSamples, scalars, store_trained
 
@@ -92,14 +92,6 @@ def filters():
 
 def train(*options, corpus="book.txt"):
     return main(["train", "--name", "m", corpus, *SMALL, *options])
-
-
-def one_line(capsys):
-    """Return the standard error output, which must be one line."""
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
 
 
 def test_help_lists_every_setting_without_importing_tensorflow_or_numpy():

@@ -13,7 +13,7 @@ from keras.src.legacy.preprocessing.text import Tokenizer
 
 from contract.card import load_assets
 from export.cli import program
-from tests.commands import main
+from tests.commands import main, one_line
 from tests.conftest import quick_to_load
 
 LINES = ["The cat sat on the mat", "and the dog ran to the hill", "a cat and a dog"]
@@ -154,9 +154,7 @@ def test_a_model_without_such_a_layer_needs_a_tokenizer(model, message, capsys):
 )
 def test_a_missing_or_invalid_file_is_named_in_one_line(options, message, capsys):
     assert import_model(**options) == 1
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
+    assert message in one_line(capsys)
 
 
 @pytest.mark.parametrize("window", ["0", "-3", "many"])

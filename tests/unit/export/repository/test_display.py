@@ -13,7 +13,7 @@ from export.errors import RepositoryError
 from export.repository.history import Progress
 from export.repository.readme import write_readme
 from export.repository.versions import Repository
-from tests.commands import main
+from tests.commands import main, one_line
 from tests.paths import ROOT
 from tests.unit.export.repository.stored import store
 
@@ -29,10 +29,7 @@ def told(capsys, *arguments):
 def refused(capsys, *arguments):
     """Run a command, which must fail, and return its one-line error."""
     assert main([*arguments]) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
+    return one_line(capsys)
 
 
 def test_repository_commands_import_neither_tensorflow_nor_matplotlib(repository):
