@@ -42,20 +42,20 @@ class LabelColumn(BaseModel, frozen=True):
     def token(self, value: str) -> str:
         return f"<{self.name}={value}>"
 
-    def find(self, given: str | float) -> str | None:
-        """Return the label of a text or number; None if it is unknown."""
+    def find(self, given: str) -> str | None:
+        """Return the label of a text, or of the number that it is; None if it is unknown."""
         if given in self.values:
-            return str(given)
+            return given
         number = None if self.bounds is None else as_number(given)
         return None if number is None else self.values[bisect_right(self.bounds or (), number)]
 
 
-def as_number(value: str | float) -> float | None:
-    """Return a number, or that of a text; None if it is none, or not finite."""
+def as_number(text: str) -> float | None:
+    """Return the number that a text is; None if it is none, or not finite."""
     try:
         # Python's 1_2 is 12, but a text in a training file.
-        number = math.nan if "_" in str(value) else float(value)
-    except (ValueError, OverflowError):
+        number = math.nan if "_" in text else float(text)
+    except ValueError:
         return None
     return number if math.isfinite(number) else None
 

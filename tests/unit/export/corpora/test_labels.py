@@ -92,7 +92,7 @@ def test_a_missing_number_is_no_label_and_does_not_make_a_column_of_texts(read):
 def test_equal_quantiles_are_one_bound(read, values, bounds):
     (column,) = learn_columns(read([{"text": "t", "style": value} for value in values]))
     assert column.bounds == bounds
-    assert column.find(values[0]) is not None
+    assert column.find(str(values[0])) is not None
 
 
 def test_a_column_with_a_text_is_of_texts(read):
