@@ -1,7 +1,6 @@
 """Reports of benchmarks: comparisons with a baseline, tables in Markdown, results in JSON."""
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -13,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from service.models.precision import read_cpuinfo
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -82,11 +83,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 def machine() -> str:
     """Describe the machine: CPU model, cores and Python version."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return f"{platform.machine()}, {os.cpu_count()} cores"
+    name = read_cpuinfo().get("model name", platform.machine())
+    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def write_results(name: str, started: float, **results: Any) -> None:
