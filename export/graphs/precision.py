@@ -8,6 +8,8 @@
 Signatures take and return rows in either precision.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import tensorflow as tf
 
@@ -16,56 +18,45 @@ from contract import signatures
 Vectors = list[tf.Tensor]
 
 
+@dataclass(frozen=True)
 class Precision:
-    """Products in float32, and vectors as rows; `_BFloat16` overrides what differs.
+    """The factors of products, and the layout of the vectors of a batch.
 
     Attributes:
         name: As in the names of signatures.
+        axis: That of the units of the vectors: 1 for rows, 0 for columns.
     """
 
-    name: signatures.PrecisionName = signatures.FLOAT32
+    name: signatures.PrecisionName
+    axis: int
 
     def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
         """Convert (batch, width) to this layout."""
-        return rows
+        return rows if self.axis else tf.transpose(rows)
 
     def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
         """Convert this layout to (batch, width)."""
-        return vectors
+        return vectors if self.axis else tf.transpose(vectors)
 
     def select(self, active: tf.Tensor, new: Vectors, old: Vectors) -> Vectors:
         """Return the new vectors of sequences that are active, bool (batch,), and the old ones of the others."""
-        return [tf.where(active[:, None], *pair) for pair in zip(new, old, strict=True)]
+        mask = active[:, None] if self.axis else active[None, :]
+        return [tf.where(mask, *pair) for pair in zip(new, old, strict=True)]
 
     def split(self, vectors: tf.Tensor, sizes: list[int]) -> Vectors:
         """Split vectors into parts of these numbers of units."""
+        if len(sizes) == 1:
+            return [vectors]
+        if self.axis == 0:
+            # Along the first axis it copies nothing.
+            return tf.split(vectors, sizes, axis=0)
         # Not `tf.split`, which copies as well along the last axis and was no faster (measured).
         ends = np.cumsum(sizes).tolist()
-        return [vectors[:, end - size : end] for size, end in zip(sizes, ends, strict=True)] if sizes[1:] else [vectors]
+        return [vectors[:, end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     def concatenate(self, parts: Vectors) -> tf.Tensor:
         """Concatenate the parts of vectors."""
-        return tf.concat(parts, axis=1) if parts[1:] else parts[0]
+        return tf.concat(parts, self.axis) if len(parts) > 1 else parts[0]
 
 
-class _BFloat16(Precision):
-    name = signatures.BFLOAT16
-
-    def from_rows(self, rows: tf.Tensor) -> tf.Tensor:
-        return tf.transpose(rows)
-
-    def to_rows(self, vectors: tf.Tensor) -> tf.Tensor:
-        return tf.transpose(vectors)
-
-    def select(self, active: tf.Tensor, new: Vectors, old: Vectors) -> Vectors:
-        return [tf.where(active[None, :], *pair) for pair in zip(new, old, strict=True)]
-
-    def split(self, vectors: tf.Tensor, sizes: list[int]) -> Vectors:
-        # Along the first axis it copies nothing.
-        return tf.split(vectors, sizes, axis=0) if sizes[1:] else [vectors]
-
-    def concatenate(self, parts: Vectors) -> tf.Tensor:
-        return tf.concat(parts, axis=0) if parts[1:] else parts[0]
-
-
-FLOAT32, BFLOAT16 = Precision(), _BFloat16()
+FLOAT32, BFLOAT16 = Precision(signatures.FLOAT32, axis=1), Precision(signatures.BFLOAT16, axis=0)
