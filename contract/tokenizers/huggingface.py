@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from contract.errors import TokenizerError
 from contract.tokenizers.base import Vocabulary
 
 if TYPE_CHECKING:
@@ -107,10 +108,25 @@ def without_surrogates(text: str) -> str:
 
 
 def build(model: Any, pre_tokenizer: Any) -> "tokenizers.Tokenizer":
-    """Build the library's tokenizer, without special tokens: no text can spell one."""
+    """Build the library's tokenizer, without special tokens: no text can spell one; raise as `read_library`."""
+    return read_library({"version": "1.0", "model": model, "pre_tokenizer": pre_tokenizer})
+
+
+def read_library(document: Mapping[str, Any]) -> "tokenizers.Tokenizer":
+    """Read the library's tokenizer from the content of a file.
+
+    Raises:
+        TokenizerError: the library cannot read it.
+    """
     from tokenizers import Tokenizer  # noqa: PLC0415 - see the module
 
-    return Tokenizer.from_str(json.dumps({"version": "1.0", "model": model, "pre_tokenizer": pre_tokenizer}))
+    try:
+        return Tokenizer.from_str(json.dumps(document))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library raises nothing narrower, and a panic of Rust is no `Exception`.
+        raise TokenizerError(f"Hugging Face's library cannot read it: {error}") from error
 
 
 def count_words(texts: Iterable[str], pre_tokenizer: Any, min_frequency: int) -> list[str]:

@@ -6,14 +6,13 @@ where the text of a token depends on nothing but whether another token precedes 
 Files of imported tokenizers have a post-processor, at least a no-op; files of this project's own units have none.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from contract.errors import TokenizerError
 from contract.tokenizers.base import Detokenizer, as_json
 from contract.tokenizers.byte_level import BYTES, ByteTexts
-from contract.tokenizers.huggingface import without_surrogates
+from contract.tokenizers.huggingface import read_library, without_surrogates
 from contract.tokenizers.special_tokens import find_special_tokens
 
 if TYPE_CHECKING:
@@ -138,8 +137,6 @@ def _normalize(document: Any) -> dict[str, Any]:
 
 
 def _build(document: Mapping[str, Any]) -> "Library":
-    from tokenizers import Tokenizer  # noqa: PLC0415 - see `huggingface`
-
     model, decoder = document["model"], document.get("decoder") or {}
     if model.get("type") not in _UNITS:
         raise TokenizerError(f"model.type must be one of {sorted(_UNITS)}, got {model.get('type')!r}")
@@ -149,13 +146,7 @@ def _build(document: Mapping[str, Any]) -> "Library":
         raise TokenizerError(
             f"a decoder of {' + '.join(kinds)} is not supported; supported are {served}, and none at all"
         )
-    try:
-        return Tokenizer.from_str(json.dumps(document))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        # The library raises nothing narrower, and a panic of Rust is no `Exception`.
-        raise TokenizerError(f"Hugging Face's library cannot read it: {error}") from error
+    return read_library(document)
 
 
 def _token_bytes(token: str) -> bytes:

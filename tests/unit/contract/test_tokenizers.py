@@ -184,6 +184,10 @@ DAMAGES = {
     "words with merges": ((ExactWordTokenizer, "model", "merges", [["t", "h"]]), "exact words have no merges"),
     "another unknown token": ((ExactWordTokenizer, "model", "unk_token", "[UNK]"), "unk_token '<unk>', got '[UNK]'"),
     "no unknown token": ((ExactWordTokenizer, "model", "vocab", without("<unk>")), "needs <pad> = 0 and <unk>"),
+    "half of a character": (
+        (ExactWordTokenizer, "model", "vocab", lambda d: {**d["model"]["vocab"], "\ud800": len(d["model"]["vocab"])}),
+        "Hugging Face's library cannot read it: ",
+    ),
     "no padding": ((WordTokenizer, "model", "vocab", lambda d: {"a": 0, "<OOV>": 1}), "a vocabulary needs <pad> = 0"),
 }
 
