@@ -115,8 +115,9 @@ class ModelServer:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(socket_address)
-        except OSError as error:
-            raise self._cannot_listen(error.strerror) from error
+        except (OSError, UnicodeError) as error:
+            # The latter for a name such as a..b.
+            raise self._cannot_listen(getattr(error, "strerror", None) or error) from error
 
     def _listen(self) -> None:
         # As gRPC's C++ server, which keeps one thread for polling. The next call gets RESOURCE_EXHAUSTED at once.

@@ -318,8 +318,9 @@ def _addresses(server: str) -> list[str]:
     host, _, port = server.rpartition(":")
     try:
         infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise RepositoryError(f"model server {server}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        # The latter for a name such as a..b.
+        raise RepositoryError(f"model server {server}: {getattr(error, 'strerror', None) or error}") from error
     return sorted({f"[{name[0]}]:{port}" if ":" in str(name[0]) else f"{name[0]}:{port}" for *_, name in infos})
 
 

@@ -1,5 +1,6 @@
 """A removal waits until model servers have unloaded the model, or until its time limit."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -71,10 +72,11 @@ def test_a_server_that_still_serves_the_model_is_named_in_the_error():
         wait_until_unloaded(watch({1: END, 2: AVAILABLE}), "m", 15.0)
 
 
-def test_a_host_that_does_not_resolve_is_named_in_the_error():
+@pytest.mark.parametrize("host", ["nosuch.invalid", "no..such"])
+def test_a_host_that_does_not_resolve_is_named_in_the_error(host):
     """The watch is created before anything is changed."""
-    with pytest.raises(RepositoryError, match=r"^model server nosuch\.invalid:8500: "):
-        watch(None, servers=("nosuch.invalid:8500",))
+    with pytest.raises(RepositoryError, match=rf"^model server {re.escape(host)}:8500: "):
+        watch(None, servers=(f"{host}:8500",))
 
 
 def test_status_is_queried_over_grpc():
