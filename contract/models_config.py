@@ -114,7 +114,8 @@ def read_labels(models_dir: Path) -> Labels:
         raise ContractError(f"{path}: must hold an object, got {type(document).__name__}")
     for name, labels in document.items():
         for label, version in labels.items() if isinstance(labels, dict) else [("", labels)]:
-            if not re.fullmatch(LABEL_PATTERN, label) or isinstance(version, bool) or not isinstance(version, int):
+            is_version = isinstance(version, int) and not isinstance(version, bool) and 0 <= version <= _MAX_VERSION
+            if not re.fullmatch(LABEL_PATTERN, label) or not is_version:
                 raise ContractError(
                     f"{path}: {name}.{label} must be a label with the number of a version, got {version!r}"
                 )

@@ -147,7 +147,13 @@ def test_the_newest_versions_are_served_once_no_label_is_left(models_dir, capsys
     assert read_entries(models_dir)[0].policy.latest == 2
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"m": 5}', '{"m": {"stable": "2"}}', '{"m": {"Stable": 2}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"m": 5}', '{"m": {"stable": "2"}}', '{"m": {"Stable": 2}}'),
+        *(f'{{"m": {{"canary": {number}}}}}' for number in (-1, 2**63)),
+    ],
+)
 def test_a_damaged_labels_file_is_an_error_and_stays_unchanged(models_dir, capsys, content):
     """No command writes over a file that it cannot read."""
     (models_dir / "labels.json").write_text(content)
