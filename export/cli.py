@@ -27,7 +27,7 @@ from export.config import (
 )
 from export.repository.display import compare, list_versions, show, verify
 from export.repository.promotion import promote, rollback
-from export.repository.removal import remove
+from export.repository.removal import finite, remove
 from export.terminal import echo
 
 _CONFIG = (
@@ -220,7 +220,13 @@ _NOT_TUNED = {"max_minutes", "tensorboard", "job"}
     short_help="Search for better settings, and publish the best run.",
 )
 @_corpus_argument
-@option("--minutes", type=click.FloatRange(min=0, min_open=True), default=60.0, help="Minutes of the whole search.")
+@option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=finite,
+    default=60.0,
+    help="Minutes of the whole search.",
+)
 @option(
     "--config",
     shown_default=f"by the minutes of a trial; with --from {FINE_TUNING_RECIPE}",

@@ -40,9 +40,9 @@ _END = 50
 GetStates = Callable[[str, str], dict[int, int] | None]
 
 
-def _finite(_context: click.Context, _param: click.Parameter, value: float) -> float:
+def finite(_context: click.Context, _param: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
-        raise click.BadParameter(f"must be a number of seconds, got {value}")
+        raise click.BadParameter(f"must be a finite number, got {value}")
     return value
 
 
@@ -61,7 +61,7 @@ def _server_addresses(_context: click.Context, _param: click.Parameter, values: 
     "--wait",
     "wait_s",
     type=click.FloatRange(min=0),
-    callback=_finite,
+    callback=finite,
     default=DEFAULT_WAIT_S,
     metavar="SECONDS",
     help="When the last version is removed: time between removing the model from models.config and deleting its files; "

@@ -138,6 +138,8 @@ def test_help_groups_the_settings_and_shows_types_choices_and_defaults():
         (["train", "--unit", "8"], "No such option '--unit'"),
         (["train", "--cell", "rnn"], "'--cell': 'rnn' is not one of"),
         (["vocabulary", "--token-unit", "byte"], "'--token-unit': 'byte' is not one of"),
+        (["tune", "--minutes", "inf"], "'--minutes': must be a finite number, got inf"),
+        (["tune", "--minutes", "nan"], "'--minutes': must be a finite number, got nan"),
         (["resume"], "Missing argument 'RUN'"),
         (["resume", "run", "--progress-file", "none/p.jsonl"], "'--progress-file': none is not a directory"),
     ],
