@@ -293,11 +293,11 @@ def _load_serving_default(path: Path) -> tuple[Any, Any]:
     try:
         require_harmless(path)
         loaded = tf.saved_model.load(str(path))
-        return loaded, loaded.signatures["serving_default"]
-    except KeyError:
-        raise UnsupportedModel("it has no signature serving_default; model.export('directory') writes one") from None
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except (OSError, ValueError, LookupError, tf.errors.OpError) as error:
         raise UnsupportedModel(f"TensorFlow cannot read it: {str(error).partition(chr(10))[0]}") from error
+    if "serving_default" not in loaded.signatures:
+        raise UnsupportedModel("it has no signature serving_default; model.export('directory') writes one")
+    return loaded, loaded.signatures["serving_default"]
 
 
 def _context_of(name: str, spec: tf.TensorSpec, window: int | None) -> int:

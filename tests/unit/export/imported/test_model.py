@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from export.errors import UnsupportedModel
 from export.imported.model import load_keras, read_imported
@@ -300,6 +301,14 @@ def of_strings(path):
     return path / "m"
 
 
+def without_a_function(path):
+    file = of_strings(path) / "saved_model.pb"
+    damaged = SavedModel.FromString(file.read_bytes())
+    damaged.meta_graphs[0].object_graph_def.concrete_functions.clear()
+    file.write_bytes(damaged.SerializeToString())
+    return file.parent
+
+
 REFUSED = {
     "missing": (lambda path: path / "none.keras", "none.keras: No such file or directory"),
     "an empty folder": (lambda path: path, "not a SavedModel: saved_model.pb is missing"),
@@ -317,6 +326,7 @@ REFUSED = {
     "no length": (open_length, r"must be a sliding-window model.*\(--context-length\)"),
     "of sigmoids": (of_sigmoids, "neither probabilities nor logits"),
     "no signature": (no_signature, "it has no signature serving_default"),
+    "without a function": (without_a_function, "TensorFlow cannot read it: "),
     "of strings": (of_strings, r"'text' must be token ids \(batch, tokens\), got string"),
 }
 
