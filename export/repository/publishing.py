@@ -41,9 +41,9 @@ WARMUP_FILE = "tf_serving_warmup_requests"
 _WARMUP_LENGTH = 2
 # Modules of `export.graphs` whose code is in the graph of a version.
 GRAPH_MODULES = (
-    *("adjustments", "cells", "exportable", "loop", "precision", "projections", "sampling", "signatures", "specs"),
+    "adjustments", "cells", "exportable", "loop", "precision", "projections", "sampling", "signatures", "specs",
     "window",
-)
+)  # fmt: skip
 # Prefix of a version that is being written, next to the versions, and suffix of its exporter's lock file.
 _DRAFT, _LOCK = ".draft-", ".lock"
 
