@@ -18,7 +18,7 @@ from contract.tokenizers import (
     huggingface,
 )
 from export.corpora import corpus as corpus_module
-from export.corpora import encoder
+from export.corpora import encoder, spool
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import Encoder, encode_corpus
 from export.training.dataset import Sequences, SlidingWindows
@@ -76,7 +76,7 @@ def small_blocks():
     with (
         patch.object(huggingface, "CHUNK_CHARACTERS", 3),
         patch.object(corpus_module, "BLOCK_BYTES", 11),
-        patch.object(encoder, "BLOCK_BYTES", 5),
+        patch.object(spool, "BLOCK_BYTES", 5),
         patch.object(encoder, "_REVERSE_BLOCK", 4),
     ):
         yield

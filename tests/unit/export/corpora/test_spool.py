@@ -43,7 +43,8 @@ def test_written_bytes_can_be_read_and_memory_mapped(folder):  # noqa: ARG001 - 
 
 def test_a_full_disk_error_names_the_directory_and_tmpdir(folder, monkeypatch):
     """The disk is at fault, not the text, so the message says how to use another directory."""
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir, buffering: open("/dev/full", "r+b", buffering))
+    full = open("/dev/full", "r+b", BLOCK_BYTES)  # noqa: SIM115 - the spool closes it
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full)
     spool = Spool()
     spool.write(b"abc")
     told = rf"^{folder}: No space left on device, after 3 bytes of temporary files; set TMPDIR to"
