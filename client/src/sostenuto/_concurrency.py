@@ -45,7 +45,7 @@ def in_order(
     `concurrency()` threads, evaluated at the first result, call `make`. Inputs are consumed only as far ahead as
     needed. `total` is their number, if known, for the progress bar. `stopped` is set at the end.
     """
-    workers = _Workers(make, concurrency())
+    workers = Workers(make, concurrency())
     pending: deque[Future[Output]] = deque()
     source, failure = iter(inputs), None
     try:
@@ -85,7 +85,7 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-class _Workers:
+class Workers:
     """A pool of daemon threads, started on demand. They do not keep the program from exiting."""
 
     def __init__(self, make: Callable[[Any], Any], count: int) -> None:
@@ -95,6 +95,7 @@ class _Workers:
         self._num_threads, self._is_over = 0, False
 
     def submit(self, item: Any) -> Future[Any]:
+        """Call `make` with an item in one of the threads; return its future result."""
         future: Future[Any] = Future()
         self._work.put((future, item))
         if self._num_threads < self.count:

@@ -7,12 +7,13 @@ import os
 import queue
 import secrets
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from sostenuto._batch.client import BatchClient, process_line
@@ -21,7 +22,7 @@ from sostenuto._batch.formats import OutputFormat, OutputLine, OutputRecord
 from sostenuto._batch.output_files import OutputFiles
 from sostenuto._batch.plan import CompletedLines, PendingLines, find_pending
 from sostenuto._batch.requests_file import Line, check_readable
-from sostenuto._concurrency import Progress
+from sostenuto._concurrency import Progress, Workers
 from sostenuto._settings import Settings
 
 # Higher concurrency was not faster (docs/batch.md).
@@ -130,47 +131,37 @@ def in_threads(
 ) -> Iterator[OutputLine | None]:
     """Yield lines of OUT in the order of completion, and None after a second without one.
 
-    Lines are read only as threads and queue have room. `end` wakes waiting threads at the end. Threads in the middle of
-    a request run until the process exits, as their response is not needed. Raises the first exception of `lines` or
-    `process`.
+    A thread has one line in process and two ahead, so that it does not wait while OUT is synced. `end` wakes waiting
+    threads at the end. Threads in the middle of a request run until the process exits, as their response is not needed.
+    Raises the first exception of `lines` or `process`.
     """
-    done: queue.Queue[OutputLine | BaseException | None] = queue.Queue(2 * concurrency)
-    source, lock, over = iter(lines), threading.Lock(), threading.Event()
 
-    def work() -> None:
+    def work(line: Line) -> OutputLine:
         try:
-            while not over.is_set():
-                with lock:
-                    line = next(source, None)
-                if line is None:
-                    break
-                done.put(process(line))
-            done.put(None)
-        except BaseException as error:  # top of a thread: the generator raises it
-            done.put(error)
+            return process(line)
+        except BaseException:
+            workers.stop()  # at once: no thread sends another line
+            raise
 
-    for _ in range(concurrency):
-        threading.Thread(target=work, daemon=True).start()
+    done: queue.SimpleQueue[Future[OutputLine]] = queue.SimpleQueue()
+    workers, source, num_pending = Workers(work, concurrency), iter(lines), 0
     try:
-        yield from _drain(done, concurrency)
+        while True:
+            for line in islice(source, 3 * concurrency - num_pending):
+                workers.submit(line).add_done_callback(done.put)
+                num_pending += 1
+            if not num_pending:
+                return
+            try:
+                future = done.get(timeout=TICK_S)
+            except queue.Empty:
+                yield None
+                continue
+            num_pending -= 1
+            yield future.result()
     finally:
-        over.set()
+        workers.stop()
         end()
-
-
-def _drain(done: queue.Queue[OutputLine | BaseException | None], num_threads: int) -> Iterator[OutputLine | None]:
-    while num_threads:
-        try:
-            item = done.get(timeout=TICK_S)
-        except queue.Empty:
-            yield None
-            continue
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            num_threads -= 1
-        else:
-            yield item
 
 
 class _Display:
