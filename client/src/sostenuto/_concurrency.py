@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from itertools import count, repeat
 from time import monotonic
-from typing import Any, TextIO, TypeVar
+from typing import Any, Generic, TextIO, TypeVar
 
 from sostenuto._errors import InvalidArgument, SostenutoError
 from sostenuto._retries import LinkedEvent
@@ -25,7 +25,7 @@ Output = TypeVar("Output")
 AHEAD = 4  # a slow item blocks the later ones only when this many times `concurrency` are pending
 # The gateway's default SOSTENUTO_MAX_PROMPTS, and a quarter of SOSTENUTO_MAX_PROMPT_TOKENS: a character may be four.
 BATCH_TEXTS, BATCH_CHARACTERS = 128, 32_768
-THREAD_NAME = "sostenuto-many"
+THREAD_NAME = "sostenuto-worker"
 BAR_WIDTH = 24  # characters
 TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
 
@@ -85,18 +85,18 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-class Workers:
+class Workers(Generic[Input, Output]):
     """A pool of daemon threads, started on demand. They do not keep the program from exiting."""
 
-    def __init__(self, make: Callable[[Any], Any], count: int) -> None:
+    def __init__(self, make: Callable[[Input], Output], count: int) -> None:
         self.count = count
         self._make = make
-        self._work: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Future[Output], Input] | None] = queue.SimpleQueue()
         self._num_threads, self._is_over = 0, False
 
-    def submit(self, item: Any) -> Future[Any]:
+    def submit(self, item: Input) -> Future[Output]:
         """Call `make` with an item in one of the threads; return its future result."""
-        future: Future[Any] = Future()
+        future: Future[Output] = Future()
         self._work.put((future, item))
         if self._num_threads < self.count:
             self._num_threads += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import requests
 
 from sostenuto._assembly import Assembly
+from sostenuto._concurrency import Workers
 from sostenuto._errors import (
     APIError,
     BackendUnavailable,
@@ -130,28 +130,17 @@ class Resumption:
 
         Returns None if stopped first; a response that arrives later is closed.
         """
-        opened: Future[requests.Response] = Future()
-        done = LinkedEvent(self._stopped)
-
-        def send() -> None:
-            try:
-                response = self._send(body)
-            except BaseException as error:
-                if opened.set_running_or_notify_cancel():
-                    opened.set_exception(error)
-            else:
-                if opened.set_running_or_notify_cancel():
-                    opened.set_result(response)
-                else:
-                    response.close()
-            done.set()
-
-        threading.Thread(target=send, name="sostenuto-resume", daemon=True).start()
+        worker, done = Workers(self._send, 1), LinkedEvent(self._stopped)
+        opening = worker.submit(body)
+        opening.add_done_callback(lambda _: done.set())
         try:
             done.wait()
         finally:
-            is_abandoned = opened.cancel()
-        return None if is_abandoned else opened.result()
+            worker.stop()
+            is_open = opening.done()
+            if not is_open:
+                opening.add_done_callback(_close)
+        return opening.result() if is_open else None
 
     def _next_body(self, assembly: Assembly) -> dict[str, Any]:
         point, body = assembly.resume_point, dict(self._body)
@@ -167,6 +156,12 @@ class Resumption:
         for field in ("model", "labels", "prompt", "suffix", "echo", "seed"):
             body.pop(field, None)
         return {**body, "state": point.state}
+
+
+def _close(opening: Future[requests.Response]) -> None:
+    """Close the response of a stream that is not needed any more."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def _is_away(error: SostenutoError) -> bool:
