@@ -19,13 +19,6 @@ from sostenuto._concurrency import Progress, in_batches, in_order, with_seeds
 from sostenuto._conversation import Conversation
 from sostenuto._errors import InvalidArgument, NotFound, SostenutoError, UnexpectedResponse
 from sostenuto._fields import (
-    COMPLETION_FIELDS,
-    EMBEDDING_FIELDS,
-    INSPECT_FIELDS,
-    NEXT_FIELDS,
-    REPORT_FIELDS,
-    SCORE_FIELDS,
-    TOKENIZE_FIELDS,
     CompletionArguments,
     ManyArguments,
     ManyPrompts,
@@ -144,8 +137,8 @@ class Client(AbstractContextManager["Client"]):
                 this client go into `extra_body`, a dict.
 
         Raises:
-            InvalidArgument: an argument is not a field of the API, or two, such as `regex` and `choices`, exclude each
-                other.
+            InvalidArgument: two arguments, such as `regex` and `choices`, exclude each other.
+            BadRequest: an argument is invalid, or not a field of the API.
         """
         return Generation.from_response(
             self._call(self._transport.send, "POST", COMPLETIONS, self._completion(prompt, fields))
@@ -227,7 +220,7 @@ class Client(AbstractContextManager["Client"]):
             A Score, or a list of Score for a list of texts.
         """
         scores = self._score(self._transport.send, text, {"model": model, "tokens": tokens or None, **fields})
-        return scores if is_many(text) else _only(scores, "data")
+        return scores if is_many(text) else scores[0]
 
     def score_many(
         self,
@@ -306,7 +299,7 @@ class Client(AbstractContextManager["Client"]):
             extra: The endpoint's other fields: `labels` of the text, `timeout_s`.
         """
         fields = {"model": model, "prompt": prompt, "n": n, "max_tokens": max_tokens, **extra}
-        data = required(self._post("/v1/next", fields, NEXT_FIELDS), "data", list)
+        data = required(self._post("/v1/next", fields), "data", list)
         return [NextWord.from_response(entry) for entry in data]
 
     def guess_numbers(
@@ -350,11 +343,11 @@ class Client(AbstractContextManager["Client"]):
     def tokenize(self, text: str, *, model: str | None = None) -> Tokens:
         """Tokenize a text with a model's tokenizer."""
         fields = {"model": model, "prompt": text, "return_token_strs": True}
-        return Tokens.from_response(self._post("/tokenize", fields, TOKENIZE_FIELDS))
+        return Tokens.from_response(self._post("/tokenize", fields))
 
     def detokenize(self, tokens: Sequence[int], *, model: str | None = None) -> str:
         """Convert token ids to text."""
-        response = self._post("/detokenize", {"model": model, "tokens": list(tokens)}, TOKENIZE_FIELDS)
+        response = self._post("/detokenize", {"model": model, "tokens": list(tokens)})
         return required(response, "prompt", str)
 
     def vocabulary(self, *, model: str | None = None) -> list[VocabularyToken]:
@@ -419,9 +412,13 @@ class Client(AbstractContextManager["Client"]):
             A list of float with one value per unit of the top layer; a list of such lists for a list of texts.
         """
         fields = {"model": model, "input": text, "pooling": pooling, **extra}
-        data = required(self._post("/v1/embeddings", fields, EMBEDDING_FIELDS), "data", list)
+        data = required(self._post("/v1/embeddings", fields), "data", list)
         vectors = [required(entry, "embedding", list) for entry in data]
-        return vectors if is_many(text) else _only(vectors, "data")
+        if is_many(text):
+            return vectors
+        if len(vectors) != 1:
+            raise UnexpectedResponse(f"'data' should have 1 entry but has {len(vectors)}: check base_url")
+        return vectors[0]
 
     def inspect(
         self,
@@ -458,11 +455,10 @@ class Client(AbstractContextManager["Client"]):
             extra: The endpoint's other fields: `labels` of the text, `timeout_s`.
         """
         limits = {"max_positions": max_positions, "max_units": max_units}
-        values = {"include": include, "layers": layers, "units": units, **limits}
+        values = {"include": include, "layers": layers, "units": units, **limits, "encoding_format": "base64"}
         returned = {"return_sequences": return_sequences, "return_state": return_state, **values, "logprobs": top}
-        extra_body = {"encoding_format": "base64", **(extra.pop("extra_body", None) or {})}
         fields = {"model": model, "input": text, "state": state, "go_backwards": go_backwards, **returned, **extra}
-        return Inspection.from_response(self._post("/v1/inspect", {**fields, "extra_body": extra_body}, INSPECT_FIELDS))
+        return Inspection.from_response(self._post("/v1/inspect", fields))
 
     def save_activations(
         self,
@@ -529,8 +525,7 @@ class Client(AbstractContextManager["Client"]):
                 raise InvalidArgument(f"{name} must be a list of records, got the str {values[:60]!r}")
         lists = {name: list(values) for name, values in given.items() if values is not None}
         files = {"training_file": training_file, "held_out_file": held_out_file}
-        body = present_fields({**lists, **files, **fields}, REPORT_FIELDS)
-        data = self._transport.send("POST", REPORTS, body)
+        data = self._transport.send("POST", REPORTS, present_fields({**lists, **files, **fields}))
         required(data, "generated", dict)
         return Report({name: value for name, value in data.items() if name not in {"summary", "html"}})
 
@@ -829,21 +824,21 @@ class Client(AbstractContextManager["Client"]):
             yield from (choice for choice in choices if choice.finish_reason == "stop")
 
     def _score(self, send: Callable[..., Any], text: Prompt, fields: Mapping[str, Any]) -> list[Score]:
-        body = self._body({"input": text, **fields}, SCORE_FIELDS)
+        body = self._body({"input": text, **fields})
         return Score.from_response(self._call(send, "POST", SCORES, body), text)
 
     def _completion(self, prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
         if "stream" in fields:
             raise InvalidArgument("stream is not an argument: call client.stream(...) or client.generate(...)")
-        return self._body(with_structured_outputs({"prompt": prompt, **fields}), COMPLETION_FIELDS)
+        return self._body(with_structured_outputs({"prompt": prompt, **fields}))
 
-    def _body(self, fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
+    def _body(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Build a request body, with the default model unless one is given or implied by a resume token."""
-        present = present_fields(fields, allowed)
+        present = present_fields(fields)
         return present if "model" in present or "state" in present else {"model": self._first_model(), **present}
 
-    def _post(self, path: str, fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-        return self._call(self._transport.send, "POST", path, self._body(fields, allowed))
+    def _post(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call(self._transport.send, "POST", path, self._body(fields))
 
     def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
         return self._call(self._transport.send, "GET", f"{_model_path(self._model_or_default(model))}/{rest}")
@@ -872,11 +867,3 @@ class Client(AbstractContextManager["Client"]):
 
 def _model_path(id: str) -> str:
     return f"{MODELS}/{quote(id, safe='')}"
-
-
-def _only(entries: list[T], name: str) -> T:
-    if len(entries) != 1:
-        raise UnexpectedResponse(
-            f"the response's {name!r} should have one entry but has {len(entries)}: check base_url"
-        )
-    return entries[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, TypeVar
@@ -91,22 +90,6 @@ _MEMBERS = {
     "banned": "banned_characters",
 }
 
-COMPLETION_FIELDS = CompletionArguments.__optional_keys__ - {*_MEMBERS, "extra_body"} | {"prompt"}
-EMBEDDING_FIELDS = frozenset({"model", "input", "labels", "pooling", "dimensions", "timeout_s", "user"})
-TOKENIZE_FIELDS = frozenset({"model", "prompt", "return_token_strs", "tokens"})  # and of detokenize
-SCORE_FIELDS = frozenset({
-    "model", "input", "whole", "tokens", "labels", "ratio_to", "carry_state", "state", "timeout_s",
-})  # fmt: skip
-INSPECT_FIELDS = frozenset({
-    "model", "input", "state", "labels", "include", "layers", "return_sequences", "return_state", "go_backwards",
-    "logprobs", "max_positions", "units", "max_units", "timeout_s",
-})  # fmt: skip
-NEXT_FIELDS = frozenset({"model", "prompt", "n", "max_tokens", "labels", "timeout_s", "user"})
-REPORT_FIELDS = frozenset({
-    "generated", "training", "training_file", "held_out", "held_out_file", "field", "columns", "pattern", "json_schema",
-    "near", "smiles", "seed", "html",
-})  # fmt: skip
-
 
 def with_signature(arguments: type) -> Callable[[Method], Method]:
     """Return a decorator that replaces `**` in a signature with these arguments, for `help()`, notebooks and docs."""
@@ -124,19 +107,10 @@ def with_signature(arguments: type) -> Callable[[Method], Method]:
     return decorate
 
 
-def present_fields(fields: Mapping[str, Any], allowed: frozenset[str]) -> dict[str, Any]:
-    """Return the fields to send: those that are not None, and those in `extra_body`.
-
-    Raise InvalidArgument for a name that is not a field.
-    """
-    own = {name: value for name, value in fields.items() if name != "extra_body"}
-    for name in own.keys() - allowed:
-        matches = difflib.get_close_matches(name, allowed, n=1)
-        instead = f"did you mean {matches[0]}? " if matches else ""
-        raise InvalidArgument(
-            f"unknown argument {name}: {instead}pass fields that are not arguments in extra_body={{{name!r}: …}}"
-        )
-    return {name: value for name, value in {**own, **(fields.get("extra_body") or {})}.items() if value is not None}
+def present_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields to send: those that are not None, and those in `extra_body`. The server refuses unknown ones."""
+    every = {**fields, **(fields.get("extra_body") or {})}
+    return {name: value for name, value in every.items() if value is not None and name != "extra_body"}
 
 
 def with_structured_outputs(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 
 import sostenuto
 from sostenuto import InvalidArgument, NotFound
-from sostenuto._fields import COMPLETION_FIELDS, EMBEDDING_FIELDS, INSPECT_FIELDS, SCORE_FIELDS
+from sostenuto._fields import CompletionArguments
 from tests.unit.client.scripted_responses import COMPLETION, answer_json, models, refusal
 
 ANSWER = answer_json(COMPLETION)
@@ -35,32 +35,24 @@ def test_an_empty_list_of_models_is_an_error_and_not_cached(client, server):
     assert client.generate().model == "tiny"
 
 
-def test_an_unknown_argument_is_rejected(client, server):
-    for call in (client.generate, client.stream, client.score, client.embed):
-        with pytest.raises(InvalidArgument, match="unknown argument timeouts: did you mean timeout_s"):
-            call("Once", model="tiny", timeouts=3)
-    for call in (client.embed, client.inspect):
-        with pytest.raises(InvalidArgument, match="unknown argument encoding_format"):
-            call("Once", model="tiny", encoding_format="float")
-    message = "unknown argument xyzzy: pass fields that are not arguments in extra_body"
-    with pytest.raises(InvalidArgument, match=message):
-        client.resume("s1", xyzzy=3)
-    assert server.requests == []
-    server.script = [ANSWER]
-    client.generate("Once", model="tiny", extra_body={"xyzzy": 3, "top_k": None})
-    assert server.bodies == [{"model": "tiny", "prompt": "Once", "xyzzy": 3}]
+def test_fields_that_the_client_does_not_know_are_sent(client, server):
+    """The server refuses what it does not know either, and suggests a name."""
+    server.script = [ANSWER, refusal(400, "unknown field 'timeouts': did you mean timeout_s?", param="timeouts")]
+    client.generate("Once", model="tiny", echo=None, extra_body={"xyzzy": 3, "top_k": None})
+    with pytest.raises(sostenuto.BadRequest, match="did you mean timeout_s"):
+        client.generate("Once", model="tiny", timeouts=3)
+    assert server.bodies[0] == {"model": "tiny", "prompt": "Once", "xyzzy": 3}
+    assert server.bodies[1] == {"model": "tiny", "prompt": "Once", "timeouts": 3}
 
 
-def test_the_clients_fields_are_those_of_the_service():
+def test_the_arguments_of_a_completion_are_its_fields():
     from service.api import compatibility
-    from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, ScoreRequest
+    from service.api.requests import CompletionRequest
 
-    completion_fields = CompletionRequest.model_fields.keys() - compatibility.COMPLETION_FIELDS.keys()
-    assert completion_fields - {"stream", "max_completion_tokens"} == COMPLETION_FIELDS
-    embedding_fields = EmbeddingsRequest.model_fields.keys() - compatibility.EMBEDDING_FIELDS.keys()
-    assert embedding_fields - {"encoding_format"} == EMBEDDING_FIELDS
-    assert InspectRequest.model_fields.keys() - {"encoding_format"} == INSPECT_FIELDS
-    assert ScoreRequest.model_fields.keys() == SCORE_FIELDS
+    fields = CompletionRequest.model_fields.keys() - compatibility.COMPLETION_FIELDS.keys()
+    structured_outputs = {"regex", "choices", "json_schema", "allowed", "banned"}
+    arguments = CompletionArguments.__optional_keys__ - structured_outputs - {"extra_body"}
+    assert fields - {"prompt", "stream", "max_completion_tokens"} == arguments
 
 
 @pytest.mark.parametrize(
