@@ -130,7 +130,9 @@ class Job:
     @property
     def seconds_left(self) -> float | None:
         """Estimate of the remaining seconds; None if the job does not run, or has just begun."""
-        return None if self.estimated_finish is None else max(0.0, self.estimated_finish - time())
+        if self.status != "running" or self.estimated_finish is None:
+            return None
+        return max(0.0, self.estimated_finish - time())
 
     def events(self, after: str | None = None) -> JobEvents:
         """Return an iterator over the events: those so far, and then as they come, until the job has ended.

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sostenuto import Report
 from sostenuto._cli import INTERRUPTED
 from sostenuto._cli.errors import Failure
-from sostenuto._cli.options import api_key, given_options, seconds, server_options
-from sostenuto._cli.report import FILE, ReportProgress, compute, save
+from sostenuto._cli.options import FILE, api_key, given_options, seconds, server_options
+from sostenuto._cli.report import ReportProgress, save
 from sostenuto._cli.terminal import as_json, say
 from sostenuto._settings import resolve
 
@@ -148,7 +149,7 @@ def _report(options: Options, training: Path, held_out: Path | None) -> None:
     """Report on the texts of OUT: print a summary, and write the rest to files beside it."""
     file_format = "csv" if options.output_format.name == "csv" else "jsonl"
     with ReportProgress() as progress:
-        found = compute(
+        found = Report.compute(
             options.target, training, held_out=held_out, generated_format=file_format, observe=progress.show
         )
     for suffix, text in ((".report.html", found.to_html()), (".report.json", as_json(found.data))):

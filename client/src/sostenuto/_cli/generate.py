@@ -13,7 +13,15 @@ import click
 
 from sostenuto import Client, Generation, SostenutoError, Stream, TextDelta
 from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._cli.options import chosen_model, connect, given_fields, model_option, sampling_options, server_options
+from sostenuto._cli.options import (
+    FILE,
+    chosen_model,
+    connect,
+    given_fields,
+    model_option,
+    sampling_options,
+    server_options,
+)
 from sostenuto._cli.terminal import read_until_ctrl_c, say, text_or_stdin, write_json, write_text
 from sostenuto._conversation import write_whole
 
@@ -68,7 +76,7 @@ def resume_token(argument: str) -> str:
 )
 @click.option(
     "--save-state",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Write the resume token to this file, also after an error or Ctrl-C that interrupted the text.",
 )

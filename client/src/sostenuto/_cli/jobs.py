@@ -50,7 +50,7 @@ def jobs(context: click.Context, *, limit: int, as_json: bool) -> None:
 
 
 def _row(job: Job) -> list[str]:
-    left = UNKNOWN if job.seconds_left is None or job.status != "running" else clock(job.seconds_left)
+    left = UNKNOWN if job.seconds_left is None else clock(job.seconds_left)
     return [job.id, job.status, job.model, _trained(job), _local_time(job.created_at), left]
 
 
@@ -58,8 +58,8 @@ def _trained(job: Job) -> str:
     return UNKNOWN if job.fine_tuned_model is None else f"{job.fine_tuned_model}:{job.version}"
 
 
-def _local_time(seconds: int | None) -> str:
-    return UNKNOWN if seconds is None else datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _local_time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 @jobs.command(short_help="Show a job.")
@@ -72,7 +72,6 @@ def show(job_id: str, *, as_json: bool) -> None:
         job = client.job(job_id)
     if as_json:
         return write_json(job.raw)
-    left = job.seconds_left if job.status == "running" else None
     facts = {
         "id": job.id,
         "status": job.status,
@@ -81,7 +80,7 @@ def show(job_id: str, *, as_json: bool) -> None:
         "model": None if job.fine_tuned_model is None else _trained(job),
         "created": _local_time(job.created_at),
         "finished": None if job.finished_at is None else _local_time(job.finished_at),
-        "time left": None if left is None else clock(left),
+        "time left": None if job.seconds_left is None else clock(job.seconds_left),
         "trained tokens": None if job.trained_tokens is None else f"{job.trained_tokens:,}",
         "training file": job.training_file,
         "validation file": job.validation_file,

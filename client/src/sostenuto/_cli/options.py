@@ -18,6 +18,7 @@ from sostenuto._settings import DEFAULT_BASE_URL, DEFAULT_MAX_RETRIES, DEFAULT_T
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 CONNECT_S, READ_S = DEFAULT_TIMEOUT
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 ENVIRONMENT = """\
 \b
@@ -56,11 +57,10 @@ def server_options(command: Decorated) -> Decorated:
     key = "File with the API key.  [default: the key in SOSTENUTO_API_KEY]"
     timeout = f"Read timeout: maximum wait for the next bytes.  [default: {READ_S:g}]"
     retries = f"Maximum retries of a request, where retrying is safe.  [default: {DEFAULT_MAX_RETRIES}]"
-    path = click.Path(dir_okay=False, path_type=Path)
     return _with_options(
         command,
         click.option("--base-url", metavar="URL", help=url, **store),
-        click.option("--api-key-file", type=path, help=key, **store),
+        click.option("--api-key-file", type=FILE, help=key, **store),
         click.option("--timeout", type=seconds, metavar="SECONDS", help=timeout, **store),
         click.option("--retries", type=click.IntRange(min=0), metavar="N", help=retries, **store),
     )

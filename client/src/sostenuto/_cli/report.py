@@ -11,12 +11,11 @@ from typing import Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sostenuto import InvalidArgument, Report
-from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._cli.options import parse_schema
+from sostenuto import Report
+from sostenuto._cli.errors import failing_to
+from sostenuto._cli.options import FILE, parse_schema
 from sostenuto._cli.terminal import as_json, console, say, write_text
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 INTERVAL_S = 30.0  # between two lines where there is no terminal
 LONGEST_S = 3600.0
 
@@ -89,20 +88,12 @@ def report(
     """
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
     with ReportProgress() as progress:
-        found = compute(generated, training, columns=names, observe=progress.show, **options)
+        found = Report.compute(generated, training, columns=names, observe=progress.show, **options)
     if json_file not in {None, "-"}:
         save(as_json(found.data), Path(str(json_file)))
     if html is not None:
         save(found.to_html(), html)
     return write_text(as_json(found.data) if json_file == "-" else f"{found.summary()}\n")
-
-
-def compute(generated: Path, training: Path, **options: Any) -> Report:
-    """Compute a report on files; raise Failure if an option is invalid or a file unreadable."""
-    try:
-        return Report.compute(generated, training, **options)
-    except InvalidArgument as error:
-        raise Failure(str(error)) from error
 
 
 def save(text: str, path: Path) -> None:

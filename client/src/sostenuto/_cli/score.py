@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -18,11 +17,11 @@ import click
 
 from sostenuto import Client, Score
 from sostenuto._cli.errors import Failure, failing_to
-from sostenuto._cli.options import connect, label_option, model_option, server_options
+from sostenuto._cli.options import FILE, connect, label_option, model_option, server_options
 from sostenuto._cli.terminal import STDIN, on_one_line, print_table, say, text_argument, write_text
 from sostenuto._concurrency import Progress
+from sostenuto._report.records import csv_line
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 MAX_SHOWN = 24  # characters of a text in the table
 COLUMNS = ("nats", "nats_per_token", "nats_per_character", "num_tokens", "percentile")
 
@@ -234,7 +233,7 @@ class Run:
         if self._row_format is None:
             yield lambda _: None, 0
             return
-        header = _csv_line(self._columns) if self._row_format == "csv" else ""
+        header = csv_line(self._columns) + "\n" if self._row_format == "csv" else ""
         if self._output is None:
             write_text(header)
             yield lambda row: write_text(self._line(row)), 0
@@ -253,8 +252,7 @@ class Run:
     def _line(self, row: dict[str, Any]) -> str:
         if self._row_format == "json":
             return json.dumps(row, ensure_ascii=False) + "\n"
-        values = (str(value).lower() if isinstance(value, bool) else value for value in row.values())
-        return _csv_line(values)
+        return csv_line(str(value).lower() if isinstance(value, bool) else value for value in row.values()) + "\n"
 
     def _recover(self, file: io.BufferedRandom, header: str, lines: Lines) -> int:
         """Return the number of complete rows in a file, and remove an incomplete last one.
@@ -282,7 +280,7 @@ class Run:
     def _require_same(self, last: str, text: str | None) -> None:
         """Raise Failure unless the last row is that of the line, by the same model."""
         if self._row_format == "csv":
-            start, end = _csv_line((text, "")).removesuffix("\n"), f",{self._model}\n"
+            start, end = csv_line((text, "")), f",{self._model}\n"
             is_same = text is not None and last.startswith(start) and last.endswith(end)
         else:
             try:
@@ -305,9 +303,3 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
-
-
-def _csv_line(values: Iterable[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(values)  # ends with CRLF: before Python 3.13 it quotes only line breaks of its own end
-    return line.getvalue().removesuffix("\r\n") + "\n"

@@ -19,6 +19,7 @@ from sostenuto import Client, Conversation, InvalidArgument, SostenutoError, Sta
 from sostenuto._cli.errors import Failure, error_line, failing_to
 from sostenuto._cli.generate import check_place
 from sostenuto._cli.options import (
+    FILE,
     NAMES,
     chosen_model,
     connect,
@@ -77,7 +78,7 @@ TEXT               append TEXT, with its spaces, and continue the text;
 @click.option(
     "--file",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE",
     help="Load the text from this file if it exists (omit PROMPT then), and save it after each line. A branch NAME of "
     "story.json is saved next to it, as story.NAME.json.",

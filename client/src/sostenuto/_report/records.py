@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +123,7 @@ def object_row(fields: dict[str, Any], columns: tuple[str, ...]) -> Row:
     return [_as_text(fields.get(name)) for name in columns]
 
 
-def csv_line(row: Sequence[str]) -> str:
+def csv_line(row: Iterable[object]) -> str:
     """Return a row as a line of CSV, without a line end."""
     line = io.StringIO()
     csv.writer(line).writerow(row)  # ends with CRLF: before Python 3.13 it quotes only line breaks of its own end
