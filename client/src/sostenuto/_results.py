@@ -284,9 +284,9 @@ class Status:
         return cls(required(raw, "status", str), required(counts, "accepted", int), required(counts, "max", int), raw)
 
 
-def shortened(text: str) -> str:
-    """Truncate a text for a repr."""
-    return text if len(text) <= _REPR_LIMIT else text[: _REPR_LIMIT - 1] + "…"
+def shortened(text: str, limit: int = _REPR_LIMIT) -> str:
+    """Truncate a text to a number of characters, by default for a repr."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def required(raw: Any, name: str, kind: type[T]) -> T:

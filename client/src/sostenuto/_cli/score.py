@@ -21,6 +21,7 @@ from sostenuto._cli.options import FILE, connect, label_option, model_option, se
 from sostenuto._cli.terminal import STDIN, on_one_line, print_table, say, text_argument, write_text
 from sostenuto._concurrency import Progress
 from sostenuto._report.records import csv_line
+from sostenuto._results import shortened
 
 MAX_SHOWN = 24  # characters of a text in the table
 COLUMNS = ("nats", "nats_per_token", "nats_per_character", "num_tokens", "percentile")
@@ -298,8 +299,7 @@ _HEADINGS = tuple(name.replace("_", " ") for name in (*COLUMNS, "ratio"))
 
 def _cell(name: str, value: Any) -> str:
     if name == "text":
-        text = on_one_line(value)
-        return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+        return shortened(on_one_line(value), MAX_SHOWN)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sostenuto._results import shortened
+
 Cell = Callable[[dict[str, Any]], "str | None"]
 GAP, NONE = 2, "–"
 NUM_VALUES = 12  # of a column of categories that a report lists
@@ -105,11 +107,8 @@ def _pair(report: dict[str, Any]) -> str:
         return ""
     pair = pairs[0]
     edits = "1 edit" if pair["edits"] == 1 else f"{pair['edits']} edits"
-    return f"nearest to training: {_short(pair['record'])} ← {_short(pair['training'])} ({edits})"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
+    record, training = shortened(pair["record"], 40), shortened(pair["training"], 40)
+    return f"nearest to training: {record!r} ← {training!r} ({edits})"
 
 
 def percent(share: float | None) -> str | None:

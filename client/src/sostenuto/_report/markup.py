@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from sostenuto._report.display import NONE
+from sostenuto._results import shortened
 
 MAX_SHOWN = 300  # characters of a record
 # Control characters, and those that have no width or reorder a line.
@@ -25,8 +26,7 @@ def subjects(report: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 def text(value: str, limit: int = MAX_SHOWN) -> str:
     """Return text as HTML, with control characters escaped as in JSON."""
-    short = value if len(value) <= limit else value[: limit - 1] + "…"
-    return escape(_INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", short))
+    return escape(_INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", shortened(value, limit)))
 
 
 def section(title: str, *parts: str) -> str:

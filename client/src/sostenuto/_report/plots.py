@@ -107,8 +107,7 @@ def bars(
     parts = []
     for i, (name, row) in enumerate(rows):
         middle = pitch * i + 4 + BAR * num_bars / 2
-        shown = name if len(name) <= 22 else name[:21] + "…"
-        parts.append(f'<text class="name end" x="{NAME_WIDTH - 8}" y="{middle + 4:.1f}">{text(shown)}</text>')
+        parts.append(f'<text class="name end" x="{NAME_WIDTH - 8}" y="{middle + 4:.1f}">{text(name, 22)}</text>')
         for j, (who, css, value, label) in enumerate(row):
             level, length = pitch * i + 4 + BAR * j, room * min(1.0, (value or 0.0) / (top or 1.0))
             over = f"<title>{text(name)}, {text(who)}: {text(label)}</title>"
@@ -151,7 +150,7 @@ def matrix(title: str, names: Sequence[str], values: dict[tuple[int, int], float
     size = room + cell * len(names)
     parts = []
     for i, name in enumerate(names):
-        shown, level = text(name if len(name) <= 12 else name[:11] + "…"), room + cell * (i + 0.5)
+        shown, level = text(name, 12), room + cell * (i + 0.5)
         parts.append(f'<text class="tick end" x="{room - 6}" y="{level + 4}">{shown}</text>')
         parts.append(f'<text class="tick" transform="translate({level + 4} {room - 6}) rotate(-60)">{shown}</text>')
     for (i, j), value in values.items():
