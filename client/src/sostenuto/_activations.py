@@ -11,10 +11,10 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sostenuto._errors import InvalidArgument
-from sostenuto._results import required
 
 if TYPE_CHECKING:
     from sostenuto._client import Client
+    from sostenuto._results import Model
 
 # Per request: the server's limit on values is some 17 million.
 MAX_TOKENS, MAX_VALUES = 2048, 8_000_000
@@ -26,20 +26,23 @@ def write_activations(
     text: str,
     path: str | PathLike[str],
     *,
-    model: str | None,
+    model: Model,
     fields: Mapping[str, Any],
     labels: Mapping[str, str | float] | None,
     observe: Callable[[int, int], object],
 ) -> None:
     """Write the activations of each token of a text; see `Client.save_activations`. `fields` go into each request."""
-    token_ids = client.tokenize(text, model=model).ids
+    # All requests are for one version: the default may change meanwhile.
+    version = f"{model.id}:{model.version}"
+    token_ids = client.tokenize(text, model=version).ids
     if not token_ids:
         raise InvalidArgument("text has no tokens: pass a text that is not empty")
     draft = f"{os.fspath(path)}.part"
     try:
         with open(draft, "wb") as file:
             writer, done = None, 0
-            for start, response in _inspections(client, token_ids, model, fields, labels):
+            is_backward = model.direction == "backward"
+            for start, response in _inspections(client, token_ids, version, is_backward, fields, labels):
                 writer = writer or _Writer(file, response, len(token_ids))
                 writer.write(start, response)
                 done += len(response["token_ids"])
@@ -54,7 +57,8 @@ def write_activations(
 def _inspections(
     client: Client,
     token_ids: list[int],
-    model: str | None,
+    version: str,
+    is_backward: bool,
     fields: Mapping[str, Any],
     labels: Mapping[str, str | float] | None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -62,26 +66,19 @@ def _inspections(
 
     A backward model reads the last window first.
     """
-    listed = {each.id: each for each in client.models()}
-    name = model or next(iter(listed))
-    card = listed.get(name.replace("@", ":").partition(":")[0])
-    wanted = {**fields, "logprobs": 0, "encoding_format": "base64_float16"}
+    wanted = {"model": version, **fields, "logprobs": 0, "encoding_format": "base64_float16"}
     # Layers may have different widths, which only a response tells.
-    width = _width(_post(client, "/v1/inspect", {**wanted, "model": name, "input": token_ids[:1]}))
+    width = _width(_post(client, "/v1/inspect", {**wanted, "input": token_ids[:1]}))
     size = max(1, min(MAX_TOKENS, MAX_VALUES // max(1, width)))
-    is_backward, state = card is not None and card.direction == "backward", None
-    starts = range(0, len(token_ids), size)
-    for start in reversed(starts) if is_backward else starts:
+    starts, state = range(0, len(token_ids), size), None
+    for number, start in enumerate(reversed(starts) if is_backward else starts, 1):
         window = token_ids[start : start + size]
         # The state after a window has read the labels.
         before = {"state": state} if state or not labels else {"labels": dict(labels)}
-        response = _post(client, "/v1/inspect", {**wanted, "model": name, **before, "input": window})
-        # By the same version: the default may change meanwhile.
-        name = f"{required(response, 'model', str)}:{required(response, 'version', int)}"
-        yield start, response
-        if len(window) < len(token_ids):
+        yield start, _post(client, "/v1/inspect", {**wanted, **before, "input": window})
+        if number < len(starts):
             read = {"suffix" if is_backward else "prompt": window, "max_tokens": 0, "return_state": True}
-            (choice,) = _post(client, "/v1/completions", {"model": name, **before, **read})["choices"]
+            (choice,) = _post(client, "/v1/completions", {"model": version, **before, **read})["choices"]
             state = choice["state"]
 
 

@@ -488,8 +488,9 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             OSError: the file cannot be written.
         """
+        served = self.model(self._model_or_default(model))
         fields = {"include": list(include), "layers": layers}
-        write_activations(self, text, path, model=model, fields=fields, labels=labels, observe=observe)
+        write_activations(self, text, path, model=served, fields=fields, labels=labels, observe=observe)
 
     def report(
         self,

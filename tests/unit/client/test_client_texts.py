@@ -241,7 +241,10 @@ def test_a_malformed_status_is_unexpected(client, server, answer):
 
 
 def test_the_windows_of_activations_suit_the_widths_of_all_layers(client, server, monkeypatch, tmp_path):
-    """The list of models has the width of the top layer alone; the server limits the values of a response."""
+    """The model has the width of the top layer alone; the server limits the values of a response.
+
+    All requests are for the version that the name selects, and the state after the last window is not computed.
+    """
     monkeypatch.setattr("sostenuto._activations.MAX_VALUES", 8)
 
     def inspected(ids):
@@ -255,12 +258,14 @@ def test_the_windows_of_activations_suit_the_widths_of_all_layers(client, server
         ]
         return answer_json({"model": "tiny", "version": 3, "token_ids": ids, "layers": layers})
 
-    listed = {"id": "tiny", "layers": 2, "units": 1, "direction": "forward"}
+    model = {"id": "tiny", "version": 3, "layers": 2, "units": 1, "direction": "forward"}
     saved = answer_json({**COMPLETION, "choices": [{"index": 0, "text": "", "finish_reason": "length", "state": "S"}]})
     server.script = [
+        answer_json(model),
         answer_json({"tokens": [5, 6, 7], "token_strs": ["a", "b", "c"]}),
-        answer_json({"data": [listed]}),
-        *(inspected([5]), inspected([5, 6]), saved, inspected([7]), saved),
+        *(inspected([5]), inspected([5, 6]), saved, inspected([7])),
     ]
-    client.save_activations(tmp_path / "file", "abc", model="tiny", include=["hidden"])
+    client.save_activations(tmp_path / "file", "abc", model="tiny@canary", include=["hidden"])
     assert [body["input"] for body in server.bodies if "input" in (body or {})] == [[5], [5, 6], [7]]
+    assert server.requests[0].path == "/v1/models/tiny%40canary"
+    assert {body["model"] for body in server.bodies[1:]} == {"tiny:3"}
