@@ -234,7 +234,11 @@ class Job:
 def upload(transport: Transport, source: Source, filename: str | None = None) -> UploadedFile:
     """Upload a text; see `Client.upload`."""
     name, content = _read(source)
-    fields = {"purpose": "fine-tune", "file": (_encodable(filename or name), content)}
+    return _upload(transport, filename or name, content)
+
+
+def _upload(transport: Transport, filename: str, content: bytes) -> UploadedFile:
+    fields = {"purpose": "fine-tune", "file": (_encodable(filename), content)}
     return UploadedFile.from_response(transport.send_form(FILES, fields))
 
 
@@ -300,18 +304,17 @@ def create_job(
     fields: dict[str, Any],
 ) -> Job:
     """Upload the texts, and create a job; if the server refuses it, delete the uploads."""
-    uploaded: list[UploadedFile] = []
-
-    def sent(source: Source | UploadedFile) -> str:
-        if isinstance(source, UploadedFile):
-            return source.id
-        uploaded.append(upload(transport, source))
-        return uploaded[-1].id
-
+    given = {"training_file": text, **({} if validation is None else {"validation_file": validation})}
+    # All texts are read before the first is uploaded: one that cannot be read leaves no file on the server.
+    read = {name: each if isinstance(each, UploadedFile) else _read(each) for name, each in given.items()}
+    body, uploaded = {**fields}, list[UploadedFile]()
     try:
-        body = {**fields, "training_file": sent(text)}
-        if validation is not None:
-            body["validation_file"] = sent(validation)
+        for name, file in read.items():
+            if isinstance(file, UploadedFile):
+                body[name] = file.id
+            else:
+                uploaded.append(_upload(transport, *file))
+                body[name] = uploaded[-1].id
         return _create_once(transport, body, is_findable=not isinstance(text, UploadedFile))
     except APIError:
         for file in uploaded:

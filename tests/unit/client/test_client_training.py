@@ -115,6 +115,12 @@ def test_a_text_that_cannot_be_read_is_refused_before_anything_is_sent(
     assert server.requests == []
 
 
+def test_a_validation_text_that_cannot_be_read_leaves_no_upload(client, server, book):
+    with pytest.raises(sostenuto.InvalidArgument, match="there is no file"):
+        client.train(book, validation="no.txt")
+    assert server.requests == []
+
+
 def test_a_refused_job_leaves_no_file(client, server, book):
     server.script = [uploaded(), refusal(400, "units must be at most 1024", param="settings"), DELETED]
     with pytest.raises(sostenuto.BadRequest, match="units"):
