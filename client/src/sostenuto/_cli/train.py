@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.errors import Failure
 from sostenuto._cli.job_display import follow
 from sostenuto._cli.options import connect, given_options, server_options
 from sostenuto._cli.terminal import STDIN
@@ -63,8 +63,10 @@ def train_on_server(
     fraction = settings.pop("validation", None)
     held_out = fraction if validation is None else Path(validation)
     with connect() as client:
-        with failing_to(f"read {corpus}"):
+        try:
             job = client.train(text, model=recipe or base, name=name, validation=held_out, **settings)
+        except OSError as error:  # its file is the corpus, one of its files, or the text to validate with
+            raise Failure(f"cannot read {error.filename or corpus}: {error.strerror}") from error
         if detach:
             click.echo(job.id)
         else:

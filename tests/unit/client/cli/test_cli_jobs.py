@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,16 @@ def test_a_fraction_to_validate_with_excludes_a_text(train, server, book):
     shown = train(book, "--validation", "0.2", "--validation-corpus", book)
     assert (shown.exit_code, server.requests) == (2, [])
     assert "--validation and --validation-corpus exclude each other" in shown.stderr
+
+
+@BOTH
+def test_a_text_to_validate_with_that_cannot_be_read_is_named(train, server, book):
+    """It exists, but is no file."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("held")
+        shown = train(book, "--validation-corpus", "held")
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert shown.stderr == "error: cannot read held: No such device or address\n"
 
 
 @BOTH
