@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 from urllib3.exceptions import (  # requests needs urllib3 too, and hides these in a ConnectionError
+    HTTPError,
     NewConnectionError,
     ReadTimeoutError,
 )
@@ -96,8 +97,11 @@ def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoE
         return wrong_scheme
     if is_read_timeout(error):
         return errors.Timeout(f"{url} sent nothing for {read_s} s: raise timeout, request fewer tokens, or stream")
-    if isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
-        return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): correct its values")
+    has_no_file = not isinstance(error, (requests.RequestException, HTTPError))
+    if has_no_file or isinstance(error, (ValueError, requests.exceptions.InvalidJSONError)):
+        certificates = "check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or the session's certificates"
+        advice = certificates if has_no_file else "correct its values"
+        return errors.InvalidArgument(f"the request to {url} cannot be sent ({reason(error)}): {advice}")
     if isinstance(error, requests.ConnectTimeout):
         return _not_connected(f"{url} did not accept a connection within {connect_s} s: check base_url")
     if isinstance(error, requests.exceptions.ProxyError):

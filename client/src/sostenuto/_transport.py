@@ -163,7 +163,8 @@ class Transport:
             )
             if response.status_code >= _FIRST_REFUSAL:
                 _ = response.content  # read here, where a lost connection is caught
-        except (requests.RequestException, HTTPError) as error:  # requests does not wrap all of urllib3's errors
+        # requests wraps neither all of urllib3's errors nor that of a missing file of certificates.
+        except (OSError, HTTPError) as error:
             raise failure(error, self._settings.shown_url + path, self._settings) from error
         if response.status_code >= _FIRST_REFUSAL:
             raise refusal(response)

@@ -135,6 +135,14 @@ def test_a_connection_error_mentions_the_proxy(monkeypatch, server):
         client.models()
 
 
+def test_a_missing_file_of_certificates_is_an_invalid_argument(monkeypatch):
+    """`requests` raises an OSError, of which the command line would say that its output cannot be written."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such.pem")
+    client = Client("https://127.0.0.1:1")
+    with client, pytest.raises(sostenuto.InvalidArgument, match=r"/no/such\.pem\): check REQUESTS_CA_BUNDLE"):
+        client.models()
+
+
 def test_an_invalid_host_raises_invalid_argument():
     with Client("http://a..b", max_retries=0) as client, pytest.raises(sostenuto.InvalidArgument, match=r"a\.\.b"):
         client.models()
