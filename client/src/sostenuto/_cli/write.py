@@ -259,11 +259,12 @@ class Session:
             raise Failure("there is no turn to generate again")
         try:
             self._generate(turn.prompt, seed=random.SystemRandom().getrandbits(SEED_BITS))
-        except BaseException:
+        except Exception:  # unlike after Ctrl-C, which keeps the text so far
             conversation.turns = before
             raise
-        if len(conversation.turns) < len(before):  # stopped before its first token
-            conversation.turns = before
+        finally:
+            if len(conversation.turns) < len(before):  # stopped before its first token
+                conversation.turns = before
 
     def _branch(self, name: str) -> None:
         """Copy the current branch and switch to the copy."""

@@ -280,6 +280,20 @@ def test_ctrl_c_stops_the_turn_and_keeps_its_text(terminal, server, tmp_path):
     assert read(server) == [("Once", False), ("Once upon", False)]
 
 
+def test_ctrl_c_stops_a_retry_and_keeps_its_text_or_the_turn_before(terminal, server, tmp_path):
+    path = tmp_path / "story.json"
+    server.script = [turn(" upon"), stream([chunk(" there")], then=linger), linger]
+    session = terminal("write", "Once", "--file", str(path), *TINY)
+    exchange(session, b"> ", b"\n", b" upon", b"", b"> ", b"/retry\n", b" there", CTRL_C, b"> ")
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" there"]
+    exchange(session, b"", b"/retry\n")
+    until(lambda: len(server.requests) == 3)
+    time.sleep(0.1)
+    exchange(session, b"", CTRL_C, b"stopped", b"", b"> ", CTRL_D)
+    assert session.end()[0] == 0
+    assert [kept["text"] for kept in json.loads(path.read_text())["turns"]] == [" there"]
+
+
 def test_ctrl_c_ends_a_piped_session(process, server, tmp_path):
     path = tmp_path / "story.json"
     server.script = [stream([chunk(" upon")], then=linger)]
