@@ -6,6 +6,7 @@ Memory: 16 bytes per custom_id while IN and OUT are compared, then one byte per 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,16 @@ EMPTY, PENDING, COMPLETED = range(3)
 
 
 class CompletedLines:
-    """The lines that OUT has: digests of custom_ids, and numbers of lines without a custom_id of their own."""
+    """The lines that OUT has: digests of custom_ids, numbers of lines without a custom_id of their own, and errors."""
 
     def __init__(self) -> None:
         self.digests = bytearray()
         self.lines: list[int] = []
+        self.errors = Counter[str]()  # number of lines by the code of their error
 
     def add(self, record: OutputRecord) -> None:
+        if record.code is not None:
+            self.errors[record.code] += 1
         if record.custom_id is not None:
             self.digests += _digest(record.custom_id)
         elif record.line is not None:

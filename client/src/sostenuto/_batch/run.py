@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sostenuto._batch.client import BatchClient, process_line
 from sostenuto._batch.errors import UsageError
-from sostenuto._batch.formats import OutputFormat, OutputLine, OutputRecord
+from sostenuto._batch.formats import OutputFormat, OutputLine
 from sostenuto._batch.output_files import OutputFiles
 from sostenuto._batch.plan import CompletedLines, PendingLines, find_pending
 from sostenuto._batch.requests_file import Line, check_readable
@@ -58,14 +58,15 @@ def run(options: Options) -> bool:
     if options.ray is not None:
         _prepare_ray(options.ray)
     with OutputFiles(options.target, options.output_format) as files:
-        completed, errors = _recover(files, retry_errors=options.retry_errors)
+        completed = CompletedLines()
+        files.recover(completed.add, drops_errors=options.retry_errors)
         pending = find_pending(options.source, completed)
         if pending.num_unknown:
             warning = f"{pending.num_unknown:,} lines of OUT have a custom_id that is not in IN; they are kept"
             print(warning, file=sys.stderr)
-        _complete(pending, files, errors, options)
+        _complete(pending, files, completed.errors, options)
         files.check()
-    return not errors
+    return not completed.errors
 
 
 def _prepare_ray(address: str) -> None:
@@ -78,18 +79,6 @@ def _prepare_ray(address: str) -> None:
     if address == LOCAL and "RAY_AUTH_MODE" not in os.environ:
         # Otherwise Ray stores a token in the home directory, for all clusters of this user.
         os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
-
-
-def _recover(files: OutputFiles, *, retry_errors: bool) -> tuple[CompletedLines, Counter[str]]:
-    completed, errors = CompletedLines(), Counter[str]()
-
-    def add(record: OutputRecord) -> None:
-        if record.code is not None:
-            errors[record.code] += 1
-        completed.add(record)
-
-    files.recover(add, drops_errors=retry_errors)
-    return completed, errors
 
 
 def _complete(pending: PendingLines, files: OutputFiles, errors: Counter[str], options: Options) -> None:
