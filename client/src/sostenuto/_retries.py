@@ -16,7 +16,6 @@ from time import monotonic
 
 from sostenuto._errors import (
     APIError,
-    BodyTimeout,
     ConnectionFailed,
     InvalidArgument,
     NotReady,
@@ -183,14 +182,14 @@ class Attempts:
 def may_be_processed(error: SostenutoError) -> bool:
     """Return whether the server may have processed a request in spite of its error.
 
-    A gateway refuses with 408, 429 and 503 before it does anything. A 503 without a code is not from a gateway: a proxy
-    may have lost its connection to one.
+    A gateway refuses with 4xx and 503 before it does anything. A 503 without a code is not from a gateway: a proxy may
+    have lost its connection to one.
     """
     if isinstance(error, ConnectionFailed):
         return error.was_connected
     if isinstance(error, ServiceUnavailable):
         return error.code is None
-    return not isinstance(error, (BodyTimeout, TooManyRequests))
+    return not isinstance(error, APIError) or (error.status or FIRST_SERVER_ERROR) >= FIRST_SERVER_ERROR
 
 
 def is_retryable(status: int, headers: Mapping[str, str]) -> bool:

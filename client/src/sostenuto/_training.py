@@ -28,7 +28,7 @@ from sostenuto._errors import (
 from sostenuto._job_events import JobEvent, JobEvents
 from sostenuto._loss_curve import LossCurve
 from sostenuto._results import required
-from sostenuto._retries import FIRST_SERVER_ERROR, may_be_processed
+from sostenuto._retries import may_be_processed
 from sostenuto._transport import Transport
 
 # Sources of an upload: a text or a path, bytes, or an open file.
@@ -331,16 +331,12 @@ def _create_once(transport: Transport, body: dict[str, Any], *, is_findable: boo
     try:
         return Job.from_response(transport.send("POST", JOBS, body, once=True), transport)
     except SostenutoError as error:
-        if is_findable and may_be_processed(error) and not _is_refusal(error):
+        if is_findable and may_be_processed(error):
             with suppress(SostenutoError):
                 for raw in pages(transport, JOBS, PAGE):
                     if raw.get("training_file") == body["training_file"]:
                         return Job.from_response(raw, transport)
         raise
-
-
-def _is_refusal(error: SostenutoError) -> bool:
-    return isinstance(error, APIError) and error.status is not None and error.status < FIRST_SERVER_ERROR
 
 
 def pages(transport: Transport, path: str, limit: int | None = None) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,8 @@ def test_a_deletion_whose_response_was_lost_succeeds_at_the_retry(client, server
 
 
 @pytest.mark.parametrize(
-    "first", [refusal(429, "too many requests"), refusal(503, "shutting down", code="shutting_down")]
+    "first",
+    [refusal(409, "conflict"), refusal(429, "too many requests"), refusal(503, "shutting down", code="shutting_down")],
 )
 def test_what_was_not_there_is_not_deleted_at_the_retry(client, server, first):
     """The server has refused the first request before it did anything."""
