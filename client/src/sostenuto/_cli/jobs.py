@@ -15,7 +15,6 @@ from sostenuto._cli.terminal import on_one_line, print_table, write_json, write_
 from sostenuto._concurrency import clock
 
 HEADINGS = ("id", "status", "from", "model", "created", "time left")
-UNKNOWN = "-"
 
 EPILOG = """\
 \b
@@ -46,16 +45,18 @@ def jobs(context: click.Context, *, limit: int, as_json: bool) -> None:
         for job in listed:
             write_json(job.raw)
         return
-    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(job)] for job in listed])
+    rows = [
+        (job.id, job.status, job.model, _trained(job), _local_time(job.created_at), _time_left(job)) for job in listed
+    ]
+    print_table(HEADINGS, rows)
 
 
-def _row(job: Job) -> list[str]:
-    left = UNKNOWN if job.seconds_left is None else clock(job.seconds_left)
-    return [job.id, job.status, job.model, _trained(job), _local_time(job.created_at), left]
+def _trained(job: Job) -> str | None:
+    return None if job.fine_tuned_model is None else f"{job.fine_tuned_model}:{job.version}"
 
 
-def _trained(job: Job) -> str:
-    return UNKNOWN if job.fine_tuned_model is None else f"{job.fine_tuned_model}:{job.version}"
+def _time_left(job: Job) -> str | None:
+    return None if job.seconds_left is None else clock(job.seconds_left)
 
 
 def _local_time(seconds: int) -> str:
@@ -77,10 +78,10 @@ def show(job_id: str, *, as_json: bool) -> None:
         "status": job.status,
         "error": job.error,
         "from": job.model,
-        "model": None if job.fine_tuned_model is None else _trained(job),
+        "model": _trained(job),
         "created": _local_time(job.created_at),
         "finished": None if job.finished_at is None else _local_time(job.finished_at),
-        "time left": None if job.seconds_left is None else clock(job.seconds_left),
+        "time left": _time_left(job),
         "trained tokens": None if job.trained_tokens is None else f"{job.trained_tokens:,}",
         "training file": job.training_file,
         "validation file": job.validation_file,

@@ -11,10 +11,9 @@ import click
 from sostenuto import Client, Model, ModelVersion
 from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import connect, server_options
-from sostenuto._cli.terminal import on_one_line, print_table, write_json, write_text
+from sostenuto._cli.terminal import print_table, write_json, write_text
 
 HEADINGS = ("id", "versions", "cell", "size", "token unit", "vocabulary", "direction", "deterministic")
-UNKNOWN = "-"
 
 VERSION_HEADINGS = ("version", "labels", "traffic", "loss", "bits/char", "parameters", "size", "corpus", "from")
 NUMBERS = ("vocabulary", "version", "traffic", "loss", "bits/char", "parameters", "size")
@@ -51,7 +50,7 @@ def models(context: click.Context, *, as_json: bool) -> None:
         for model in listed:
             write_json(model.raw)
         return
-    print_table(HEADINGS, [[on_one_line(cell) for cell in _row(model)] for model in listed], numbers=NUMBERS)
+    print_table(HEADINGS, map(_row, listed), numbers=NUMBERS)
 
 
 @models.command()
@@ -64,8 +63,7 @@ def show(model: str, *, as_json: bool) -> None:
         found = client.model(model)
     if as_json:
         return write_json(found.raw)
-    rows = [[on_one_line(cell) for cell in _version_row(version)] for version in found.versions]
-    print_table(VERSION_HEADINGS, rows, numbers=NUMBERS)
+    print_table(VERSION_HEADINGS, map(_version_row, found.versions), numbers=NUMBERS)
     if found.unloaded:
         write_text(f"not loaded: {', '.join(map(str, found.unloaded))}\n")
     return None
@@ -138,40 +136,43 @@ def delete(model: str, *, yes: bool) -> None:
 def _change(send: Callable[[Client], Model]) -> None:
     with connect() as client:
         model = send(client)
-    rows = [[str(each.version), ", ".join(each.labels) or UNKNOWN, f"{each.share:.0%}"] for each in model.versions]
-    print_table(VERSION_HEADINGS[:3], rows, numbers=NUMBERS)
+    print_table(VERSION_HEADINGS[:3], map(_traffic_row, model.versions), numbers=NUMBERS)
     for label, number in (model.labels or {}).items():
         if number in (model.unloaded or ()):
             write_text(f"{model.id}:{number} is being loaded for {label}\n")
 
 
-def _version_row(version: ModelVersion) -> list[str]:
-    def shown(value: float | None, form: str) -> str:
-        return UNKNOWN if value is None else format(value, form)
-
-    size = UNKNOWN if version.size_bytes is None else f"{version.size_bytes / 1e6:.1f} MB"
-    facts = [shown(version.validation_loss, ".3f"), shown(version.bits_per_character, ".3f")]
-    names = [version.corpus or UNKNOWN, version.parent or UNKNOWN]
-    start = [str(version.version), ", ".join(version.labels) or UNKNOWN, f"{version.share:.0%}"]
-    return [*start, *facts, shown(version.parameters, ",d"), size, *names]
+def _traffic_row(version: ModelVersion) -> list[object]:
+    return [version.version, ", ".join(version.labels) or None, f"{version.share:.0%}"]
 
 
-def _row(model: Model) -> list[str]:
-    size = f"{_or_unknown(model.layers)} × {_or_unknown(model.units)}"
-    vocabulary = UNKNOWN if model.vocab_size is None else f"{model.vocab_size:,}"
+def _version_row(version: ModelVersion) -> list[object]:
+    return [
+        *_traffic_row(version),
+        _formatted(version.validation_loss, ".3f"),
+        _formatted(version.bits_per_character, ".3f"),
+        _formatted(version.parameters, ",d"),
+        None if version.size_bytes is None else f"{version.size_bytes / 1e6:.1f} MB",
+        version.corpus,
+        version.parent,
+    ]
+
+
+def _row(model: Model) -> list[object]:
+    size = " × ".join("-" if number is None else str(number) for number in (model.layers, model.units))
     deterministic = None if model.deterministic is None else "yes" if model.deterministic else "no"
-    cells = (model.cell, size, model.unit, vocabulary, model.direction, deterministic)
-    return [model.id, _versions(model), *map(_or_unknown, cells)]
+    vocabulary = _formatted(model.vocab_size, ",d")
+    return [model.id, _versions(model), model.cell, size, model.unit, vocabulary, model.direction, deterministic]
 
 
-def _versions(model: Model) -> str:
+def _versions(model: Model) -> object:
     """Return the versions with their labels, the default version first."""
     in_order = sorted(model.versions, key=lambda each: each.version != model.version)
-    return ", ".join(" ".join([str(each.version), *each.labels]) for each in in_order) or _or_unknown(model.version)
+    return ", ".join(" ".join([str(each.version), *each.labels]) for each in in_order) or model.version
 
 
-def _or_unknown(value: object) -> str:
-    return UNKNOWN if value is None else str(value)
+def _formatted(number: float | None, form: str) -> str | None:
+    return None if number is None else format(number, form)
 
 
 TOKENIZER_EPILOG = """\

@@ -297,9 +297,9 @@ class Run:
 _HEADINGS = tuple(name.replace("_", " ") for name in (*COLUMNS, "ratio"))
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: Any) -> str | None:
     if name == "text":
         return shortened(on_one_line(value), MAX_SHOWN)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    return None if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"

@@ -189,18 +189,20 @@ def as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+def print_table(headings: Sequence[str], rows: Iterable[Iterable[object]], numbers: Sequence[str] = ()) -> None:
     """Print a table, or one record per row if the columns do not fit the terminal's width.
 
-    Columns whose heading is one of the numbers are right-aligned.
+    Cells are escaped; None becomes `-`. Columns whose heading is one of the numbers are right-aligned.
     """
     screen = console()
-    widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+    shown = [["-" if cell is None else on_one_line(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headings, *shown, strict=True)]
     if screen.is_terminal and sum(widths) + GAP * (len(widths) - 1) > screen.width:
-        records = ("".join(f"{heading}: {cell}\n" for heading, cell in zip(headings, row, strict=True)) for row in rows)
+        pairs = (zip(headings, row, strict=True) for row in shown)
+        records = ("".join(f"{heading}: {cell}\n" for heading, cell in each) for each in pairs)
         screen.print("\n".join(records), end="")
         return
-    for row in (headings, *rows):
+    for row in (headings, *shown):
         cells = []
         for heading, cell, width in zip(headings, row, widths, strict=True):
             padding = " " * (width - cell_len(cell))

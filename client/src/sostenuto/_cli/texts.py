@@ -84,8 +84,7 @@ def inspect(
     worst = sorted(scored, key=lambda token: token.probability or 0)[:least]
     if worst:
         screen.print()
-        contexts = [on_one_line(content[max(0, token.offset - CONTEXT) : token.offset]) for token in worst]
-        rows = [[context, *_row(token)] for context, token in zip(contexts, worst, strict=True)]
+        rows = [[content[max(0, token.offset - CONTEXT) : token.offset], *_row(token)] for token in worst]
         print_table(("after", *INSPECT_HEADINGS), rows, numbers=INSPECT_HEADINGS[1:2])
     return None
 
@@ -108,14 +107,14 @@ def _style(probability: float | None) -> str:
     return next((style for threshold, style in SHADES if probability >= threshold), LEAST)
 
 
-def _row(token: ScoredToken) -> list[str]:
+def _row(token: ScoredToken) -> list[str | None]:
     others = sorted(
         ((logprob, text) for text, logprob in token.alternatives.items() if text != token.text), reverse=True
     )
     return [
-        f"‹{on_one_line(token.text)}›",
-        "-" if token.probability is None else _percent(token.logprob or 0.0),
-        " ".join(f"‹{on_one_line(text)}› {_percent(logprob)}" for logprob, text in others),
+        f"‹{token.text}›",
+        None if token.logprob is None else _percent(token.logprob),
+        " ".join(f"‹{text}› {_percent(logprob)}" for logprob, text in others),
     ]
 
 
@@ -151,7 +150,7 @@ def next_word(
     if as_json:
         names = ("word", "text", "probability", "logprob")
         return write_json([{name: getattr(each, name) for name in names} for each in words])
-    rows = [[on_one_line(each.word), f"‹{on_one_line(each.text)}›", _percent(each.logprob)] for each in words]
+    rows = [[each.word, f"‹{each.text}›", _percent(each.logprob)] for each in words]
     return print_table(NEXT_HEADINGS, rows, numbers=NEXT_HEADINGS[2:])
 
 
