@@ -162,7 +162,8 @@ class Job:
                 timer.daemon = True
                 timer.start()
             try:
-                _plot_live(events) if plot else _exhaust(events)
+                for _ in _plotted(events) if plot else events:
+                    pass
             finally:
                 if timer is not None:
                     timer.cancel()
@@ -353,13 +354,8 @@ def pages(transport: Transport, path: str, limit: int | None = None) -> Iterator
         after = required(data[-1], "id", str)
 
 
-def _exhaust(events: Iterable[JobEvent]) -> None:
-    for _ in events:
-        pass
-
-
-def _plot_live(events: Iterable[JobEvent]) -> None:
-    """Show the loss curves in a notebook, and update them; elsewhere show nothing."""
+def _plotted(events: Iterable[JobEvent]) -> Iterator[JobEvent]:
+    """Yield events; meanwhile show the loss curves in a notebook, and update them; elsewhere show nothing."""
     # IPython is not a dependency; a notebook has imported it.
     display = getattr(sys.modules.get("IPython.display"), "display", None)
     seen: list[JobEvent] = []
@@ -372,3 +368,4 @@ def _plot_live(events: Iterable[JobEvent]) -> None:
                 shown = display(curve, display_id=True)
             else:
                 shown.update(curve)
+        yield event

@@ -34,14 +34,12 @@ def metrics(report: dict[str, Any]) -> list[tuple[str, list[str], str]]:
 def _rows(report: dict[str, Any]) -> list[tuple[str, Cell, str]]:
     near, size = report["generated"]["nearest"]["near_distance"], f"{report['compared_records']:,}"
     checks = " and ".join(name.replace("_", " ") for name in report["checks"])
-    rows: list[tuple[str, Cell, str]] = [
+    return [
         ("records", lambda s: f"{s['records']:,}", f"training: {report['training']['records']:,}"),
         ("valid", lambda s: percent(s["valid_share"]) if checks else None, f"by {checks}"),
         ("unique", lambda s: percent(s["unique_share"]), "distinct among the valid"),
-        *(
-            (f"unique@{size[:-3]}k", _unique_at(size), f"of the first {int(size):,} valid ones")
-            for size in ("1000", "10000")
-        ),
+        ("unique@1k", lambda s: percent(s["unique_at"]["1000"]), "of the first 1,000 valid ones"),
+        ("unique@10k", lambda s: percent(s["unique_at"]["10000"]), "of the first 10,000 valid ones"),
         ("novel", lambda s: percent(s["novel_share"]), "of the distinct ones, not in the training file"),
         (
             "near copies",
@@ -59,21 +57,13 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, Cell, str]]:
             lambda s: bits(s["lengths"]["js_bits"]),
             f"bits from training (0: the same, 1: disjoint), of {size} records each",
         ),
+        ("characters, JS", lambda s: bits(s["ngrams"][0]["js_bits"]), "bits"),
+        ("2-grams, JS", lambda s: bits(s["ngrams"][1]["js_bits"]), "bits"),
+        ("3-grams, JS", lambda s: bits(s["ngrams"][2]["js_bits"]), "bits"),
+        ("columns, JS", _columns, "bits: the mean, and the column furthest from training"),
+        ("correlations", _correlations, "mean difference from training"),
+        ("classifier AUC", _auc, _against(report)),
     ]
-    names = ("characters, JS", "2-grams, JS", "3-grams, JS")
-    rows += [(name, _ngram(order), "bits") for order, name in enumerate(names)]
-    rows.append(("columns, JS", _columns, "bits: the mean, and the column furthest from training"))
-    rows.append(("correlations", _correlations, "mean difference from training"))
-    rows.append(("classifier AUC", _auc, _against(report)))
-    return rows
-
-
-def _unique_at(size: str) -> Cell:
-    return lambda subject: percent(subject["unique_at"][size])
-
-
-def _ngram(order: int) -> Cell:
-    return lambda subject: bits(subject["ngrams"][order]["js_bits"])
 
 
 def _columns(subject: dict[str, Any]) -> str | None:

@@ -10,8 +10,6 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from sostenuto._report.distributions import Floats
-
 MAX_RECORDS = 5000  # whose nearest training record is searched
 MIN_RECORDS = 200  # minimum to search; beyond the budget, among fewer training records
 # CPU time per pair on an Intel Xeon (Sapphire Rapids class): with vector instructions, and per character and word of 64
@@ -70,17 +68,12 @@ def nearest_report(
         "near_share": float((distances <= np.float32(near)).mean()) if len(texts) else None,
         "mean": float(distances.mean()) if len(texts) else None,
         "median": float(np.median(distances)) if len(texts) else None,
-        "counts": _histogram(distances),
+        "counts": np.histogram(distances, bins=NUM_BINS, range=(0, 1))[0].tolist(),
         "pairs": [
             _pair(texts[i], training[places[i]])
             for i in heapq.nsmallest(NUM_PAIRS, range(len(texts)), key=distances.__getitem__)
         ],
     }
-
-
-def _histogram(distances: Floats) -> list[int]:
-    counts, _ = np.histogram(distances, bins=NUM_BINS, range=(0, 1))
-    return [int(count) for count in counts]
 
 
 def _pair(text: str, training: str) -> dict[str, Any]:
