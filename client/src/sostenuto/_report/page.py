@@ -112,9 +112,8 @@ def _ngrams(report: dict[str, Any]) -> str:
         values = [(name, css, subject["ngrams"][order]["js_bits"]) for name, css, subject in found]
         shown = [(name, css, value, bits(value) or NONE) for name, css, value in values]
         rows.append(("characters" if order == 0 else f"{order + 1}-grams", shown))
-    top = max((value or 0.0 for _, row in rows for _, _, value, _ in row), default=0.0)
     about = "Divergence from training in bits; shorter is closer. ⟦ and ⟧ mark the beginning and the end of a record."
-    plot = plots.bars("Jensen-Shannon divergence from training in bits", rows, top)
+    plot = plots.bars("Jensen-Shannon divergence from training in bits", rows)
     key = key_of([(name, css) for name, css, _ in found])
     differences = panels(map(_differences, report["generated"]["ngrams"]))
     return section("Characters and n-grams", soft(about), key, figure(plot), differences)
@@ -211,8 +210,7 @@ def _category_plot(own: dict[str, Any], sets: list[tuple[str, str, dict[str, Any
         shares.append((*TRAINING, each["training_share"]))
         shown = [(name, css, share, NONE if share is None else share_of(share)) for name, css, share in shares]
         rows.append((each["value"], shown))
-    top = max((share or 0.0 for _, row in rows for _, _, share, _ in row), default=0.0)
-    return plots.bars(f"Values of {own['name']}", rows, top, width=420)
+    return plots.bars(f"Values of {own['name']}", rows, width=420)
 
 
 def _correlations(report: dict[str, Any]) -> str:

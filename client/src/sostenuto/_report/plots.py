@@ -89,18 +89,17 @@ def _grid(top_share: float, width: int, y: Callable[[float], float]) -> str:
 def bars(
     title: str,
     rows: Sequence[tuple[str, Sequence[tuple[str, str, float | None, str]]]],
-    top: float,
     *,
     width: int = WIDTH,
 ) -> str:
-    """Return groups of horizontal bars.
+    """Return groups of horizontal bars; the longest one has the full length.
 
     Args:
         title: For screen readers.
         rows: A name, and for each bar the set's name, its class, its value and how that is shown.
-        top: The value of a bar of full length.
         width: Of the plot.
     """
+    largest = max((value or 0.0 for _, row in rows for _, _, value, _ in row), default=0.0) or 1.0
     num_bars = max((len(row) for _, row in rows), default=1)
     pitch = BAR * num_bars + 12
     room = width - NAME_WIDTH - 70
@@ -109,7 +108,7 @@ def bars(
         middle = pitch * i + 4 + BAR * num_bars / 2
         parts.append(f'<text class="name end" x="{NAME_WIDTH - 8}" y="{middle + 4:.1f}">{text(name, 22)}</text>')
         for j, (who, css, value, label) in enumerate(row):
-            level, length = pitch * i + 4 + BAR * j, room * min(1.0, (value or 0.0) / (top or 1.0))
+            level, length = pitch * i + 4 + BAR * j, room * (value or 0.0) / largest
             over = f"<title>{text(name)}, {text(who)}: {text(label)}</title>"
             size = f'x="{NAME_WIDTH}" y="{level:.1f}" width="{max(length, 1):.1f}" height="{BAR - 1}"'
             parts.append(f'<rect class="{css} bar" {size}>{over}</rect>')
