@@ -126,6 +126,13 @@ def test_deltas_of_a_backward_model_are_prepended(client, server):
     assert choice == {"index": 0, "text": "abcdef", "finish_reason": "stop", "logprobs": lists}
 
 
+def test_stream_options_are_added_to_the_clients_own(client, server):
+    server.script = [stream([DONE])] * 2
+    for given, sent in (({"state_interval": 8}, {"state_interval": 8}), (None, {})):
+        list(client.stream(suffix="!", model="tiny", prepend=True, stream_options=given))
+        assert server.bodies[-1]["stream_options"] == {"include_usage": True, "prepend": True, **sent}
+
+
 def test_a_null_in_a_later_chunk_keeps_the_earlier_value(client, server):
     usage = COMPLETION["usage"]
     early = {**chunk("a", "stop", state="S"), "usage": usage}

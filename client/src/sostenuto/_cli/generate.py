@@ -123,7 +123,7 @@ def generate(
         fields["return_state"] = True
         if stream:
             # With every text delta, so that there is one for the text before Ctrl-C.
-            fields["stream_options"] = {"include_usage": True, "state_interval": 1}
+            fields["stream_options"] = {"state_interval": 1}
     began_at_s = monotonic()
     with connect() as client:
         try:
