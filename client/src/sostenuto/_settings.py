@@ -85,7 +85,7 @@ def _base_url(url: str) -> str:
         host = port = None
     if not host or port == 0:
         raise InvalidArgument(f"base_url is {url!r}: pass a URL such as {DEFAULT_BASE_URL}")
-    return url.removesuffix("/v1")
+    return re.sub("(?<!/)/v1$", "", url)  # but not the host of http://v1
 
 
 def _api_key(key: str) -> str:

@@ -18,6 +18,7 @@ def settings(base_url=None, api_key=None, **environ):
 def test_a_trailing_slash_or_v1_of_the_base_url_is_ignored(end):
     assert settings(URL + end).base_url == URL
     assert settings(f"{URL}/texts{end}").base_url == f"{URL}/texts"
+    assert settings(f"http://v1{end}").base_url == "http://v1"
 
 
 def test_arguments_override_the_environment_and_it_overrides_defaults():
