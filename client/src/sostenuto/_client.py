@@ -172,7 +172,8 @@ class Client(AbstractContextManager["Client"]):
             InvalidArgument: `resume` with several prompts or `n` above 1.
             ResumptionFailed: raised while reading: the stream could not be resumed exactly.
         """
-        options = {"include_usage": True, **({"prepend": True} if prepend else {}), **(fields.get("stream_options") or {})}
+        own = {"include_usage": True, **({"prepend": True} if prepend else {})}
+        options = {**own, **(fields.get("stream_options") or {})}
         body = {**self._completion(prompt, {**fields, "stream_options": options}), "stream": True}
         stopped = LinkedEvent(self._transport.closed)
         send = partial(self._transport.open_stream, "POST", COMPLETIONS, stopped=stopped)

@@ -108,7 +108,10 @@ def with_signature(arguments: type) -> Callable[[Method], Method]:
 
 
 def present_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields to send: those that are not None, and those in `extra_body`. The server refuses unknown ones."""
+    """Return the fields to send: those that are not None, and those in `extra_body`.
+
+    Unknown names are left to the server, which refuses them with a suggestion.
+    """
     every = {**fields, **(fields.get("extra_body") or {})}
     return {name: value for name, value in every.items() if value is not None and name != "extra_body"}
 

@@ -33,7 +33,9 @@ class Journal(AbstractContextManager["Journal"]):
         self._unsynced = False
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        """Flush written lines to disk, close the file and release the lock."""
+        self._sync()
+        os.close(self._file)
 
     def recover(self, on_record: Callable[[OutputRecord], None]) -> None:
         """Call `on_record` with every existing record, and truncate an incomplete one of a killed run.
@@ -101,11 +103,6 @@ class Journal(AbstractContextManager["Journal"]):
         """Remove the file, which stays open and locked, unless it has content."""
         if os.fstat(self._file).st_size == 0:
             self._path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Flush written lines to disk, close OUT and release the lock."""
-        self._sync()
-        os.close(self._file)
 
     def _sync(self) -> None:
         # Not every file system supports it.
