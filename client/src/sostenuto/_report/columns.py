@@ -192,8 +192,10 @@ def correlation_ratio(numbers: Floats, groups: Integers) -> float | None:
 
 
 def _number(value: str | None) -> float:
+    if not value or "_" in value:  # Python reads 2024_05 as 202405
+        return math.nan
     try:
-        number = float(value or "nan")
+        number = float(value)
     except ValueError:
         return math.nan
     return number if abs(number) <= MAX_NUMBER else math.nan

@@ -189,6 +189,7 @@ def test_correlations_take_memory_for_the_values_that_occur():
         ([f"name {i}" for i in range(100)], "text"),
         ([f"city {i % 70}" for i in range(1000)], "category"),
         (["nan", "inf"], "category"),
+        (["2024_05", "2024_06"], "category"),
     ],
 )
 def test_the_kind_of_a_column_follows_from_its_training_values(values, kind):
