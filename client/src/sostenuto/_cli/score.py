@@ -18,7 +18,7 @@ import click
 from sostenuto import Client, Score
 from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import FILE, connect, label_option, model_option, server_options
-from sostenuto._cli.terminal import STDIN, on_one_line, print_table, say, text_argument, write_text
+from sostenuto._cli.terminal import STDIN, lines_of, on_one_line, print_table, say, text_argument, write_text
 from sostenuto._concurrency import Progress
 from sostenuto._report.records import csv_line
 from sostenuto._results import shortened
@@ -130,13 +130,7 @@ class Lines:
             return
         with ExitStack() as stack, failing_to(f"read {self.name}"):
             file = sys.stdin.buffer if self.path is None else stack.enter_context(self.path.open("rb"))
-            for number, line in enumerate(file, 1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    where = f"{self.name}, line {number:,} is not UTF-8 at byte {error.start}"
-                    raise Failure(f"{where}: convert it, for example with iconv") from error
-                yield text.removesuffix("\n").removesuffix("\r")
+            yield from lines_of(file, self.name)
 
 
 class Run:

@@ -74,12 +74,15 @@ def typed_lines(prompt: Callable[[], str]) -> Iterator[str]:
             raise Failure("the terminal's line is not UTF-8: set the terminal to UTF-8") from error
 
 
-def piped_lines() -> Iterator[str]:
-    """Yield the lines of standard input, without line ends; raise Failure if one is not UTF-8."""
-    before = 0
-    for line in sys.stdin.buffer:
-        yield _decoded(line, "standard input", before).removesuffix("\n").removesuffix("\r")
-        before += len(line)
+def lines_of(file: Iterable[bytes], name: str) -> Iterator[str]:
+    """Yield the lines of a file, without line ends and byte order mark; raise Failure if one is not UTF-8."""
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            where = f"{name}, line {number:,} is not UTF-8 at byte {error.start}"
+            raise Failure(f"{where}: convert it, for example with iconv") from error
+        yield text.removesuffix("\n").removesuffix("\r")
 
 
 def _line_without_terminal(prompt: str) -> str:
@@ -92,14 +95,14 @@ def _line_without_terminal(prompt: str) -> str:
     return line.removesuffix("\n")
 
 
-def _decoded(content: bytes, where: str, before: int = 0) -> str:
-    """Decode UTF-8, or raise Failure with the name of the source, and an offset that counts the bytes before."""
+def _decoded(content: bytes, where: str) -> str:
+    """Decode UTF-8, or raise Failure with the name of the source."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Failure(
-            f"{where} is not UTF-8: byte 0x{content[error.start]:02x} at offset {before + error.start}; convert it, for"
-            " example with iconv"
+            f"{where} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; convert it, for example "
+            "with iconv"
         ) from error
 
 

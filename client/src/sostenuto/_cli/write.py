@@ -29,8 +29,8 @@ from sostenuto._cli.options import (
     server_options,
 )
 from sostenuto._cli.terminal import (
+    lines_of,
     on_one_line,
-    piped_lines,
     read_until_ctrl_c,
     say,
     text_argument,
@@ -97,7 +97,7 @@ def write(prompt: str | None, *, path: Path | None, model: str | None, **options
         session.set("max_tokens", session.conversation.options.get("max_tokens", MAX_TOKENS))
         if sys.stdin.isatty():
             return _converse(session)
-        for line in piped_lines():
+        for line in lines_of(sys.stdin.buffer, "standard input"):
             if not session.take(line):
                 break
     return None

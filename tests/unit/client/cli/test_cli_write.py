@@ -256,7 +256,7 @@ def test_a_line_with_invalid_utf8_ends_a_piped_session(sostenuto, server):
     server.script = [turn("1")]
     shown = sostenuto("write", *TINY, given=b"ab\nc\xff\n")
     assert (shown.exit_code, shown.stdout) == (2, "1")
-    assert "byte 0xff at offset 4" in shown.stderr
+    assert "standard input, line 2 is not UTF-8 at byte 1" in shown.stderr
 
 
 def test_quit_ends_the_session_and_help_lists_every_command(write, server):
