@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from sostenuto import Client
-from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.errors import Failure
 from sostenuto._cli.terminal import text_of
 from sostenuto._settings import DEFAULT_BASE_URL, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, LONGEST_S
 
@@ -115,11 +115,7 @@ def api_key() -> str | None:
     path = given_options().get("api_key_file")
     if path is None:
         return None
-    try:
-        with failing_to(f"read {path}"):
-            key = str(path.read_text(encoding="utf-8")).strip()
-    except UnicodeDecodeError as error:
-        raise Failure(f"{path} has no API key: it is not text") from error
+    key = text_of(path).strip()
     if not key:
         raise Failure(f"{path} has no API key: it is empty")
     return key
