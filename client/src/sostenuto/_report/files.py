@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sostenuto._errors import InvalidArgument
-from sostenuto._report.records import Records, Row, csv_line, object_row, with_columns
+from sostenuto._report.records import Records, Row, csv_line, json_or_none, object_row, with_columns
 
 # The fields of a record that is a text, as training reads them.
 TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"
@@ -95,7 +94,7 @@ def _csv_rows(where: str, content: str) -> list[list[str]]:
 
 def _jsonl(where: str, content: str, field: str | None) -> Records:
     lines = {number: line for number, line in enumerate(content.split("\n"), start=1) if line.strip()}
-    values = {number: _parse(line) for number, line in lines.items()}
+    values = {number: json_or_none(line) for number, line in lines.items()}
     objects = [value for value in values.values() if isinstance(value, dict)]
     first = objects[0] if objects else {}
     is_batch = isinstance(first.get("response"), dict) or ("custom_id" in first and "error" in first)
@@ -138,10 +137,3 @@ def _choices(line: dict[str, Any]) -> Iterator[str]:
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and isinstance(choice.get(TEXT), str):
             yield choice[TEXT]
-
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None

@@ -110,11 +110,16 @@ def _csv_row(text: str, columns: tuple[str, ...]) -> Row | None:
     return [value or None for value in rows[0]]
 
 
-def _json_row(text: str, columns: tuple[str, ...]) -> Row | None:
+def json_or_none(text: str) -> Any:
+    """Parse JSON; return None if it is invalid or nested too deeply."""
     try:
-        fields = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def _json_row(text: str, columns: tuple[str, ...]) -> Row | None:
+    fields = json_or_none(text)
     return object_row(fields, columns) if isinstance(fields, dict) else None
 
 
