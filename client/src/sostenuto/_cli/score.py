@@ -117,11 +117,7 @@ class Lines:
         if self.path is None or not self.path.is_file():
             return None
         with failing_to(f"read {self.path}"), self.path.open("rb") as file:
-            blocks = iter(lambda: file.read(2**20), b"")
-            num_breaks, last = 0, b"\n"
-            for block in blocks:
-                num_breaks, last = num_breaks + block.count(b"\n"), block[-1:]
-        return num_breaks + (last != b"\n")
+            return sum(1 for _ in file)
 
     def __iter__(self) -> Iterator[str]:
         """Yield each line without its line break; raise Failure if one is not UTF-8."""
@@ -196,14 +192,13 @@ class Run:
             yield row
 
     def _scores(self, lines: Lines, num_before: int = 0) -> Iterator[Score]:
-        """Yield the scores of the lines after the first `num_before`, and show progress; report how far it came."""
-        total, num_done = lines.count(), num_before
+        """Yield the scores of the lines after the first `num_before`, and show progress."""
+        total = lines.count()
         texts = (line + self._line_break for line in islice(lines, num_before, None))
         with Progress(total, shown=total != 1, num_done=num_before) as progress:
             progress.note = f", {lines.name}"
             for score in self._client.score_many(texts, **self._options):
                 yield score
-                num_done += 1
                 progress.advance()
 
     def _surprise(self, score: Score) -> float | None:
