@@ -179,7 +179,6 @@ def test_a_read_timeout_is_not_retried(server, silent, waits):
     assert (len(server.requests), waits) == (1, [])
 
 
-ANSWER = answer_json(COMPLETION)
 UNAVAILABLE = [refusal(429, "full"), refusal(503, "draining"), answer_bytes(b"<html>", "text/html", 502), hang_up]
 
 
