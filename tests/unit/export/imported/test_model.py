@@ -304,7 +304,7 @@ def of_strings(path):
 def without_a_function(path):
     file = of_strings(path) / "saved_model.pb"
     damaged = SavedModel.FromString(file.read_bytes())
-    damaged.meta_graphs[0].graph_def.library.ClearField("function")
+    damaged.meta_graphs[0].graph_def.ClearField("library")
     file.write_bytes(damaged.SerializeToString())
     return file.parent
 
