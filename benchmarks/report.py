@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.models.precision import read_cpuinfo
+from contract.machine import read_cpuinfo
 
 RESULTS = Path(__file__).parent / "results"
 

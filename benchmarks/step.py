@@ -21,8 +21,8 @@ from benchmarks.fixture_model import NAME, TEMPERATURE, UNITS
 from benchmarks.report import Comparison, each_round, print_heading, print_table, rounds_parser, spread, write_results
 from benchmarks.servers import publish_fixture_model
 from contract.card import GeneratorCard, load_assets
+from contract.machine import read_cpuinfo
 from contract.signatures import DECODE, in_precision
-from service.models.precision import read_cpuinfo
 
 BATCH_SIZES = (1, 8, 64)
 NUM_STEPS = 64

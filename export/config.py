@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 
 from contract.card import ID_PATTERN, Cell, Direction, GeneratorCard, Unit
 from contract.errors import TokenizerError
+from contract.machine import has_gpu, multiplies_bfloat16
 from contract.tokenizers.regexes import PRESETS, join_regexes
 from export.corpora.documents import Documents
 from export.errors import ConfigError
-from export.machine import has_gpu, multiplies_bfloat16
 
 # Default directories of published versions and of training runs.
 MODELS, RUNS = Path("models"), Path("runs")

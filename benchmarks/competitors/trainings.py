@@ -46,7 +46,7 @@ def torch_layer(cell: str, units: int, precision: str) -> Callable[..., float]:
     """Train with PyTorch's nn.RNN, nn.LSTM or nn.GRU and its fused AdamW; bfloat16 is its autocast."""
     import torch  # noqa: PLC0415
 
-    from export.machine import num_cores  # noqa: PLC0415
+    from contract.machine import num_cores  # noqa: PLC0415
 
     torch.set_num_threads(num_cores())
     torch.manual_seed(0)

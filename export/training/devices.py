@@ -12,10 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from contract.machine import num_cores
 from contract.processes import suppress_stderr
 from export.errors import ConfigError
 from export.interrupts import signal_handlers
-from export.machine import num_cores
 from export.terminal import echo
 
 # With fewer rows or units per core, an operation's overhead exceeds its computation (`benchmarks/HISTORY.md`).

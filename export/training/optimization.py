@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from contract.machine import multiplies_bfloat16
 from contract.tokenizers import SpecialIds
 from export.config import TrainConfig
-from export.machine import multiplies_bfloat16
 from export.training.devices import Compute, Devices
 from export.training.model import States, activation_penalty, forward, layer_outputs, zero_states
 from export.training.sequence import split

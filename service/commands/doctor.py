@@ -10,11 +10,11 @@ from pathlib import Path
 
 from contract.card import load_assets
 from contract.errors import ContractError
+from contract.machine import has_fast_bfloat16, num_cores, read_cpuinfo
 from contract.signatures import MODELS_CONFIG
 from service.backends.health_checks import RepeatedErrors
 from service.commands.health import is_ready
 from service.http_server.addresses import listen
-from service.models.precision import has_fast_bfloat16, read_cpuinfo
 from service.models.repository import RepositoryConfig
 from service.settings import Settings, SettingsError, load_settings, unknown_settings
 
@@ -68,15 +68,14 @@ def _machine() -> Iterator[Finding]:
     cpuinfo = read_cpuinfo()
     flags = cpuinfo.get("flags", "").split()
     amx, avx512 = ("yes" if flag in flags else "no" for flag in ("amx_bf16", "avx512_bf16"))
-    fast = "fast" if has_fast_bfloat16(cpuinfo) else "no fast"
+    fast = "fast" if has_fast_bfloat16() else "no fast"
     name = cpuinfo.get("model name") or platform.processor() or platform.machine()
     yield Finding(
         "CPU",
         f"{cpuinfo.get('vendor_id', 'unknown maker')}, {name}; AMX {amx}, AVX512-BF16 {avx512}: {fast} bfloat16",
         "TensorFlow's packages need a CPU with AVX" if flags and "avx" not in flags else None,
     )
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("cores", str(num_cores))
+    yield Finding("cores", str(num_cores()))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     hint = f"training and serving need {MIN_MEMORY_BYTES / 2**30:.1f} GiB" if memory < MIN_MEMORY_BYTES else None
     yield Finding("memory", f"{memory / 2**30:.1f} GiB", hint)

@@ -7,11 +7,10 @@ of the gateway's type.
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 from contract import signatures
 from contract.card import GeneratorCard
-from contract.files import read_file
+from contract.machine import has_fast_bfloat16
 from contract.signatures import PrecisionName
 from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
@@ -22,7 +21,6 @@ log = logging.getLogger(__name__)
 MAX_DIFFERENCE = 0.002
 # Width of the top layer from which on bfloat16 is clearly faster; at 256 units a decode call gains 0 to 40%.
 MIN_UNITS = 512
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def choose_precision(ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str, Precision]) -> PrecisionName:
@@ -39,30 +37,9 @@ def choose_precision(ref: ModelVersion, card: GeneratorCard, wanted: Mapping[str
         log.info("%s: float32, as bfloat16 costs %.4f nats per token", what, difference)
     elif card.units < MIN_UNITS:
         log.info("%s: float32, as it has %d units, fewer than %d", what, card.units, MIN_UNITS)
-    elif not has_fast_bfloat16(read_cpuinfo()):
+    elif not has_fast_bfloat16():
         log.info("%s: float32, as the CPU of this machine has no fast instructions for bfloat16", what)
     else:
         log.info("%s: bfloat16, as the CPU of this machine has fast instructions for it", what)
         return signatures.BFLOAT16
     return signatures.FLOAT32
-
-
-def has_fast_bfloat16(cpuinfo: Mapping[str, str]) -> bool:
-    """Return whether a CPU multiplies bfloat16 clearly faster than float32, by its fields in /proc/cpuinfo.
-
-    From 512 to 2,048 units prefill is 2.1 to 4.5 times as fast with AMX. With AVX512-BF16 alone a layer is 1.6 to 2
-    times as fast on AMD's CPUs, but prefill 0.7 to 1.2 times on Intel's. Otherwise it is at most as fast
-    (`benchmarks/HISTORY.md`).
-    """
-    flags = cpuinfo.get("flags", "").split()
-    return "amx_bf16" in flags or ("avx512_bf16" in flags and cpuinfo.get("vendor_id") == "AuthenticAMD")
-
-
-def read_cpuinfo() -> dict[str, str]:
-    """Return the fields of the first core in /proc/cpuinfo; none without that file."""
-    try:
-        text = read_file(_CPUINFO).decode(errors="replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in lines}

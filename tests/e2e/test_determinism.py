@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from service.models.precision import has_fast_bfloat16, read_cpuinfo
+from contract.machine import has_fast_bfloat16
 from tests.certificates import Stranger, make_certificate, ssl_config
 from tests.conftest import MODEL_NAMES, TEXT
 
@@ -136,7 +136,7 @@ def test_a_new_model_server_and_tls_do_not_change_a_byte(
 def test_models_list_their_bit_exact_batch_sizes(gateway):
     """On a CPU without products in bfloat16, which the test asks for nevertheless, it may be one."""
     for model in gateway.get("/v1/models")[1]["data"]:
-        is_emulated = model["precision"] == "bfloat16" and not has_fast_bfloat16(read_cpuinfo())
+        is_emulated = model["precision"] == "bfloat16" and not has_fast_bfloat16()
         assert len(model["batch_sizes"]) > (0 if is_emulated else 1)
         assert model["deterministic"] is True
 

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from contract.machine import read_cpuinfo
 from export.graphs.network import CELLS
-from service.models.precision import read_cpuinfo
 from tests.unit.export.graphs.test_embed import embed
 from tests.unit.export.graphs.test_next_logprobs import predict
 from tests.unit.export.models import VOCABULARY, make_model

@@ -9,9 +9,9 @@ import socket
 import pytest
 from click.testing import CliRunner
 
+from contract import machine
 from service.cli import doctor
 from service.commands import doctor as module
-from service.models import precision
 from tests.ports import free_port
 
 
@@ -64,7 +64,7 @@ def test_a_machine_in_order_has_no_problems(run):
 def test_the_cpu_is_named_with_its_instructions(run, tmp_path, monkeypatch, flags, words, hint):
     """TensorFlow does not start on a CPU without AVX."""
     (tmp_path / "cpuinfo").write_text(f"vendor_id\t: GenuineIntel\nmodel name\t: Any: 2 GHz\nflags\t: {flags}\n\n")
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
     code, lines = run()
     assert f"GenuineIntel, Any: 2 GHz; {words}" in line_of(lines, "CPU")
     assert (code, wrong(lines)) == (1, {"CPU": hint}) if hint else (0, {})

@@ -2,6 +2,7 @@
 
 import pytest
 
+from contract import machine
 from contract.card import GeneratorCard, PrecisionCheck
 from service.models import precision
 from service.models.precision import MAX_DIFFERENCE, MIN_UNITS, choose_precision
@@ -32,7 +33,7 @@ AMX, BF16, PLAIN = "avx512f avx512_bf16 amx_bf16 amx_tile", "avx512f avx512_bf16
 def on_cpu(tmp_path, monkeypatch):
     """A function that replaces the CPU."""
     path = tmp_path / "cpuinfo"
-    monkeypatch.setattr(precision, "_CPUINFO", path)
+    monkeypatch.setattr(machine, "_CPUINFO", path)
     return lambda vendor, flags: path.write_text(cpuinfo(vendor, flags))
 
 
@@ -75,7 +76,7 @@ def test_auto_chooses_bfloat16_on_cpus_that_multiply_it_faster(on_cpu, caplog, v
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "processor : 0\nFeatures : fp asimd bf16\n", "flags\n"])
 def test_auto_chooses_float32_on_an_unknown_cpu(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
     if content is not None:
         (tmp_path / "cpuinfo").write_text(content)
     assert choose_precision(DEMO, card(), {"": "auto"}) == "float32"

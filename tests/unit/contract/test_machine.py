@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from export import machine
-from export.machine import has_gpu, multiplies_bfloat16, num_cores
+from contract import machine
+from contract.machine import has_gpu, multiplies_bfloat16, num_cores
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():
