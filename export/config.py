@@ -364,9 +364,10 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigError(f"{path}: {error}") from error
-    recipe = dict(values)
+    recipe = None if path is None else next((name for name, file in RECIPES.items() if file.samefile(path)), None)
+    from_file = dict(values)
     if overrides.get("token_regex") is not None:
         # Not the name in the file, such as a recipe's.
         values.pop("token_unit", None)
@@ -374,10 +375,10 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         # It replaces another text that the file names.
         values.pop("validation_corpus", None)
     has_documents = overrides.get("documents", "none") != "none" or overrides.get("label_column") is not None
-    if has_documents and path in RECIPES.values():
+    if has_documents and recipe is not None:
         # Recipes aim at the loss of one running text, but every document is generated from the zero state.
         values.pop("state_reset_probability", None)
-    if path in RECIPES.values() and overrides.get("epochs") is not None:
+    if recipe is not None and overrides.get("epochs") is not None:
         # The caller's length of the run, instead of the recipe's.
         values.pop("max_minutes", None)
     values |= overrides
@@ -389,9 +390,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:
         values.setdefault("name", Path(corpus).stem)
     config = validated(values)
-    if path in map(RECIPES.get, RECIPES_BY_MINUTES):
-        factor = _dropout_factor(config, path.stem, recipe["max_minutes"])
-        rates = {name: round(recipe.get(name, 0.0) * factor, 3) for name in _DROPOUT if name not in overrides}
+    if recipe in RECIPES_BY_MINUTES:
+        factor = _dropout_factor(config, recipe, from_file["max_minutes"])
+        rates = {name: round(from_file.get(name, 0.0) * factor, 3) for name in _DROPOUT if name not in overrides}
         config = config.model_copy(update=rates)
     return config
 

@@ -19,7 +19,9 @@ def _addresses(value: str) -> str:
     for address in value.split(","):
         host, _, port = address.strip().rpartition(":")
         bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
-        if not host or bare or not port.isdigit() or not 0 < int(port) < 65536:
+        # The limits of names, beyond which Python's resolver raises UnicodeError.
+        is_name = all(0 < len(part) < 64 for part in host.removesuffix(".").split("."))
+        if not is_name or bare or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"must be host:port, or several separated by commas, got {address.strip()!r}")
     return value
 
@@ -380,7 +382,8 @@ def load_settings() -> Settings:
         return Settings(**values, port=os.environ["PORT"])
     except ValidationError as error:
         problems = (
-            f"SOSTENUTO_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}, got {problem['input']!r}"
+            f"SOSTENUTO_{'_'.join(map(str, problem['loc'])).upper()}: "
+            f"{problem['msg'].removeprefix('Value error, ')}, got {problem['input']!r}"
             for problem in error.errors()
         )
         raise SettingsError("; ".join(problems)) from error

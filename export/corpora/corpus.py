@@ -224,7 +224,7 @@ def read_corpus(
 
     Args:
         source: A file, a directory (its files sorted by path, without hidden ones), `-` for standard input, or
-            `pydoc-topics`.
+            a corpus of `export.corpora.packaged` by its name.
         documents: How to split the text: `none` joins everything into one running text, `file` makes each file a
             document, `lines` each line that is not blank, `blank-line` each paragraph, `records` each record of JSON
             Lines or CSV.

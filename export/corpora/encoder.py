@@ -16,7 +16,7 @@ from contract.tokenizers import CharacterTokenizer, RegexTokenizer, Tokenizer, W
 from export.corpora.corpus import Corpus
 from export.corpora.spool import Spool
 
-# From white space up to the next white space. White space that is not in `huggingface.CUT` begins no segment.
+# From white space up to the next white space. White space at which `huggingface` does not cut begins no segment.
 _SEGMENT = re.compile(r"\s*\S+(?:[^\S \t\n]\s*\S+)*(?:[^\S \t\n]\s*\Z)?|\s+")
 # Cache size: about 50 MB.
 MAX_SEGMENTS = 1 << 18

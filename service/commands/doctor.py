@@ -12,8 +12,10 @@ from contract.card import load_assets
 from contract.errors import ContractError
 from contract.machine import has_fast_bfloat16, num_cores, read_cpuinfo
 from contract.signatures import MODELS_CONFIG
+from service.access.keys import read_keys
 from service.backends.health_checks import RepeatedErrors
 from service.commands.health import is_ready
+from service.errors import ConfigurationError
 from service.http_server.addresses import listen
 from service.models.repository import RepositoryConfig
 from service.settings import Settings, SettingsError, load_settings, unknown_settings
@@ -61,6 +63,8 @@ def _examine() -> Iterator[Finding]:
     for line in unknown_settings():
         yield Finding("settings", line, SETTINGS_HINT)
     yield from _ports(settings)
+    if settings.keys_file is not None:
+        yield _keys(settings.keys_file)
     yield from _models(settings.models_dir)
 
 
@@ -120,6 +124,13 @@ def _metrics_port(settings: Settings) -> Finding:
     except OSError as error:
         return Finding(f"port {port}", str(error), "choose another for /metrics: SOSTENUTO_METRICS_PORT")
     return Finding(f"port {port}", "free, for /metrics")
+
+
+def _keys(path: Path) -> Finding:
+    try:
+        return Finding("API keys", f"{len(read_keys(path))} in {path}")
+    except ConfigurationError as error:
+        return Finding("API keys", str(error), "correct the file, or create it: `sostenuto keys add --tenant NAME`")
 
 
 class _Errors(RepeatedErrors):

@@ -190,6 +190,8 @@ class Supervisor:
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
         if not self._has_models:
+            if settings.models_dir.exists() and not settings.models_dir.is_dir():
+                raise Ended(f"error: {settings.models_dir} is not a directory: set SOSTENUTO_MODELS_DIR", 1)
             settings.models_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(settings.models_dir / MODELS_CONFIG, EMPTY_CONFIG)
         port = _require_free(settings.host, settings.port)

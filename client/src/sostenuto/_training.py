@@ -167,14 +167,17 @@ class Job:
             finally:
                 if timer is not None:
                     timer.cancel()
-        self.refresh()
-        if self.status == "succeeded":
-            return self
+        self.refresh().raise_for_status()
+        if self.status != "succeeded":
+            raise JobUnfinished(f"the job {self.id} is {self.status} after {timeout} s: call wait again, or cancel")
+        return self
+
+    def raise_for_status(self) -> None:
+        """Raise JobFailed if the job has failed, or JobCancelled if it was cancelled, by its last known status."""
         if self.status == "failed":
             raise JobFailed(f"the job {self.id} failed: {self.error}")
         if self.status == "cancelled":
             raise JobCancelled(f"the job {self.id} was cancelled")
-        raise JobUnfinished(f"the job {self.id} is {self.status} after {timeout} s: call wait again, or cancel")
 
     def refresh(self) -> Job:
         """Update the attributes from the server, and return the job."""

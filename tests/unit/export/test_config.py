@@ -236,8 +236,9 @@ def test_incompatible_settings_are_refused(settings, message):
         (None, r"c\.toml: No such file"),
         (b"units = \nepochs = 3\n", r"c\.toml: .*line 1"),
         (b"name = '\xe9'", r"c\.toml: .*0xe9"),
+        (b"name = " + b"[" * 10_000, r"c\.toml: .*recursion"),
     ],
-    ids=["missing", "not TOML", "not UTF-8"],
+    ids=["missing", "not TOML", "not UTF-8", "too deep"],
 )
 def test_an_unreadable_file_is_named(tmp_path, content, message):
     path = tmp_path / "c.toml"
@@ -272,6 +273,13 @@ def test_a_validation_split_is_a_fraction_or_another_text(tmp_path):
 )
 def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, max_epochs):
     assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs
+
+
+def test_a_recipe_named_by_a_relative_path_is_the_recipe(monkeypatch):
+    path = RECIPES["characters"]
+    monkeypatch.chdir(path.parent)
+    given = {"corpus": "c", "epochs": 3}
+    assert load_config(Path(path.name), given) == load_config(path, given)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -37,7 +37,7 @@ def follow(job: Job) -> None:
         say(f"the job continues; follow it:\n  {command('jobs', 'events', job.id)}")
         say(f"or cancel it:\n  {command('jobs', 'cancel', job.id)}")
         click.get_current_context().exit(INTERRUPTED)
-    job.wait()
+    job.refresh().raise_for_status()
     write_text(f"try it:\n  {command('generate', '--model', str(job.fine_tuned_model), *display.example)}\n")
 
 

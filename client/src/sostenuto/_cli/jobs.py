@@ -105,6 +105,7 @@ def events(job_id: str, *, as_json: bool) -> None:
         with job.events() as found:
             for event in found:
                 write_json(event.raw)
+        job.refresh().raise_for_status()
     return None
 
 

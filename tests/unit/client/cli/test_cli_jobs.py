@@ -15,7 +15,7 @@ from tests.unit.client.scripted_jobs import EPOCH, EVENTS, JOB, SAMPLE, SUCCEEDE
 from tests.unit.client.scripted_responses import DONE, answer_json, linger, refusal, stream
 
 BOTH = pytest.mark.parametrize("with_server", [False, True], ids=["SDK alone", "with the server's distribution"])
-FINISHED = [answer_json(JOB), stream([*EVENTS, DONE]), stream([*EVENTS, DONE]), answer_json(SUCCEEDED)]
+FINISHED = [answer_json(JOB), stream([*EVENTS, DONE]), answer_json(SUCCEEDED)]
 SHOWN = """\
 the job is queued
 training
@@ -176,10 +176,11 @@ def test_what_is_no_setting_is_wrong_usage(train, server, book, words):
     assert server.requests == []
 
 
-def test_a_failed_job_is_an_error(sostenuto, server):
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_failed_job_is_an_error(sostenuto, server, options):
     failed = answer_json({**JOB, "status": "failed", "error": {"message": "the text has 7 characters"}})
-    server.script = [answer_json(JOB), stream([DONE]), stream([DONE]), failed]
-    shown = sostenuto("jobs", "events", "ftjob-1")
+    server.script = [answer_json(JOB), stream([DONE]), failed]
+    shown = sostenuto("jobs", "events", "ftjob-1", *options)
     assert (shown.exit_code, shown.stderr) == (1, "error: the job ftjob-1 failed: the text has 7 characters\n")
 
 
@@ -221,7 +222,7 @@ def test_lines_stand_above_the_bar(terminal, server):
 def test_a_model_with_labels_is_tried_with_one_of_them(sostenuto, server):
     labelled = [{**SAMPLE, "given": "", "labels": {"age group": "young"}}, {**SAMPLE, "labels": {"age group": "old"}}]
     event = job_event(6, "epoch 2", **{**EPOCH, "samples": labelled}, epoch=2)
-    server.script = [answer_json(JOB), stream([event, DONE]), stream([event, DONE]), answer_json(SUCCEEDED)]
+    server.script = [answer_json(JOB), stream([event, DONE]), answer_json(SUCCEEDED)]
     shown = sostenuto("jobs", "events", "ftjob-1").stdout
     assert "    [age group=young]best\n    [age group=old][It was\n" in shown
     assert shown.endswith("sostenuto generate --model book '' --label 'age group=young'\n")
@@ -239,7 +240,7 @@ def test_a_model_with_labels_is_tried_with_one_of_them(sostenuto, server):
 def test_the_command_to_try_a_model_is_one_that_works(sostenuto, server, settings, given, command):
     event = job_event(6, "epoch 1", **{**EPOCH, "samples": [{**SAMPLE, "given": given}]}, epoch=1)
     job, ended = ({**each, "settings": settings} for each in (JOB, SUCCEEDED))
-    server.script = [answer_json(job), stream([event, DONE]), stream([event, DONE]), answer_json(ended)]
+    server.script = [answer_json(job), stream([event, DONE]), answer_json(ended)]
     assert sostenuto("jobs", "events", "ftjob-1").stdout.endswith(f"sostenuto generate --model book {command}\n")
 
 
@@ -273,8 +274,9 @@ def test_show_has_the_facts_and_settings_of_a_job(sostenuto, server):
 
 
 def test_events_as_json_are_those_of_the_api(sostenuto, server):
-    server.script = [answer_json(JOB), stream([*EVENTS, DONE])]
-    assert [json.loads(line) for line in sostenuto("jobs", "events", "ftjob-1", "--json").stdout.splitlines()] == EVENTS
+    server.script = [answer_json(JOB), stream([*EVENTS, DONE]), answer_json(SUCCEEDED)]
+    shown = sostenuto("jobs", "events", "ftjob-1", "--json")
+    assert (shown.exit_code, [json.loads(line) for line in shown.stdout.splitlines()]) == (0, EVENTS)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,17 @@ def test_a_port_of_metrics_in_use_is_a_problem(run, monkeypatch):
     assert (code, "SOSTENUTO_METRICS_PORT" in wrong(lines)[f"port {port}"]) == (1, True)
 
 
+@pytest.mark.parametrize(("content", "told"), [('{"keys": []}', None), ("{", "Invalid JSON"), (None, "No such file")])
+def test_a_key_file_that_the_gateway_would_refuse_is_a_problem(run, tmp_path, monkeypatch, content, told):
+    path = tmp_path / "keys.json"
+    monkeypatch.setenv("SOSTENUTO_KEYS_FILE", str(path))
+    if content is not None:
+        path.write_text(content)
+    code, lines = run()
+    assert (code, "API keys" in wrong(lines)) == (int(told is not None), told is not None)
+    assert (told or f"0 in {path}") in line_of(lines, "API keys")
+
+
 def test_unknown_and_invalid_settings_are_problems(run, monkeypatch):
     for name, value, told in (
         ("MAX_RUNING", "3", "did you mean SOSTENUTO_MAX_RUNNING"),

@@ -130,6 +130,13 @@ def test_a_model_server_that_ends_is_started_again(serving):
     assert serving.output.count("the model server stopped") == 1
 
 
+def test_a_file_in_place_of_the_repository_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "models").touch()
+    assert Supervisor(Settings(models_dir=tmp_path / "models")).run() == 1
+    assert "models is not a directory" in capsys.readouterr().out
+
+
 def test_how_a_trainer_ended_is_said(tmp_path, capsys):
     supervisor = Supervisor(Settings(models_dir=tmp_path), trains=True)
     supervisor._trainer = subprocess.Popen(["sleep", "60"])
