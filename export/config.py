@@ -378,6 +378,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if has_documents and recipe is not None:
         # Recipes aim at the loss of one running text, but every document is generated from the zero state.
         values.pop("state_reset_probability", None)
+    if recipe is not None and overrides.get("cell") == "simple_rnn":
+        # Recipes' rates are for LSTMs and GRUs: with 1e-2 a SimpleRNN ends 0.05 higher than with the default of 4e-3.
+        values.pop("learning_rate", None)
     if recipe is not None and overrides.get("epochs") is not None:
         # The caller's length of the run, instead of the recipe's.
         values.pop("max_minutes", None)
@@ -391,27 +394,31 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         values.setdefault("name", Path(corpus).stem)
     config = validated(values)
     if recipe in RECIPES_BY_MINUTES:
-        factor = _dropout_factor(config, recipe, from_file["max_minutes"])
-        rates = {name: round(from_file.get(name, 0.0) * factor, 3) for name in _DROPOUT if name not in overrides}
-        config = config.model_copy(update=rates)
+        rates = _rates(config, recipe, from_file)
+        config = config.model_copy(update={name: rate for name, rate in rates.items() if name not in overrides})
     return config
 
 
-def _dropout_factor(config: TrainConfig, recipe: str, recipe_minutes: float) -> float:
-    """Return the factor of a recipe's dropout rates for a run: it grows with the logarithm of the passes over the text.
+def _rates(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[str, float]:
+    """Return a recipe's dropout and learning rates, adapted to the passes of a run over the text.
 
     With few passes, as a text is long, a run short or a CPU slow, nothing is memorized: tiny Shakespeare, read twice,
     ended with 1.474 nats per character without dropout, and with 1.521 at the recipe's rate of 0.2. With many, the best
-    epoch is lower at a higher rate: 1.326 at 0.4, after twelve passes over 300,000 characters, and 1.332 at 0.2
-    (`benchmarks/HISTORY.md`).
+    epoch is lower at a higher rate: 1.326 at 0.4, after twelve passes over 300,000 characters, and 1.332 at 0.2. So
+    dropout grows with the logarithm of the passes. A short text is memorized sooner at a high learning rate: verse of
+    40,000 characters reached 4.584 at 0.004, and 4.622 at 0.01 (`benchmarks/HISTORY.md`).
     """
     usual = passes = _RECIPE_PASSES[recipe]
     if config.max_minutes is not None:
-        passes *= _speed() * config.max_minutes / recipe_minutes * _RECIPE_BYTES / _num_bytes(config.corpus)
+        faster = _speed() * config.max_minutes / from_file["max_minutes"]
+        passes *= faster * _RECIPE_BYTES / _num_bytes(config.corpus)
     if config.epochs is not None:
         passes = config.epochs if config.max_minutes is None else min(passes, config.epochs)
     factor = math.log(passes / _PASSES_WITHOUT_DROPOUT) / math.log(usual / _PASSES_WITHOUT_DROPOUT)
-    return min(max(factor, 0.0), _MAX_DROPOUT_FACTOR if recipe == DEFAULT_RECIPE else 1.0)
+    factor = min(max(factor, 0.0), _MAX_DROPOUT_FACTOR if recipe == DEFAULT_RECIPE else 1.0)
+    rates = {name: round(from_file.get(name, 0.0) * factor, 3) for name in _DROPOUT}
+    lowest = TrainConfig.model_fields["learning_rate"].default
+    return {**rates, "learning_rate": round(max(lowest, config.learning_rate * min(1, usual / passes)), 4)}
 
 
 def _num_bytes(corpus: str) -> int:

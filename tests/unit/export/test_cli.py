@@ -496,7 +496,7 @@ def test_a_diverged_training_can_publish_its_best_epoch(published, monkeypatch, 
     out, err = capsys.readouterr()
     assert "stopped after 1 complete epoch(s)\npublish the best, epoch 1, with:  sostenuto publish runs/m\n" in out
     assert "resume" not in out
-    assert err == "error: the loss is nan in epoch 2; lower --learning-rate (now 0.004) or --clip-norm (now 1.0)\n"
+    assert err == "error: the loss is nan in epoch 2; lower --learning-rate (now 0.01) or --clip-norm (now 1.0)\n"
     assert main(["publish", "runs/m"]) == 0
     history = json.loads(Path("runs/m/progress.json").read_text())["history"]
     assert published[0][2].validation_loss == history[0]["validation_loss"]

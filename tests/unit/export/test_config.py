@@ -87,24 +87,25 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
 @pytest.mark.parametrize(
     ("num_bytes", "given", "rates"),
     [
-        (1_200_000, {}, (0.2, 0.05)),
-        (600_000, {}, (0.4, 0.1)),
-        (50_000, {}, (0.5, 0.125)),
-        (1_800_000, {}, (0.083, 0.021)),
-        (2_400_000, {}, (0, 0)),
-        (10**9, {}, (0, 0)),
-        (10**9, {"dropout": 0.3}, (0.3, 0)),
-        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.1)),
-        (600_000, {"max_minutes": 1.45}, (0.2, 0.05)),
-        (50_000, {"epochs": 7}, (0.2, 0.05)),
-        (10**9, {"epochs": 14}, (0.4, 0.1)),
-        (50_000, {"epochs": 3}, (0, 0)),
-        (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0)),
-        (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.05)),
+        (1_200_000, {}, (0.2, 0.05, 0.01)),
+        (600_000, {}, (0.4, 0.1, 0.005)),
+        (50_000, {}, (0.5, 0.125, 0.004)),
+        (1_800_000, {}, (0.083, 0.021, 0.01)),
+        (2_400_000, {}, (0, 0, 0.01)),
+        (10**9, {}, (0, 0, 0.01)),
+        (10**9, {"dropout": 0.3}, (0.3, 0, 0.01)),
+        (600_000, {"learning_rate": 0.02}, (0.4, 0.1, 0.02)),
+        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.1, 0.005)),
+        (600_000, {"max_minutes": 1.45}, (0.2, 0.05, 0.01)),
+        (50_000, {"epochs": 7}, (0.2, 0.05, 0.01)),
+        (10**9, {"epochs": 14}, (0.4, 0.1, 0.005)),
+        (50_000, {"epochs": 3}, (0, 0, 0.01)),
+        (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0, 0.01)),
+        (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.05, 0.01)),
     ],
 )
 @pytest.mark.parametrize("is_directory", [False, True])
-def test_a_recipe_has_dropout_by_how_often_the_text_is_read(tmp_path, num_bytes, given, rates, is_directory):
+def test_a_recipe_has_rates_by_how_often_the_text_is_read(tmp_path, num_bytes, given, rates, is_directory):
     """In the same minutes, a longer one is read less often; a number of epochs says how often."""
     book = tmp_path / "texts" / "book.txt"
     book.parent.mkdir()
@@ -115,7 +116,7 @@ def test_a_recipe_has_dropout_by_how_often_the_text_is_read(tmp_path, num_bytes,
             file.truncate(size)
     corpus = book.parent if is_directory else book
     config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(corpus), **given})
-    assert (config.dropout, config.embedding_dropout) == rates
+    assert (config.dropout, config.embedding_dropout, config.learning_rate) == rates
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,20 @@ def test_a_validation_split_is_a_fraction_or_another_text(tmp_path):
 )
 def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, max_epochs):
     assert load_config(None, {"name": "m", "corpus": "c", **given}).max_epochs == max_epochs
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        ({}, 1e-2),
+        ({"cell": "gru"}, 1e-2),
+        ({"cell": "simple_rnn"}, 4e-3),
+        ({"cell": "simple_rnn", "learning_rate": 3e-2}, 3e-2),
+    ],
+)
+def test_a_simple_rnn_is_trained_at_the_default_learning_rate(given, rate):
+    """Its loss is lowest with 4e-3 where that of an LSTM is with 1e-2."""
+    assert load_config(RECIPES["characters-3-minutes"], {"corpus": "c", **given}).learning_rate == rate
 
 
 def test_a_recipe_named_by_a_relative_path_is_the_recipe(monkeypatch):
