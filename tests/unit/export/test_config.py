@@ -282,11 +282,12 @@ def test_ten_epochs_are_the_default_unless_epochs_or_minutes_are_given(given, ma
         ({}, 1e-2),
         ({"cell": "gru"}, 1e-2),
         ({"cell": "simple_rnn"}, 4e-3),
+        ({"bidirectional": True}, 4e-3),
         ({"cell": "simple_rnn", "learning_rate": 3e-2}, 3e-2),
     ],
 )
-def test_a_simple_rnn_is_trained_at_the_default_learning_rate(given, rate):
-    """Its loss is lowest with 4e-3 where that of an LSTM is with 1e-2."""
+def test_a_simple_rnn_or_a_bidirectional_model_is_trained_at_the_default_learning_rate(given, rate):
+    """A SimpleRNN's loss is lowest with 4e-3 where that of an LSTM is with 1e-2."""
     assert load_config(RECIPES["characters-3-minutes"], {"corpus": "c", **given}).learning_rate == rate
 
 
