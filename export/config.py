@@ -45,7 +45,7 @@ DEFAULT_EPOCHS = 10
 # characters.
 MIN_CHARACTERS = 1000
 # Default fraction that is held out, and the most characters of it: more would take longer to validate than a short run
-# trains.
+# trains. A bidirectional model gets that number divided by its context length.
 _VALIDATION, _MAX_HELD_OUT = 0.1, 500_000
 # Each is a token before every document.
 MAX_LABEL_COLUMNS = 8
@@ -310,7 +310,10 @@ class TrainConfig(
 
     def validation_fraction(self, num_characters: int) -> float:
         """Return the fraction of a corpus of this length that is held out, unless there is a validation corpus."""
-        return min(_VALIDATION, _MAX_HELD_OUT / num_characters) if self.validation is None else self.validation
+        if self.validation is not None:
+            return self.validation
+        # A sliding-window model computes a whole window for each token.
+        return min(_VALIDATION, _MAX_HELD_OUT / (self.window_length or 1) / num_characters)
 
     @property
     def window_length(self) -> int | None:

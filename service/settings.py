@@ -22,14 +22,14 @@ def _addresses(value: str) -> str:
         # The limits of names, beyond which Python's resolver raises UnicodeError.
         is_name = all(0 < len(part) < 64 for part in host.removesuffix(".").split("."))
         if not is_name or bare or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"must be host:port, or several separated by commas, got {address.strip()!r}")
+            raise ValueError("must be host:port, or several separated by commas")
     return value
 
 
 def _host_names(value: str | None) -> str | None:
     for name in (value or "").split(",") if value is not None else ():
         if not re.fullmatch(r"\*|[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name.strip()):
-            raise ValueError(f"must be host names without ports, separated by commas, or *, got {name.strip()!r}")
+            raise ValueError("must be host names without ports, separated by commas, or *")
     return value
 
 
@@ -44,10 +44,8 @@ def _parse_precisions(value: str) -> dict[str, Precision]:
     for entry in value.split(","):
         name, _, precision = entry.strip().rpartition("=")
         if precision not in get_args(Precision):
-            raise ValueError(
-                f"must be {', '.join(get_args(Precision))} or NAME=PRECISION, or several separated by commas, got "
-                f"{entry.strip()!r}"
-            )
+            allowed = ", ".join(get_args(Precision))
+            raise ValueError(f"must be {allowed} or NAME=PRECISION, or several separated by commas")
         by_model[name] = cast("Precision", precision)
     return by_model
 
@@ -58,7 +56,7 @@ def _unless_empty(value: Any) -> Any:
 
 def _link(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"(https?:/)?/\S+", value):
-        raise ValueError(f"must begin with http://, https:// or /, got {value!r}")
+        raise ValueError("must begin with http://, https:// or /")
     return value
 
 

@@ -127,6 +127,9 @@ def test_a_recipe_has_rates_by_how_often_the_text_is_read(tmp_path, num_bytes, g
         ({}, 50_000_000, 0.01),
         ({"validation": 0.2}, 50_000_000, 0.2),
         ({"validation": 0}, 1_000, 0),
+        ({"bidirectional": True}, 1_000_000, 0.025),
+        ({"bidirectional": True, "context_length": 50}, 1_000_000, 0.01),
+        ({"bidirectional": True}, 1_000, 0.1),
     ],
 )
 def test_a_tenth_but_at_most_half_a_million_characters_are_held_out(given, num_characters, fraction):
