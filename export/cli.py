@@ -183,7 +183,8 @@ def train(
     """
     given = _given(**settings)
     default = FINE_TUNING_RECIPE if "from" in given else recipe_for(given.get("max_minutes") or 0)
-    train_config = load_config(recipe_path(config) if config else RECIPES[default], given)
+    path = recipe_path(config) if config else RECIPES[default]
+    train_config = load_config(path, given)
     pattern = "*" if if_empty else train_config.name
     if (if_empty or if_new) and (version_dir := _first_readable_version(models_dir, pattern)):
         print(f"{version_dir} exists already: nothing to train")
@@ -200,12 +201,13 @@ def train(
         train_config = base.complete(train_config)
     output = {"progress_file": progress_file, "evaluations": evaluations, "publishes": publish}
     workflow = _workflow(start=False)
-    if config is None:
+    if path in RECIPES.values():
         minutes, is_slow = train_config.max_minutes, train_config.base is None and not trains_fast()
         length = f" for {minutes:g} minutes" if minutes else ""
         where = " on a CPU without bfloat16 instructions" if minutes and is_slow else ""
-        what = f"{train_config.units} units, dropout {train_config.dropout:g}"
-        echo(f"recipe {default}{length}{where}: {what}; another one: --config")
+        rates = f"dropout {train_config.dropout:g}, learning rate {train_config.learning_rate:g}"
+        other = "; another one: --config" if config is None else ""
+        echo(f"recipe {path.stem}{length}{where}: {train_config.units} units, {rates}{other}")
     return workflow.train(train_config, models_dir, runs_dir, base, **output)
 
 

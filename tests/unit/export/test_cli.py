@@ -184,7 +184,7 @@ def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minut
     assert main(["train", "book.txt", "--max-minutes", str(minutes)]) == 0
     assert trained == [load_config(RECIPES[recipe], {"corpus": "book.txt", "max_minutes": minutes})]
     (config,) = trained
-    what = f"{config.units} units, dropout {config.dropout}"
+    what = f"{config.units} units, dropout {config.dropout:g}, learning rate {config.learning_rate}"
     assert f"recipe {recipe} for {minutes} minutes: {what}; another" in capsys.readouterr().out
 
 
@@ -197,7 +197,10 @@ def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minut
             "recipe characters-3-minutes for 20 minutes on a CPU without bfloat16 instructions: 512",
         ),
         (["--epochs", "7"], "recipe characters-3-minutes: 512 units"),
-        (["--config", "characters"], ""),
+        (
+            ["--config", "words"],
+            "recipe words for 9.8 minutes on a CPU without bfloat16 instructions: 1024 units, dropout 0.7",
+        ),
     ],
 )
 @pytest.mark.usefixtures("trained")

@@ -88,17 +88,18 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
     ("num_bytes", "given", "rates"),
     [
         (1_200_000, {}, (0.2, 0.05, 0.01)),
-        (600_000, {}, (0.4, 0.1, 0.005)),
+        (600_000, {}, (0.4, 0.1, 0.004)),
+        (840_000, {}, (0.303, 0.076, 0.0059)),
         (50_000, {}, (0.5, 0.125, 0.004)),
         (1_800_000, {}, (0.083, 0.021, 0.01)),
         (2_400_000, {}, (0, 0, 0.01)),
         (10**9, {}, (0, 0, 0.01)),
         (10**9, {"dropout": 0.3}, (0.3, 0, 0.01)),
         (600_000, {"learning_rate": 0.02}, (0.4, 0.1, 0.02)),
-        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.1, 0.005)),
+        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.1, 0.004)),
         (600_000, {"max_minutes": 1.45}, (0.2, 0.05, 0.01)),
         (50_000, {"epochs": 7}, (0.2, 0.05, 0.01)),
-        (10**9, {"epochs": 14}, (0.4, 0.1, 0.005)),
+        (10**9, {"epochs": 14}, (0.4, 0.1, 0.004)),
         (50_000, {"epochs": 3}, (0, 0, 0.01)),
         (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0, 0.01)),
         (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.05, 0.01)),
@@ -151,10 +152,25 @@ def test_documents_do_not_change_what_a_file_of_settings_says(toml):
     assert load_config(toml, {"corpus": "c", "documents": "lines"}).state_reset_probability == 0.2
 
 
-def test_the_other_recipes_have_no_more_dropout_for_a_short_text(tmp_path):
-    (tmp_path / "book.txt").write_text("a")
-    config = load_config(RECIPES["characters"], {"corpus": str(tmp_path / "book.txt")})
-    assert (config.dropout, config.embedding_dropout) == (0.6, 0.2)
+@pytest.mark.parametrize(
+    ("recipe", "given", "rates"),
+    [
+        ("characters", {}, (0.6, 0.2, 0.1, 0.004)),
+        ("characters", {"corpus": "book.txt"}, (0.6, 0.2, 0.1, 0.004)),
+        ("characters", {"epochs": 7}, (0.246, 0.082, 0.041, 0.01)),
+        ("characters-hour", {"epochs": 3}, (0, 0, 0, 0.01)),
+        ("words", {}, (0.7, 0.3, 0.2, 0.004)),
+        ("words", {"epochs": 2}, (0, 0, 0, 0.01)),
+        ("subwords", {"epochs": 17}, (0.7, 0.3, 0.2, 0.004)),
+        ("english", {"epochs": 1}, (0.1, 0, 0, 0.004)),
+    ],
+)
+def test_the_other_recipes_have_their_own_rates_at_most(tmp_path, monkeypatch, recipe, given, rates):
+    """A short text gets no more; recipes for one text do not depend on the passes."""
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("a")
+    config = load_config(RECIPES[recipe], {"corpus": "shakespeare", **given})
+    assert (config.dropout, config.embedding_dropout, config.recurrent_dropout, config.learning_rate) == rates
 
 
 def test_every_setting_has_a_description():
