@@ -203,7 +203,7 @@ def train(
     workflow = _workflow(start=False)
     if path in RECIPES.values():
         minutes, is_slow = train_config.max_minutes, train_config.base is None and not trains_fast()
-        length = f" for {minutes:g} minutes" if minutes else ""
+        length = f" for {minutes:g} minute{'s' if minutes != 1 else ''}" if minutes else ""
         where = " on a CPU without bfloat16 instructions" if minutes and is_slow else ""
         rates = f"dropout {train_config.dropout:g}, learning rate {train_config.learning_rate:g}"
         other = "; another one: --config" if config is None else ""

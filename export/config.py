@@ -23,15 +23,21 @@ RECIPES = {path.stem: path for path in sorted(Path(__file__).with_name("recipes"
 # The defaults without a given file, by the minutes of a run; the last one with a base model.
 RECIPES_BY_MINUTES = ("characters-3-minutes", "characters", "characters-hour")
 DEFAULT_RECIPE, FINE_TUNING_RECIPE = RECIPES_BY_MINUTES[0], "fine-tuning"
-# What recipes are made for: the length of a text, and how often it is read in a recipe's minutes. The others have one
-# text, or a base model.
+# What recipes are made for: a text of this length. Passes over it up to which dropout only slows the training, and in a
+# recipe's minutes. The other recipes have one text, or a base model.
 _RECIPE_BYTES = 1_200_000
-_RECIPE_PASSES = {"characters-3-minutes": 7, "characters": 19, "characters-hour": 29, "words": 13, "subwords": 17}
+_RECIPE_PASSES = {
+    "characters-3-minutes": (3.5, 7),
+    "characters": (3.5, 19),
+    "characters-hour": (3.5, 29),
+    "words": (2, 13),
+    "subwords": (2, 17),
+}
 # Tokens/s of a training without bfloat16 instructions, relative to those with: 10,900 and 41,182 with 512 units.
 _SPEED_WITHOUT_BFLOAT16 = 0.25
-# Passes up to which dropout only slows the training, and the largest factor of a recipe's rates for more passes than it
-# is made for; higher rates were measured for the default recipe alone.
-_PASSES_WITHOUT_DROPOUT, _MAX_DROPOUT_FACTOR = 3.5, 2.5
+# The largest factor of the default recipe's dropout, for more passes than it is made for; higher rates of others were
+# not measured.
+_MAX_DROPOUT_FACTOR = 2.5
 _DROPOUT = ("dropout", "embedding_dropout", "recurrent_dropout")
 # Passes up to which a recipe's learning rate is best; the default of the setting is, from 13 on.
 _PASSES_AT_FULL_RATE = 7
@@ -412,17 +418,19 @@ def _rates(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[
     With few passes, as a text is long, a run short or a CPU slow, nothing is memorized: tiny Shakespeare, read twice,
     ended with 1.474 nats per character without dropout, and with 1.521 at the recipe's rate of 0.2. With many, the best
     epoch is lower at a higher rate: 1.326 at 0.4, after twelve passes over 300,000 characters, and 1.332 at 0.2. So
-    dropout grows with the logarithm of the passes. At a high learning rate few passes learn more, and many memorize
-    sooner: two ended with 1.435 at 0.01, and 1.470 at 0.004; verse of 40,000 characters reached 4.622, and 4.584
+    dropout grows with the logarithm of the passes, and that of words and subwords, of which a text has fewer than
+    characters, starts earlier. At a high learning rate few passes learn more, and many memorize sooner: two over tiny
+    Shakespeare ended with 1.435 at 0.01, and 1.470 at 0.004; verse of 40,000 characters reached 4.622, and 4.584
     (`benchmarks/HISTORY.md`).
     """
-    usual = passes = _RECIPE_PASSES[recipe]
+    without, usual = _RECIPE_PASSES[recipe]
+    passes: float = usual
     if config.max_minutes is not None:
         faster = _speed() * config.max_minutes / from_file["max_minutes"]
         passes *= faster * _RECIPE_BYTES / _num_bytes(config.corpus)
     if config.epochs is not None:
         passes = config.epochs if config.max_minutes is None else min(passes, config.epochs)
-    factor = math.log(passes / _PASSES_WITHOUT_DROPOUT) / math.log(usual / _PASSES_WITHOUT_DROPOUT)
+    factor = math.log(passes / without) / math.log(usual / without)
     factor = min(max(factor, 0.0), _MAX_DROPOUT_FACTOR if recipe == DEFAULT_RECIPE else 1.0)
     rates = {name: round(from_file.get(name, 0.0) * factor, 3) for name in _DROPOUT}
     lowest = TrainConfig.model_fields["learning_rate"].default

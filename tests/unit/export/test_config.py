@@ -161,6 +161,7 @@ def test_documents_do_not_change_what_a_file_of_settings_says(toml):
         ("characters-hour", {"epochs": 3}, (0, 0, 0, 0.01)),
         ("words", {}, (0.7, 0.3, 0.2, 0.004)),
         ("words", {"epochs": 2}, (0, 0, 0, 0.01)),
+        ("words", {"epochs": 5}, (0.343, 0.147, 0.098, 0.01)),
         ("subwords", {"epochs": 17}, (0.7, 0.3, 0.2, 0.004)),
         ("english", {"epochs": 1}, (0.1, 0, 0, 0.004)),
     ],
