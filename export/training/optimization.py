@@ -34,8 +34,8 @@ class AdamW(keras.optimizers.Adam):
     https://arxiv.org/abs/1711.05101.
     """
 
-    def __init__(self, learning_rate: float, decay: float, beta_2: float) -> None:
-        super().__init__(learning_rate, beta_2=beta_2, name="adamw")
+    def __init__(self, learning_rate: float, decay: float, beta_1: float, beta_2: float) -> None:
+        super().__init__(learning_rate, beta_1=beta_1, beta_2=beta_2, name="adamw")
         self._decay = decay
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
@@ -75,7 +75,9 @@ class Optimization:
         precision = tf.as_dtype(precision_of(config, devices))
         self._compute = dataclasses.replace(self._evaluation_compute, precision=precision)
         with devices.strategy.scope():
-            self._optimizer = AdamW(config.learning_rate, config.weight_decay, beta_2=0.99)
+            # With a beta_1 of 0.9, two passes over tiny Shakespeare ended 0.005 higher, and those over 3,000 words and
+            # characters 0.026. A run has too few updates for the longer averages of Adam's defaults.
+            self._optimizer = AdamW(config.learning_rate, config.weight_decay, beta_1=0.7, beta_2=0.99)
             self._optimizer.build(model.trainable_variables)
             self._updates = tf.Variable(0.0, trainable=False)
             self.averaged = model
