@@ -1,6 +1,7 @@
 """The database of jobs and operations, in SQLite or PostgreSQL: its records, and the migration of an older schema."""
 
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -249,9 +250,23 @@ def _create_sqlite(path: Path) -> None:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     # Transactions are begun below: the driver would begin them only before the first write.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA busy_timeout = {1000 * _BUSY_TIMEOUT_S}")
+    _use_wal(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log, unless the database uses it already."""
+    end = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # Of several connections that switch a new database at once, SQLite lets all but one fail without waiting.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 def _begin_sqlite(connection: Connection) -> None:

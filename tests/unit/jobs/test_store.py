@@ -1,10 +1,12 @@
 """The job store: every status changes in one transaction, tenants see their own, and a lost lease is noticed."""
 
 import concurrent.futures
+import sqlite3
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -394,6 +396,23 @@ def test_several_processes_create_the_tables_at_once(url):
         process.stdin.flush()
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0, 0], errors
+
+
+def test_a_new_sqlite_database_that_others_open_at_once_is_awaited(tmp_path, monkeypatch):
+    """SQLite itself does not wait where several connections switch to the write-ahead log."""
+    busy = iter([sqlite3.SQLITE_BUSY] * 3)
+
+    class Contended(sqlite3.Connection):
+        def execute(self, statement, *args):
+            if "journal_mode" in statement and (code := next(busy, None)):
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = code
+                raise error
+            return super().execute(statement, *args)
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", partial(sqlite3.connect, factory=Contended))
+    JobStore(f"sqlite:///{tmp_path}/jobs.sqlite").close()
+    assert next(busy, None) is None
 
 
 def test_the_directory_of_a_database_is_created(tmp_path):
