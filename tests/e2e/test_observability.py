@@ -69,17 +69,19 @@ def test_metrics_count_requests_tokens_sequences_calls_and_errors(traced):
 
 def test_a_request_is_one_json_log_line_without_its_text(traced):
     gateway = traced
-    status, headers, answer = ask(gateway, **{"X-Request-Id": "my-own.1"})
+    status, headers, _ = ask(gateway, **{"X-Request-Id": "my-own.1"})
     assert (status, headers["x-request-id"]) == (200, "my-own.1")
-    status, headers, answer = ask(gateway, body=BODY, **{"X-Request-Id": "not allowed"})
-    assert headers["x-request-id"].startswith("req-")
-    error = ask(gateway, body={**BODY, "stop": [""]})
-    assert error[1]["x-request-id"].startswith("req-")
-    until(lambda: sum(line["logger"] == "service.access" for line in lines(gateway)) >= 3)
-    # A line is written after its response, so lines of two connections may change places.
-    requests = {line["request_id"]: line for line in lines(gateway) if line["logger"] == "service.access"}
-    assert "my-own.1" in requests
-    line, failed = requests[headers["x-request-id"]], requests[error[1]["x-request-id"]]
+    _, headers, answer = ask(gateway, body=BODY, **{"X-Request-Id": "not allowed"})
+    accepted, rejected = headers["x-request-id"], ask(gateway, body={**BODY, "stop": [""]})[1]["x-request-id"]
+    assert accepted.startswith("req-")
+    assert rejected.startswith("req-")
+
+    def requests():
+        return {line["request_id"]: line for line in lines(gateway) if line["logger"] == "service.access"}
+
+    # A line is written after its response.
+    until(lambda: {"my-own.1", accepted, rejected} <= requests().keys())
+    line, failed = requests()[accepted], requests()[rejected]
     assert (line["model"], line["version"], line["status"]) == ("lstm", 1, 200)
     assert (line["prompt_tokens"], line["completion_tokens"]) == (len(SECRET), 30)
     assert (failed["status"], failed["error"]) == (400, "invalid_request_error")
