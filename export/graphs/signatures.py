@@ -17,6 +17,9 @@ from export.graphs.sampling import Controls, prepare, sample
 from export.graphs.specs import input_specs
 from export.graphs.window import Window
 
+# Logarithms that TensorFlow computes at a time: its own functions are compiled for AVX.
+_VECTOR_SIZE = 8
+
 # A model that processes one token per step, with its weights.
 StepModel = StatefulNetwork | Window
 
@@ -177,6 +180,7 @@ class Generator(tf.Module):
         """
         batch, vocab_size = tf.shape(state)[0], self.network.vocab_size
         mask = self.mask if self.end_id < 0 else self.mask + NEVER * tf.one_hot(self.end_id, vocab_size)
+        padding = _row_padding(batch)
 
         def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
             output, parts = self._steps.step(token_ids, variables[1:])
@@ -184,7 +188,7 @@ class Generator(tf.Module):
 
         def expand(vectors: Loop, logprob: tf.Tensor, row: tf.Tensor) -> list[tf.Tensor]:
             """Return logprobs and states; and the log probabilities and rows of the sequences with one more token."""
-            logprobs = tf.nn.log_softmax(self._steps.project(vectors[0]))
+            logprobs = _log_softmax(self._steps.project(vectors[0]), padding)[:batch]
             entries = tf.gather(transitions, row)
             rows = tf.bitwise.bitwise_and(entries, signatures.MAX_ROWS - 1)
             goes_on = (entries < signatures.FORBIDDEN) & (rows != signatures.FINAL_ROW)
@@ -282,7 +286,7 @@ class Generator(tf.Module):
         num_top: int | tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
         """Return token_ids, the results of `_score_tokens` for them, and state."""
-        num_steps = tf.shape(uniforms)[1]
+        num_steps, padding = tf.shape(uniforms)[1], _row_padding(tf.shape(uniforms)[0])
         sampling = prepare(controls, uniforms)
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
@@ -291,7 +295,7 @@ class Generator(tf.Module):
             logits = self._steps.project(hidden)
             adjusted = adjustments.adjust(t, logits, tables) if adjustments else logits + self.mask
             sampled = self._steps.sample(t, adjusted, sampling)
-            outputs = [sampled, *self._steps.score_tokens(logits, sampled, num_top=num_top)]
+            outputs = [sampled, *self._steps.score_tokens(logits, sampled, padding, num_top=num_top)]
             if self.end_id >= 0:
                 ends = tf.where((sampled == self.end_id) & (t < ends), t + 1, ends)
             if adjustments:
@@ -347,13 +351,14 @@ class Generator(tf.Module):
     ) -> dict[str, tf.Tensor]:
         """Process sequences and score the next token at each; return all `activations` of the network, or none."""
         by_time = tf.transpose(token_ids)
-        length = tf.shape(token_ids)[1] - 1
+        length, padding = tf.shape(token_ids)[1] - 1, _row_padding(tf.shape(token_ids)[0])
         lengths = tf.minimum(lengths, length)
 
         def body(t: tf.Tensor, variables: Loop) -> Loop:
             parts, kept, arrays = variables
             hidden, parts, values = self._steps.step_with_activations(by_time[t], parts)
-            scores = self._steps.score_tokens(self._steps.project(hidden), by_time[t + 1], num_top=num_top)
+            logits = self._steps.project(hidden)
+            scores = self._steps.score_tokens(logits, by_time[t + 1], padding, num_top=num_top)
             kept = keep_ended(self._precision, t, lengths, parts, kept)
             return [parts, kept, write(arrays, t, [*scores, *values] if activations else scores)]
 
@@ -370,19 +375,35 @@ def num_top_of(vocab_size: int) -> int:
     return min(signatures.NUM_TOP, vocab_size)
 
 
-def _score_tokens(logits: tf.Tensor, token_ids: tf.Tensor, *, num_top: int | tf.Tensor) -> list[tf.Tensor]:
+def _row_padding(batch: tf.Tensor) -> tf.Tensor:
+    """Return the padding of (batch, V) to a multiple of `_VECTOR_SIZE` sequences."""
+    return tf.stack([[0, -batch % _VECTOR_SIZE], [0, 0]])
+
+
+def _log_softmax(logits: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
+    """Return log probabilities of logits, float32 (batch, V), and of the rows of its `_row_padding`.
+
+    The logarithms of fewer than eight sums are rounded differently: without padding, four sequences would not be
+    bit-exact with eight. `tf.pad` returns its input if there is nothing to pad.
+    """
+    return tf.nn.log_softmax(tf.pad(logits, padding))
+
+
+def _score_tokens(
+    logits: tf.Tensor, token_ids: tf.Tensor, padding: tf.Tensor, *, num_top: int | tf.Tensor
+) -> list[tf.Tensor]:
     """Return log probabilities float32 (batch,) of tokens, and the `num_top` top ids and log probabilities of each.
 
     The latter are omitted if `num_top` is the int 0, and padded with zeros to `num_top_of` if it is a tensor.
     """
-    log_probabilities = tf.nn.log_softmax(logits)
+    log_probabilities = _log_softmax(logits, padding)
     batch = tf.shape(token_ids)[0]
     # Faster than `batch_dims=1`, which takes a dozen operations.
     index = tf.range(batch) * logits.shape[1] + token_ids
     logprobs = tf.gather(tf.reshape(log_probabilities, [-1]), index)
 
     def top(k: int | tf.Tensor) -> list[tf.Tensor]:
-        top_logprobs, top_ids = tf.math.top_k(log_probabilities, k=k)
+        top_logprobs, top_ids = tf.math.top_k(log_probabilities[:batch], k=k)
         return [top_ids, top_logprobs]
 
     if isinstance(num_top, int):

@@ -71,9 +71,9 @@ def still_holds(probe: Probe, card: GeneratorCard, num_tokens: int, predict: Pre
 def _outputs_at(batch_size: int, steps: int, card: GeneratorCard, num_tokens: int, predict: Predict) -> bytes | None:
     """Return the outputs of the fixed sequences at one batch size; None if they differ between slots."""
     outputs: dict[int, bytes] = {}
-    # The second call puts every sequence into another slot, even if the batch holds each only once.
-    for shift in (0, 3):
-        sequences = (np.arange(batch_size) + shift) % NUM_SEQUENCES
+    # With the second shift every sequence is in another slot, even if the batch holds each only once.
+    for first in (shift + start for shift in (0, 3) for start in range(0, NUM_SEQUENCES, batch_size)):
+        sequences = (np.arange(batch_size) + first) % NUM_SEQUENCES
         computed = _compute(sequences, steps, card, num_tokens, predict)
         for sequence, output in zip(sequences.tolist(), computed, strict=True):
             if outputs.setdefault(sequence, output) != output:

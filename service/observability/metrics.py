@@ -33,7 +33,7 @@ HTTP_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTI
 _LATENCIES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 # Calls are sized to last some 30 ms at 512 units, hence the fine buckets there; a call times out after 30 s.
 _CALLS_S = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1, 5, 30)
-# Batches are padded to multiples of 8 up to 64, so each bucket is one padded size; the small ones resolve low load.
+# Batches are padded to 4 or to multiples of 8 up to 64, so each bucket is one padded size; 1 and 2 resolve low load.
 _BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64)
 # A single sequence has 0.2 ms per token, one in a batch of 64 has 1 ms; readers notice 50 ms and more.
 _GAPS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1)

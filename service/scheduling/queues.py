@@ -20,7 +20,8 @@ read for the same reason (Iyer and Druschel, SOSP 2001).
 Sequences that fit into the smallest batch are kept in step. Two groups of them take twice the CPU time of one, as a
 slot with padding costs as much as one with a sequence, and groups that end at different times stay apart for good. So
 running sequences wait for a prefill that completes the prompts of the others, and fill up their first decode call. With
-8 streams this took 0.84 of the CPU time per token (measured).
+8 streams this took 0.84 of the CPU time per token (measured). A batch size of 4 is too small for that while more than
+eight sequences run: on a CPU with AVX2 alone, four calls of it take 1.7 times the CPU time of one with 16 (measured).
 
 A call runs one signature. Sequences with different signatures (with or without penalties, with or without prompt
 logprobs) take turns: the signature of the longest-waiting sequence is next. Those with interventions have calls of
@@ -66,6 +67,8 @@ JOINING_DECODE_STEPS = 32
 # Decode calls of running sequences between two prefill calls of a long prompt. With 1, 64 streams beside one had four
 # fifths of the throughput, and the prompt was hardly faster (measured).
 DECODES_BETWEEN_LONG_PREFILLS = 4
+# Batch sizes below this are used for calls of so few sequences, but more than this are not split into such calls.
+MIN_SHARED_BATCH_SIZE = 8
 # Minimum batch size of a step of a search that looks ahead.
 SEARCH_BATCH_SIZE = 16
 # How long a prompt waits for expected ones. The gateway takes 1 to 2 ms of CPU time per request, so eight prompts
@@ -199,6 +202,12 @@ class ModelQueue:
         return len(self.sequences) - self.num_running
 
     @property
+    def shared_batch_size(self) -> int:
+        """The smallest batch size whose calls are worth waiting for others."""
+        sizes = self.limits.batch_sizes
+        return fit(sizes, 1 if self.num_running <= MIN_SHARED_BATCH_SIZE else MIN_SHARED_BATCH_SIZE)
+
+    @property
     def is_empty(self) -> bool:
         """Whether there are neither sequences nor calls in flight."""
         return not self.sequences and not self.calls
@@ -241,7 +250,7 @@ class ModelQueue:
         expected_until = self.expected[-1] if self.expected else 0.0
         if not self.prefilling:
             return 0.0 if self.sequences else expected_until
-        is_full = len(self.prefilling) >= self.limits.batch_sizes[0]
+        is_full = len(self.prefilling) >= self.shared_batch_size
         if is_full or any(sequence.is_search_step for sequence in self.prefilling):
             return 0.0
         # The first in the queue is not always the oldest: a long prompt is enqueued again after each call.
@@ -273,7 +282,7 @@ class ModelQueue:
 
     def _prefill_is_due(self) -> bool:
         """Return whether running sequences had enough decode calls since the last prefill call."""
-        only_long = len(self.prefilling) < self.limits.batch_sizes[0] and all(
+        only_long = len(self.prefilling) < self.shared_batch_size and all(
             sequence.num_prefilled > sequence.num_cached_tokens for sequence in self.prefilling
         )
         return self.num_decodes >= (DECODES_BETWEEN_LONG_PREFILLS if only_long else 1)
@@ -287,7 +296,7 @@ class ModelQueue:
         for kind in dict.fromkeys(sequence.decode_kind for sequence in self.ready):
             running = [count for call in self.calls if (count := _num_ready_after(call, kind))]
             num_ready = sum(sequence.decode_kind == kind for sequence in self.ready)
-            if len(running) * self.limits.batch_sizes[0] < sum(running) + num_ready:
+            if len(running) * self.shared_batch_size < sum(running) + num_ready:
                 return kind
         return None
 
@@ -302,7 +311,8 @@ class ModelQueue:
         kind = signature, activations
         compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
-        count = fit_below(self.limits.batch_sizes, len(compatible)) if self.ready else len(compatible)
+        sizes = (size for size in self.limits.batch_sizes if size >= self.shared_batch_size)
+        count = fit_below(sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
         limit = min(self.limits.max_length, MAX_PREFILL_TOKENS_PER_CALL // batch_size)
@@ -312,20 +322,20 @@ class ModelQueue:
         return self._call(signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
-        compatible = _compatible(self.new, self.new[0].decode_kind)
+        compatible, shared_batch_size = _compatible(self.new, self.new[0].decode_kind), self.shared_batch_size
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
         in_step = _compatible([*sequences, *self.ready], sequences[0].decode_kind)
-        if len(in_step) <= self.limits.batch_sizes[0]:
+        if len(in_step) <= shared_batch_size:
             sequences += tuple(take(self.ready, set(in_step).__contains__))
         return self._decode_call(sequences, FIRST_DECODE_STEPS)
 
     def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
-        compatible = _compatible(self.ready, kind)
+        compatible, shared_batch_size = _compatible(self.ready, kind), self.shared_batch_size
         # The running sequences of the kind, including those in prefill and their forks.
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         num_sequences = _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
         sequences = self._dequeue(self.ready, compatible, num_sequences, max_calls)
-        others_may_join = self.num_running > 0 and len(sequences) < self.limits.batch_sizes[0]
+        others_may_join = self.num_running > 0 and len(sequences) < shared_batch_size
         return self._decode_call(sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps)
 
     def _decode_call(self, sequences: tuple[Sequence, ...], max_steps: int) -> Call:

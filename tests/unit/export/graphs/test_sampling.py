@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.graphs import sampling
+from export.graphs import sampling, signatures
 from export.graphs.sampling import Controls, prepare, sample
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
@@ -40,6 +40,18 @@ def shares(**controls):
     """Return the share of each token over evenly spaced uniforms."""
     uniforms = (np.arange(2000) + 0.5) / 2000
     return np.bincount(draw(uniforms, **controls), minlength=5) / 2000
+
+
+@pytest.mark.parametrize("vocab_size", [64, 65, 98])
+def test_weights_and_log_probabilities_of_four_sequences_are_bit_exact_with_those_of_eight(vocab_size):
+    logits = np.random.default_rng(0).normal(0, 3, (8, vocab_size)).astype(np.float32)
+
+    def bits(rows):
+        weights = sampling._weights(tf.constant(logits[rows]), tf.fill([len(rows), 1], 1.25))
+        logprobs = signatures._log_softmax(tf.constant(logits[rows]), signatures._row_padding(tf.constant(len(rows))))
+        return [(weights[row].numpy().tobytes(), logprobs[row].numpy().tobytes()) for row in range(len(rows))]
+
+    assert bits([0, 1, 2, 3]) + bits([4, 5, 6, 7]) == bits(list(range(8)))
 
 
 def test_unfiltered_sampling_follows_the_probabilities():

@@ -133,7 +133,7 @@ def test_padding_changes_no_bit(stack, read):
 
 @pytest.mark.parametrize("rows", [16, 24, 64])
 def test_a_sequence_is_bit_exact_in_a_larger_batch(stack, rows):
-    """Batch sizes are multiples of 8. Without AVX-512 fewer agree; a gateway's determinism probe finds them."""
+    """Without AVX-512 fewer batch sizes agree; a gateway's determinism probe finds them."""
     _, published = stack
     state = published.read(IDS[:, :-1])
     eight = published.draw(IDS[:, -1], state, UNIFORMS)

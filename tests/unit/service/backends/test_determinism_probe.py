@@ -8,7 +8,7 @@ from contract.signatures import DECODE, DECODE_FULL, EMBED, NEXT_LOGPROBS, PREFI
 from service.backends.determinism_probe import run_probe
 from tests.unit.contract.test_card import FIELDS
 
-CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (8, 16, 24, 32), "max_decode_steps": 16})
+CARD = GeneratorCard(**{**FIELDS, "batch_sizes": (4, 8, 16, 24, 32), "max_decode_steps": 16})
 
 
 def server(rounding, where=DECODE):
@@ -28,13 +28,14 @@ def server(rounding, where=DECODE):
 @pytest.mark.parametrize(
     ("rounding", "expected"),
     [
-        (lambda rows, row: 0, (8, 16, 24, 32)),  # all agree
-        (lambda rows, row: rows == 8, (16, 24, 32)),  # one stands out
-        (lambda rows, row: rows >= 24, (24, 32)),  # of equal groups the one with the larger maximum
+        (lambda rows, row: 0, (4, 8, 16, 24, 32)),  # all agree
+        (lambda rows, row: rows == 8, (4, 16, 24, 32)),  # one stands out
+        (lambda rows, row: rows // 16, (16, 24)),  # of equal groups the one with the larger maximum
         (lambda rows, row: rows, (32,)),  # none agree
-        (lambda rows, row: rows in (8, 32), (8, 32)),
+        (lambda rows, row: rows in (4, 8, 32), (4, 8, 32)),
         (lambda rows, row: row if rows == 32 else rows, (24,)),  # one differs between slots
-        (lambda rows, row: rows == 16 and row == 13, (8, 24, 32)),  # in one slot
+        (lambda rows, row: rows == 16 and row == 13, (4, 8, 24, 32)),  # in one slot
+        (lambda rows, row: rows == 4 and row == 2, (8, 16, 24, 32)),
         (lambda rows, row: row, (32,)),  # all differ between slots
     ],
 )
@@ -44,7 +45,8 @@ def test_the_largest_group_of_batch_sizes_that_agree_is_kept(rounding, expected)
 
 @pytest.mark.parametrize("signature", [PREFILL, DECODE, DECODE_FULL, SCORE, EMBED, NEXT_LOGPROBS])
 def test_every_signature_that_is_called_is_probed(signature):
-    assert run_probe(CARD, CARD.vocab_size, server(lambda rows, row: rows == 8, signature)).batch_sizes == (16, 24, 32)
+    probe = run_probe(CARD, CARD.vocab_size, server(lambda rows, row: rows == 8, signature))
+    assert probe.batch_sizes == (4, 16, 24, 32)
 
 
 def test_the_probe_hash_identifies_the_arithmetic():

@@ -1,5 +1,7 @@
 """Batch formation: which sequences the next call has, its batch size, and its steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -218,6 +220,24 @@ def test_sequences_that_fit_into_one_call_wait_for_each_other(queue):
     add_running(queue, 1)
     assert len(queue.next_call(1, 2).sequences) == 4
     assert len(call.sequences) == 5
+
+
+@pytest.mark.parametrize(("num_in_call", "num_ready", "batch_size"), [(4, 4, 4), (4, 5, None), (16, 3, 4)])
+def test_at_most_eight_sequences_are_split_into_batches_of_four(num_in_call, num_ready, batch_size):
+    queue = ModelQueue(ModelVersion("demo", 1), replace(LIMITS, batch_sizes=(4, 16, 24)))
+    add_running(queue, num_in_call)
+    assert len(queue.next_call(1, 1).sequences) == num_in_call
+    add_running(queue, num_ready)
+    call = queue.next_call(1, 2)
+    assert (call and call.batch_size) == batch_size
+
+
+def test_more_than_eight_prompts_are_not_split_into_batches_of_four():
+    queue = ModelQueue(ModelVersion("demo", 1), replace(LIMITS, batch_sizes=(4, 16, 24)))
+    add_prompts(queue, 12)
+    add_running(queue, 1)
+    queue.num_decodes = 1
+    assert len(queue.next_call(1, 2).sequences) == 12
 
 
 @pytest.mark.parametrize(
