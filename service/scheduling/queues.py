@@ -202,7 +202,7 @@ class ModelQueue:
         return len(self.sequences) - self.num_running
 
     @property
-    def shared_batch_size(self) -> int:
+    def _shared_batch_size(self) -> int:
         """The smallest batch size whose calls are worth waiting for others."""
         sizes = self.limits.batch_sizes
         return fit(sizes, 1 if self.num_running <= MIN_SHARED_BATCH_SIZE else MIN_SHARED_BATCH_SIZE)
@@ -250,7 +250,7 @@ class ModelQueue:
         expected_until = self.expected[-1] if self.expected else 0.0
         if not self.prefilling:
             return 0.0 if self.sequences else expected_until
-        is_full = len(self.prefilling) >= self.shared_batch_size
+        is_full = len(self.prefilling) >= self._shared_batch_size
         if is_full or any(sequence.is_search_step for sequence in self.prefilling):
             return 0.0
         # The first in the queue is not always the oldest: a long prompt is enqueued again after each call.
@@ -282,7 +282,7 @@ class ModelQueue:
 
     def _prefill_is_due(self) -> bool:
         """Return whether running sequences had enough decode calls since the last prefill call."""
-        only_long = len(self.prefilling) < self.shared_batch_size and all(
+        only_long = len(self.prefilling) < self._shared_batch_size and all(
             sequence.num_prefilled > sequence.num_cached_tokens for sequence in self.prefilling
         )
         return self.num_decodes >= (DECODES_BETWEEN_LONG_PREFILLS if only_long else 1)
@@ -296,7 +296,7 @@ class ModelQueue:
         for kind in dict.fromkeys(sequence.decode_kind for sequence in self.ready):
             running = [count for call in self.calls if (count := _num_ready_after(call, kind))]
             num_ready = sum(sequence.decode_kind == kind for sequence in self.ready)
-            if len(running) * self.shared_batch_size < sum(running) + num_ready:
+            if len(running) * self._shared_batch_size < sum(running) + num_ready:
                 return kind
         return None
 
@@ -311,7 +311,7 @@ class ModelQueue:
         kind = signature, activations
         compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
-        sizes = (size for size in self.limits.batch_sizes if size >= self.shared_batch_size)
+        sizes = (size for size in self.limits.batch_sizes if size >= self._shared_batch_size)
         count = fit_below(sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
@@ -322,7 +322,7 @@ class ModelQueue:
         return self._call(signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
-        compatible, shared_batch_size = _compatible(self.new, self.new[0].decode_kind), self.shared_batch_size
+        compatible, shared_batch_size = _compatible(self.new, self.new[0].decode_kind), self._shared_batch_size
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
         in_step = _compatible([*sequences, *self.ready], sequences[0].decode_kind)
         if len(in_step) <= shared_batch_size:
@@ -330,7 +330,7 @@ class ModelQueue:
         return self._decode_call(sequences, FIRST_DECODE_STEPS)
 
     def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
-        compatible, shared_batch_size = _compatible(self.ready, kind), self.shared_batch_size
+        compatible, shared_batch_size = _compatible(self.ready, kind), self._shared_batch_size
         # The running sequences of the kind, including those in prefill and their forks.
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         num_sequences = _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
