@@ -33,6 +33,8 @@ _RECIPE_PASSES = {
     "words": (2, 13),
     "subwords": (2, 17),
 }
+# The default recipe's units for less computation than in its own minutes are a multiple of this.
+_UNITS_STEP = 128
 # Tokens/s of a training without bfloat16 instructions, relative to those with: 10,900 and 41,182 with 512 units.
 _SPEED_WITHOUT_BFLOAT16 = 0.25
 # The largest factor of the default recipe's dropout, for more passes than it is made for; higher rates of others were
@@ -407,27 +409,31 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         values.setdefault("name", Path(corpus).stem)
     config = validated(values)
     if recipe in _RECIPE_PASSES:
-        rates = _rates(config, recipe, from_file)
-        config = config.model_copy(update={name: rate for name, rate in rates.items() if name not in overrides})
+        adapted = _adapted(config, recipe, from_file)
+        config = config.model_copy(update={name: value for name, value in adapted.items() if name not in overrides})
     return config
 
 
-def _rates(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[str, float]:
-    """Return a recipe's dropout and learning rates, adapted to the passes of a run over the text.
+def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[str, float]:
+    """Return a recipe's dropout and learning rates and units, adapted to the passes of a run over the text.
 
     With few passes, as a text is long, a run short or a CPU slow, nothing is memorized: tiny Shakespeare, read twice,
     ended with 1.474 nats per character without dropout, and with 1.521 at the recipe's rate of 0.2. With many, the best
     epoch is lower at a higher rate: 1.326 at 0.4, after twelve passes over 300,000 characters, and 1.332 at 0.2. So
     dropout grows with the logarithm of the passes, and that of words and subwords, of which a text has fewer than
     characters, starts earlier. At a high learning rate few passes learn more, and many memorize sooner: two over tiny
-    Shakespeare ended with 1.435 at 0.01, and 1.470 at 0.004; verse of 40,000 characters reached 4.622, and 4.584
-    (`benchmarks/HISTORY.md`).
+    Shakespeare ended with 1.435 at 0.01, and 1.470 at 0.004; verse of 40,000 characters reached 4.622, and 4.584.
+
+    Fewer units train faster, and learn less from the same text. The units of the default recipe grow with the fourth
+    root of the computation, so that weights and tokens grow alike (Hoffmann et al. 2022, arXiv 2203.15556): with a
+    quarter, tiny Shakespeare ended with 1.432 at 384 units, 1.439 at 256 and 1.445 at 512 (`benchmarks/HISTORY.md`).
     """
     without, usual = _RECIPE_PASSES[recipe]
     passes: float = usual
+    computation = 1.0
     if config.max_minutes is not None:
-        faster = _speed() * config.max_minutes / from_file["max_minutes"]
-        passes *= faster * _RECIPE_BYTES / _num_bytes(config.corpus)
+        computation = _speed() * config.max_minutes / from_file["max_minutes"]
+        passes *= computation * _RECIPE_BYTES / _num_bytes(config.corpus)
     if config.epochs is not None:
         passes = config.epochs if config.max_minutes is None else min(passes, config.epochs)
     factor = math.log(passes / without) / math.log(usual / without)
@@ -435,7 +441,10 @@ def _rates(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[
     rates = {name: round(from_file.get(name, 0.0) * factor, 3) for name in _DROPOUT}
     lowest = TrainConfig.model_fields["learning_rate"].default
     share = min(1, _PASSES_AT_FULL_RATE / passes) ** 1.5
-    return {**rates, "learning_rate": round(max(lowest, config.learning_rate * share), 4)}
+    rates["learning_rate"] = round(max(lowest, config.learning_rate * share), 4)
+    if recipe == DEFAULT_RECIPE and computation < 1 and passes < usual and config.base is None:
+        return {**rates, "units": max(1, round(config.units * computation**0.25 / _UNITS_STEP)) * _UNITS_STEP}
+    return rates
 
 
 def _num_bytes(corpus: str) -> int:

@@ -121,6 +121,28 @@ def test_a_recipe_has_rates_by_how_often_the_text_is_read(tmp_path, num_bytes, g
 
 
 @pytest.mark.parametrize(
+    ("num_bytes", "given", "units"),
+    [
+        (1_200_000, {}, 512),
+        (1_200_000, {"max_minutes": 5.8}, 512),
+        (1_200_000, {"max_minutes": 1}, 384),
+        (10**9, {"max_minutes": 0.3}, 256),
+        (10**9, {"max_minutes": 0.001}, 128),
+        (300_000, {"max_minutes": 1}, 512),  # read ten times
+        (1_200_000, {"epochs": 1}, 512),
+        (1_200_000, {"max_minutes": 1, "units": 300}, 300),
+        (1_200_000, {"max_minutes": 1, "base": "other:1"}, 512),
+    ],
+)
+def test_a_short_run_trains_fewer_units(tmp_path, num_bytes, given, units):
+    """Unless it reads a short text often."""
+    book = tmp_path / "book.txt"
+    with book.open("wb") as file:
+        file.truncate(num_bytes)
+    assert load_config(RECIPES["characters-3-minutes"], {"corpus": str(book), **given}).units == units
+
+
+@pytest.mark.parametrize(
     ("given", "num_characters", "fraction"),
     [
         ({}, 1_000, 0.1),
@@ -143,6 +165,7 @@ def test_a_slow_cpu_reads_a_text_less_often(monkeypatch):
     monkeypatch.setattr(config_module, "has_gpu", lambda: False)
     given = {"name": "m", "corpus": "shakespeare", "max_minutes": 4 * 2.9}
     assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.2
+    assert load_config(RECIPES["characters-3-minutes"], {**given, "max_minutes": 2.9}).units == 384
     monkeypatch.setattr(config_module, "has_gpu", lambda: True)
     assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.5
 
