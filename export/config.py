@@ -415,7 +415,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
 
 
 def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[str, float]:
-    """Return a recipe's dropout and learning rates and units, adapted to the passes of a run over the text.
+    """Return a recipe's dropout rates, learning rate and units, adapted to the lengths of run and text, and to the CPU.
 
     With few passes, as a text is long, a run short or a CPU slow, nothing is memorized: tiny Shakespeare, read twice,
     ended with 1.474 nats per character without dropout, and with 1.521 at the recipe's rate of 0.2. With many, the best
