@@ -67,7 +67,8 @@ JOINING_DECODE_STEPS = 32
 # Decode calls of running sequences between two prefill calls of a long prompt. With 1, 64 streams beside one had four
 # fifths of the throughput, and the prompt was hardly faster (measured).
 DECODES_BETWEEN_LONG_PREFILLS = 4
-# Batch sizes below this are used for calls of so few sequences, but more than this are not split into such calls.
+# More running sequences than this are grouped in batches of at least this size. A call that has fewer is padded to a
+# smaller one, if that is allowed.
 MIN_SHARED_BATCH_SIZE = 8
 # Minimum batch size of a step of a search that looks ahead.
 SEARCH_BATCH_SIZE = 16
@@ -311,7 +312,8 @@ class ModelQueue:
         kind = signature, activations
         compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
-        sizes = (size for size in self.limits.batch_sizes if size >= self._shared_batch_size)
+        smallest = self._shared_batch_size
+        sizes = (size for size in self.limits.batch_sizes if size >= smallest)
         count = fit_below(sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
@@ -322,20 +324,22 @@ class ModelQueue:
         return self._call(signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
-        compatible, shared_batch_size = _compatible(self.new, self.new[0].decode_kind), self._shared_batch_size
+        smallest = self._shared_batch_size
+        compatible = _compatible(self.new, self.new[0].decode_kind)
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
         in_step = _compatible([*sequences, *self.ready], sequences[0].decode_kind)
-        if len(in_step) <= shared_batch_size:
+        if len(in_step) <= smallest:
             sequences += tuple(take(self.ready, set(in_step).__contains__))
         return self._decode_call(sequences, FIRST_DECODE_STEPS)
 
     def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
-        compatible, shared_batch_size = _compatible(self.ready, kind), self._shared_batch_size
+        smallest = self._shared_batch_size
+        compatible = _compatible(self.ready, kind)
         # The running sequences of the kind, including those in prefill and their forks.
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         num_sequences = _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
         sequences = self._dequeue(self.ready, compatible, num_sequences, max_calls)
-        others_may_join = self.num_running > 0 and len(sequences) < shared_batch_size
+        others_may_join = self.num_running > 0 and len(sequences) < smallest
         return self._decode_call(sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps)
 
     def _decode_call(self, sequences: tuple[Sequence, ...], max_steps: int) -> Call:
