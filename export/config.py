@@ -1,6 +1,7 @@
 """Settings of a training run: one frozen pydantic model, filled from a TOML file and the command line."""
 
 import math
+import os
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +26,7 @@ RECIPES_BY_MINUTES = ("characters-3-minutes", "characters", "characters-hour")
 DEFAULT_RECIPE, FINE_TUNING_RECIPE = RECIPES_BY_MINUTES[0], "fine-tuning"
 # What recipes are made for: a text of this length. Passes over it up to which dropout only slows the training, and in a
 # recipe's minutes. The other recipes have one text, or a base model.
-_RECIPE_BYTES = 1_200_000
+_RECIPE_CHARACTERS = 1_200_000
 _RECIPE_PASSES = {
     "characters-3-minutes": (3.5, 7),
     "characters": (3.5, 19),
@@ -37,6 +38,9 @@ _RECIPE_PASSES = {
 _UNITS_STEP = 128
 # Tokens/s of a training without bfloat16 instructions, relative to those with: 10,900 and 41,182 with 512 units.
 _SPEED_WITHOUT_BFLOAT16 = 0.25
+# A file's characters per byte are counted in its beginning, as those bytes that do not continue a character in UTF-8.
+_SAMPLED_BYTES = 1 << 16
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 # The largest factor of the default recipe's dropout, for more passes than it is made for; higher rates of others were
 # not measured.
 _MAX_DROPOUT_FACTOR = 2.5
@@ -433,7 +437,7 @@ def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dic
     computation = 1.0
     if config.max_minutes is not None:
         computation = _speed() * config.max_minutes / from_file["max_minutes"]
-        passes *= computation * _RECIPE_BYTES / _num_bytes(config.corpus)
+        passes *= computation * _RECIPE_CHARACTERS / _num_characters(config.corpus)
     if config.epochs is not None:
         passes = config.epochs if config.max_minutes is None else min(passes, config.epochs)
     factor = math.log(passes / without) / math.log(usual / without)
@@ -447,13 +451,23 @@ def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dic
     return rates
 
 
-def _num_bytes(corpus: str) -> int:
-    """Return the length of a file or of all files in a directory; the usual one if it is unknown or zero."""
+def _num_characters(corpus: str) -> int:
+    """Estimate the length of a file or of all files in a directory; the usual one if it is unknown or zero."""
     path = Path(corpus)
     files = path.rglob("*") if path.is_dir() else [path]
     shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
     # That of standard input and of built-in corpora is unknown.
-    return sum(file.stat().st_size for file in shown if file.is_file()) or _RECIPE_BYTES
+    return sum(_estimated_characters(file) for file in shown if file.is_file()) or _RECIPE_CHARACTERS
+
+
+def _estimated_characters(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            start, size = file.read(_SAMPLED_BYTES), os.fstat(file.fileno()).st_size
+    except OSError:
+        # The reader of the corpus reports it.
+        return 0
+    return size * len(start.translate(None, _CONTINUATION_BYTES)) // max(1, len(start))
 
 
 def architecture_of(card: GeneratorCard) -> dict[str, Any]:

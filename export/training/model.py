@@ -41,6 +41,10 @@ _COPIES = 8
 _KEPT_PER_UNIT = 5
 # One dropout mask per sequence: a new mask at every step would disturb the carried state.
 _ONE_MASK = (None, 1, None)
+# A vocabulary up to this multiple of the embedding's width is the input of a recurrent layer as one-hot vectors: two
+# products with V inputs take no longer than two with D inputs and the gradients of those. With 65 characters and 128
+# inputs a training is 1.1 to 1.2 times as fast on a CPU without AVX-512 (`benchmarks/HISTORY.md`).
+_MAX_ONE_HOT = 1.5
 # Names of layers.
 _LOGITS, _PROJECTION = "logits", "projection"
 
@@ -212,10 +216,14 @@ def layer_outputs(
     """Return the outputs of every layer, float32 (T, rows, width) each, and the states; otherwise as `forward`."""
     batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.row_parts, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []
-    for node in read_graph(model):
+    nodes = read_graph(model)
+    for node in nodes:
         inputs = [token_id_parts if i == INPUT else outputs[i] for i in node.inputs]
         if type(node.layer) in NAMES:
-            xs, state = _run_recurrent(node.layer, inputs[0], remaining.pop(0), compute, training=training)
+            embeddings = _one_hot_embeddings(nodes, node, compute)
+            xs = inputs[0] if embeddings is None else [tf.one_hot(ids, embeddings.shape[0]) for ids in token_id_parts]
+            own_state = remaining.pop(0)
+            xs, state = _run_recurrent(node.layer, xs, own_state, compute, training=training, embeddings=embeddings)
             new_states.append(state)
         elif isinstance(node.layer, keras.layers.Bidirectional):
             xs = _run_bidirectional(node.layer, inputs[0], batch_size, compute, training=training)
@@ -225,6 +233,20 @@ def layer_outputs(
             xs = _run_stateless(node, inputs, compute)
         outputs.append(xs)
     return outputs, new_states
+
+
+def _one_hot_embeddings(nodes: Sequence[Node], node: Node, compute: Compute) -> tf.Variable | None:
+    """Return the embeddings (V, D) that a recurrent layer reads, if one-hot vectors of tokens are its faster inputs.
+
+    With one-hot inputs (T, B, V) the kernel (D, G·H) becomes the product of embeddings and kernel, (V, G·H). Then no
+    gradients of the inputs are computed, which is a product, too, and fewer than D inputs are multiplied if V < D.
+    """
+    below = nodes[node.inputs[0]]
+    if compute.on_gpu or below.reverse or not isinstance(below.layer, keras.layers.Embedding):
+        return None
+    embeddings = below.layer.embeddings.value
+    vocab_size, width = embeddings.shape
+    return embeddings if vocab_size <= _MAX_ONE_HOT * width else None
 
 
 def activation_penalty(model: keras.Model, outputs: Sequence[Parts]) -> tf.Tensor:
@@ -271,13 +293,22 @@ def _run_dropout(layer: keras.layers.Dropout, xs: Parts, batch_size: tf.Tensor, 
 
 
 def _run_recurrent(
-    layer: keras.layers.Layer, xs: Parts, state: Sequence[tf.Tensor], compute: Compute, *, training: bool
+    layer: keras.layers.Layer,
+    xs: Parts,
+    state: Sequence[tf.Tensor],
+    compute: Compute,
+    *,
+    training: bool,
+    embeddings: tf.Variable | None = None,
 ) -> tuple[Parts, list[tf.Tensor]]:
+    """Return the outputs of a layer, (T, rows, units) each, and its new state; with embeddings, `xs` are one-hot."""
     masks: list[tf.Tensor | None] = [None] * len(xs)
     if training and layer.recurrent_dropout:
         shape = tf.shape(state[0])
         masks = list(_dropout_mask(layer.recurrent_dropout, layer.cell.seed_generator, shape, compute))
     weights = [variable.value for variable in layer.trainable_variables]
+    if embeddings is not None:
+        weights[0] = tf.matmul(embeddings, weights[0])
     results = []
     for x, mask, *own_state in zip(xs, masks, *[split(vectors, len(xs)) for vectors in state], strict=True):
         if compute.on_gpu and mask is None:

@@ -160,6 +160,20 @@ def test_a_tenth_but_at_most_half_a_million_characters_are_held_out(given, num_c
     assert config.validation_fraction(num_characters) == fraction
 
 
+@pytest.mark.parametrize("text", ["a" * 600_000, "ж" * 600_000, "中" * 600_000], ids=["ascii", "cyrillic", "chinese"])
+def test_how_often_a_text_is_read_depends_on_its_characters(tmp_path, text):
+    """Not on its bytes."""
+    book = tmp_path / "book.txt"
+    book.write_text(text)
+    assert load_config(RECIPES["characters-3-minutes"], {"corpus": str(book)}).dropout == pytest.approx(0.4, abs=1e-3)
+
+
+def test_the_reader_of_the_corpus_reports_a_file_that_cannot_be_read():
+    """Reading the memory of a process from its start is an I/O error."""
+    given = {"name": "m", "corpus": "/proc/self/mem"}
+    assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.2
+
+
 def test_a_slow_cpu_reads_a_text_less_often(monkeypatch):
     monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: False)
     monkeypatch.setattr(config_module, "has_gpu", lambda: False)

@@ -17,6 +17,8 @@ from tests.unit.export.trainings import SETTINGS
 ROWS, STEPS, VOCABULARY, UNKNOWN = 8, 12, 11, 1
 RNG = np.random.default_rng(0)
 INPUTS, TARGETS = RNG.integers(0, VOCABULARY, (2, STEPS, ROWS)).astype(np.int32)
+# Embeddings that are not much narrower than the vocabulary: the first layer reads one-hot vectors.
+NARROW, WIDE = 4, 8
 KEPT = np.ones((ROWS, 1), np.float32)
 FLOAT32 = {"precision": "float32", "dropout": 0, "layers": 2}
 
@@ -51,7 +53,7 @@ class Partitioned(Devices):
 @functools.cache
 def train_whole(cell):
     """Train a model of a cell without partitioning."""
-    return train(prepare(cell=cell)[0])
+    return train(prepare(cell=cell, embedding=WIDE)[0])
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def train_whole(cell):
 )
 def test_partitioning_does_not_change_the_losses(cell, parts):
     expected, judged = train_whole(cell)
-    got, judged_too = train(prepare(Partitioned(parts=Compute(**parts)), cell=cell)[0])
+    got, judged_too = train(prepare(Partitioned(parts=Compute(**parts)), cell=cell, embedding=WIDE)[0])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(judged_too, judged, rtol=1e-5, atol=1e-3)
 
@@ -93,10 +95,13 @@ def test_partitioning_does_not_change_a_bidirectional_model():
         np.testing.assert_allclose(got[0], expected[0], rtol=1e-5)
 
 
-def test_an_update_equals_one_of_kerass_adamw():
+@pytest.mark.parametrize("embedding", [NARROW, WIDE], ids=["embeddings", "one-hot vectors"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
+def test_an_update_equals_one_of_kerass_adamw(cell, embedding):
+    """Whether the first layer reads embeddings or, as tokens are few, their product with its kernel."""
     import keras
 
-    optimization, model = prepare(ema=0, clip_norm=0.05, activation_regularization=2.0)
+    optimization, model = prepare(cell=cell, embedding=embedding, ema=0, clip_norm=0.05, activation_regularization=2.0)
     reference = keras.models.clone_model(model)
     reference.set_weights(model.get_weights())
     optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.01, beta_1=0.7, beta_2=0.99)

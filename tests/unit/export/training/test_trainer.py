@@ -166,8 +166,9 @@ def test_recurrent_dropout_has_one_mask_per_sequence_and_update(monkeypatch):
     assert not np.array_equal(first[0], first[1])
 
 
-def test_the_forward_pass_of_every_cell_equals_the_keras_model(cell):
-    model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2}), 11)
+@pytest.mark.parametrize("embedding", [4, 8], ids=["embeddings", "one-hot vectors"])
+def test_the_forward_pass_of_every_cell_equals_the_keras_model(cell, embedding):
+    model = build_model(load_config(None, {**SETTINGS, "cell": cell, "layers": 2, "embedding": embedding}), 11)
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
     (logits,), states = forward(model, token_ids.T, zero_states(model, 3), training=False)
     np.testing.assert_allclose(np.swapaxes(logits, 0, 1), model(token_ids), atol=1e-5)
