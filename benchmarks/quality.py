@@ -27,6 +27,7 @@ from benchmarks.report import RESULTS, machine, print_table, write_results
 from benchmarks.servers import Servers
 from contract.card import GeneratorCard, load_assets
 from contract.signatures import SCORE
+from export.config import load_config
 from export.corpora.bits_per_character import bits_per_character, count_characters
 from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.documents import Documents
@@ -35,7 +36,6 @@ from service.backends.client import ModelServerClient
 from service.scheduling.sequence import ModelVersion
 
 RECIPES = Path("export/recipes")
-HELD_OUT = 0.1
 DIRECTORY = RESULTS / "quality"
 # Recipes of `make quality`: those not tied to one corpus, as the demo's is.
 NAMES = ("characters-3-minutes", "characters", "characters-hour", "words", "subwords")
@@ -96,8 +96,7 @@ def train(recipe: str, corpus: Path, seed: int, options: argparse.Namespace) -> 
         print(f"{name}: trained already, in {home}", flush=True)
         return done[-1].parent
     words = [corpus, "--config", RECIPES / f"{recipe}.toml", "--name", name, "--documents", options.documents]
-    words += ["--validation", HELD_OUT, "--seed", seed]
-    words += ["--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
+    words += ["--seed", seed, "--models-dir", DIRECTORY / "models", "--runs-dir", DIRECTORY / "runs"]
     words += ["--max-minutes", options.max_minutes] if options.max_minutes else []
     subprocess.run([sys.executable, "-m", "export", "train", *map(str, words)], check=True)
     return next(home.glob("*/saved_model.pb")).parent
@@ -105,7 +104,9 @@ def train(recipe: str, corpus: Path, seed: int, options: argparse.Namespace) -> 
 
 def split(corpus: Path, documents: Documents, seed: int) -> tuple[Corpus, Corpus]:
     """Return the training and the validation split, as `train` makes them."""
-    head, tail = read_corpus(str(corpus), documents).split(HELD_OUT, seed)
+    text = read_corpus(str(corpus), documents)
+    fraction = load_config(None, {"corpus": str(corpus), "name": "split"}).validation_fraction(text.num_characters)
+    head, tail = text.split(fraction, seed)
     assert tail is not None, "recipes hold something out"
     return head, tail
 
@@ -208,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         required=True,
         action="append",
-        help="text file, a tenth of which is held out; repeatable",
+        help="text file, a tenth of which is held out, of a long one 500,000 characters; repeatable",
     )
     parser.add_argument("--documents", default="none", help="as `sostenuto train` has it (default: none)")
     parser.add_argument("--max-minutes", type=float, help="time limit of each recipe, in place of its own")

@@ -25,11 +25,20 @@ def read_cpuinfo() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in lines}
 
 
-def multiplies_bfloat16() -> bool:
-    """Return whether this CPU has instructions for bfloat16 products."""
+def _flags() -> list[str]:
     cpuinfo = read_cpuinfo()
     # On arm64 the field is Features.
-    return not _BFLOAT16_FLAGS.isdisjoint(f"{cpuinfo.get('flags', '')} {cpuinfo.get('Features', '')}".split())
+    return f"{cpuinfo.get('flags', '')} {cpuinfo.get('Features', '')}".split()
+
+
+def multiplies_bfloat16() -> bool:
+    """Return whether this CPU has instructions for bfloat16 products."""
+    return not _BFLOAT16_FLAGS.isdisjoint(_flags())
+
+
+def has_amx() -> bool:
+    """Return whether this CPU multiplies whole tiles in bfloat16, as Intel's do since 2023."""
+    return "amx_bf16" in _flags()
 
 
 def has_fast_bfloat16() -> bool:
@@ -39,9 +48,7 @@ def has_fast_bfloat16() -> bool:
     times as fast on AMD's CPUs, but prefill 0.7 to 1.2 times on Intel's. Otherwise it is at most as fast
     (`benchmarks/HISTORY.md`).
     """
-    cpuinfo = read_cpuinfo()
-    flags = cpuinfo.get("flags", "").split()
-    return "amx_bf16" in flags or ("avx512_bf16" in flags and cpuinfo.get("vendor_id") == "AuthenticAMD")
+    return has_amx() or ("avx512_bf16" in _flags() and read_cpuinfo().get("vendor_id") == "AuthenticAMD")
 
 
 def has_gpu() -> bool:

@@ -23,7 +23,7 @@ from export.config import (
     load_config,
     recipe_for,
     recipe_path,
-    trains_fast,
+    training_speed,
 )
 from export.repository.display import compare, list_versions, show, verify
 from export.repository.promotion import promote, rollback
@@ -202,9 +202,9 @@ def train(
     output = {"progress_file": progress_file, "evaluations": evaluations, "publishes": publish}
     workflow = _workflow(start=False)
     if path in RECIPES.values():
-        minutes, is_slow = train_config.max_minutes, train_config.base is None and not trains_fast()
+        minutes, is_slow = train_config.max_minutes, train_config.base is None and training_speed() < 1
         length = f" for {minutes:g} minute{'s' if minutes != 1 else ''}" if minutes else ""
-        where = " on a CPU without bfloat16 instructions" if minutes and is_slow else ""
+        where = " on a CPU without AMX" if minutes and is_slow else ""
         rates = f"dropout {train_config.dropout:g}, learning rate {train_config.learning_rate:g}"
         other = "; another one: --config" if config is None else ""
         echo(f"recipe {path.stem}{length}{where}: {train_config.units} units, {rates}{other}")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from contract import machine
-from contract.machine import has_gpu, multiplies_bfloat16, num_cores
+from contract.machine import has_amx, has_gpu, multiplies_bfloat16, num_cores
 
 
 def test_cores_that_the_process_may_not_use_do_not_count():
@@ -18,12 +18,19 @@ def test_cores_that_the_process_may_not_use_do_not_count():
 
 
 @pytest.mark.parametrize(
-    ("flags", "has"), [("flags\t\t: fpu avx512f avx512_bf16 avx", True), ("flags : fpu avx2", False), ("", False)]
+    ("flags", "has_bfloat16", "amx"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 avx", True, False),
+        ("flags : avx512_bf16 amx_bf16", True, True),
+        ("Features : fp bf16", True, False),
+        ("flags : fpu avx2", False, False),
+        ("", False, False),
+    ],
 )
-def test_bfloat16_is_used_where_the_cpu_supports_it(tmp_path, monkeypatch, flags, has):
+def test_bfloat16_is_used_where_the_cpu_supports_it(tmp_path, monkeypatch, flags, has_bfloat16, amx):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
     monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "cpuinfo")
-    assert multiplies_bfloat16() == has
+    assert (multiplies_bfloat16(), has_amx()) == (has_bfloat16, amx)
 
 
 def test_a_cpu_of_an_unknown_kind_has_no_bfloat16_instructions(tmp_path, monkeypatch):

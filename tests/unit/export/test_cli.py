@@ -157,9 +157,9 @@ def test_missing_and_invalid_settings_are_reported_together(capsys):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The settings of each training run, none of which takes place; the CPU has bfloat16 instructions and no GPU."""
+    """The settings of each training run, none of which takes place; the CPU has AMX and no GPU."""
     configs = []
-    monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(config_module, "has_amx", lambda: True)
     monkeypatch.setattr(config_module, "has_gpu", lambda: False)
     monkeypatch.setattr(workflow, "train", lambda config, *_, **__: configs.append(config) or 0)
     return configs
@@ -191,20 +191,15 @@ def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minut
 @pytest.mark.parametrize(
     ("options", "start"),
     [
-        ([], "recipe characters-3-minutes for 2.9 minutes on a CPU without bfloat16 instructions: 512 units"),
-        (
-            ["--max-minutes", "20"],
-            "recipe characters-3-minutes for 20 minutes on a CPU without bfloat16 instructions: 512",
-        ),
+        ([], "recipe characters-3-minutes for 2.9 minutes on a CPU without AMX: 512 units"),
+        (["--max-minutes", "20"], "recipe characters-3-minutes for 20 minutes on a CPU without AMX: 512"),
         (["--epochs", "7"], "recipe characters-3-minutes: 512 units"),
-        (
-            ["--config", "words"],
-            "recipe words for 9.8 minutes on a CPU without bfloat16 instructions: 1024 units, dropout 0.7",
-        ),
+        (["--config", "words"], "recipe words for 9.8 minutes on a CPU without AMX: 1024 units, dropout 0.7"),
     ],
 )
 @pytest.mark.usefixtures("trained")
 def test_a_slow_cpu_gets_the_recipe_for_a_quarter_of_the_minutes(capsys, monkeypatch, options, start):
+    monkeypatch.setattr(config_module, "has_amx", lambda: False)
     monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: False)
     assert main(["train", "book.txt", *options]) == 0
     assert capsys.readouterr().out.startswith(start)

@@ -230,9 +230,14 @@ def test_a_document_that_begins_a_window_is_read_from_the_zero_state(tmp_path):
     assert set(begun) == {(True, 0.0), (False, 1.0)}
 
 
-def test_the_learning_rate_warms_up_and_then_decays_by_a_cosine():
-    rates = [learning_rate_at(fraction, 1.0, 0.1) for fraction in (0, 0.05, 0.1, 0.55, 1, 1.2)]
-    assert rates == pytest.approx([0.001, 0.5, 1.0, (1 + FINAL_RATE) / 2, FINAL_RATE, FINAL_RATE])
+def test_the_learning_rate_warms_up_and_decays_in_the_second_half():
+    rates = [learning_rate_at(fraction, 1.0, 0.1) for fraction in (0, 0.05, 0.1, 0.5, 0.75, 1, 1.2)]
+    assert rates == pytest.approx([0.001, 0.5, 1.0, 1.0, (1 + FINAL_RATE) / 2, FINAL_RATE, FINAL_RATE])
+
+
+def test_the_learning_rate_decays_from_the_end_of_a_long_warmup_on():
+    rates = [learning_rate_at(fraction, 1.0, 0.8) for fraction in (0.4, 0.8, 0.9, 1)]
+    assert rates == pytest.approx([0.5, 1.0, (1 + FINAL_RATE) / 2, FINAL_RATE])
 
 
 def test_the_learning_rate_is_set_before_each_update(tmp_path):

@@ -126,7 +126,7 @@ def test_sampled_sizes_are_within_the_limits_of_the_settings():
 
 def test_the_other_recipes_have_dropout_by_the_length_of_the_text(monkeypatch):
     """As `train` gives it to them."""
-    monkeypatch.setattr("export.config.multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr("export.config.has_amx", lambda: True)
     with Path("book.txt").open("wb") as file:
         file.truncate(4_800_000)
     (other,) = search.other_recipes(DEFAULT_RECIPE, {"corpus": "book.txt", "units": 64})
