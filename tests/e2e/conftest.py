@@ -68,7 +68,7 @@ def served(models_dir, logs, **settings):
         server = ModelServer(models_dir, logs / "model_server.log")
         stack.callback(server.end)
         gateway = Gateway(models_dir, server.port, logs / "gateway.log", **settings)
-        stack.callback(gateway.end)
+        stack.callback(gateway.kill)
         yield gateway
 
 

@@ -74,11 +74,12 @@ CONSTRAINT = {"regex": SENTENCE, "banned": "b", "min_length": 50}
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
-def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, model, options):
+def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, monkeypatch, model, options):
     """Cut several times, before and after resume tokens: text, logprobs and usage equal those of an unbroken stream.
 
     A resumed match continues where it was interrupted, within a word too, and is complete at the end.
     """
+    monkeypatch.setattr("sostenuto._resuming.FIRST_WAIT_S", 0.01)
     given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
     fields = {**given, **FIELDS, **options, "max_tokens": 700, "prepend": model == "reverse"}
     with client.stream(**fields) as whole:

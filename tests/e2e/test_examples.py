@@ -77,7 +77,8 @@ def test_an_example_is_short_and_its_help_shows_how_to_run_it(run, name):
         ("write_towards_an_ending.py", ("the end.",)),
     ],
 )
-def test_an_unreachable_server_is_an_error_of_one_line(run, name, arguments, tmp_path):
+def test_an_unreachable_server_is_an_error_of_one_line(run, monkeypatch, name, arguments, tmp_path):
+    monkeypatch.setattr("sostenuto._retries.FIRST_WAIT_S", 0.01)
     arguments = [tmp_path / argument if argument == "story.json" else argument for argument in arguments]
     # Port 9 of loopback, discard, has no server.
     code, out, err = run(name, *arguments, url="http://127.0.0.1:9")

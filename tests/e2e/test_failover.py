@@ -151,18 +151,13 @@ def test_calls_that_a_backend_fails_are_retried_on_another_backend(servers, two_
 
 def test_sequences_of_a_killed_backend_continue_on_the_other(pair, expected):
     servers, gateway = pair
-    first, second = (server.port for server in servers.running)
     assert streams_while(gateway, lambda: servers.kill(0)) == expected
-    assert left_out(gateway) == [first]
-    servers.restart(0)
-    gateway.wait_until(lambda: left_out(gateway) == [])
-    assert streams_while(gateway, lambda: servers.kill(1)) == expected
-    assert left_out(gateway) == [second]
+    assert left_out(gateway) == [servers.running[0].port]
 
 
 def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, start_gateway):
-    gateway = start_gateway(backend=shared_servers.running[0].port, backend_grace_s=0.5)
-    shared_servers.kill(0)
+    gateway = start_gateway(backend=shared_servers.running[1].port, backend_grace_s=0.5)
+    shared_servers.kill(1)
     body = {"model": "lstm", "prompt": "It was", "max_tokens": 5}
     status, response = gateway.post(body)
     assert (status, response["error"]["code"]) == (503, "backend_unavailable")

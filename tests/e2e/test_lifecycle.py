@@ -90,23 +90,6 @@ def test_sigterm_finishes_accepted_requests_and_rejects_new_ones(start_gateway):
     assert gateway.process.wait(20) == 0
 
 
-def test_a_stream_that_outlasts_the_drain_ends_with_an_error_event(start_gateway):
-    gateway = start_gateway(drain_s=2)
-    events = []
-
-    def read():
-        events.extend(gateway.stream(**LONG))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    until(lambda: events)
-    gateway.send(signal.SIGTERM)
-    reader.join(20)
-    assert not reader.is_alive()
-    assert events[-1]["error"]["code"] == "shutting_down"
-    assert gateway.process.wait(10) == 0
-
-
 def test_a_port_in_use_is_a_one_line_error(gateway):
     import subprocess
     import sys

@@ -28,9 +28,9 @@ def in_order(listed, called):
     return all(first < second for first, second in pairwise(places))
 
 
-def test_a_streaming_completion_runs_the_modules_that_the_page_lists(models_dir, model_server):
+def test_a_streaming_completion_runs_the_modules_that_the_page_lists(two_models_dir, model_server):
     """Each of them runs, in that order; every other module that runs is in the page's second list."""
-    command = [sys.executable, "-m", "tests.e2e.traced_completion", models_dir, str(model_server.port)]
+    command = [sys.executable, "-m", "tests.e2e.traced_completion", two_models_dir, str(model_server.port)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=True).stdout
     threads = json.loads(output.splitlines()[-1])
     listed = re.findall(STEP, section(), re.MULTILINE)

@@ -80,6 +80,7 @@ def test_a_completion_cut_off_by_shutdown_resumes_on_another_gateway(start_gatew
     response = connection.getresponse()
     content, retry = response.read(), response.headers["x-should-retry"]
     connection.close()
+    assert leaving.process.wait(10) == 0
     if stream:
         events = [json.loads(line.removeprefix(b"data: ")) for line in content.split(b"\n\n") if line]
         error, pieces = events[-1], [choice["text"] for event in events[:-1] for choice in event["choices"]]

@@ -280,7 +280,7 @@ def test_after_a_read_timeout_the_connection_is_closed_before_resuming(server, w
         stream([chunk("abc", "stop"), DONE])(handler)
 
     server.script = [stream([chunk("ab")], then=linger), rest]
-    with Client(server.url, timeout=2) as hasty:
+    with Client(server.url, timeout=1) as hasty:
         assert list(hasty.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
     assert waits == [0.5]
 

@@ -152,7 +152,7 @@ def test_a_response_that_is_no_event_stream_is_unexpected(client, server, conten
 
 def test_the_read_timeout_applies_between_deltas(server):
     server.script = [stream([chunk("first")], then=linger)]
-    with Client(server.url, timeout=(5, 2)) as client, client.stream("Once", model="tiny") as pieces:
+    with Client(server.url, timeout=(5, 1)) as client, client.stream("Once", model="tiny") as pieces:
         assert next(pieces) == "first"
         with pytest.raises(StreamInterrupted, match="no byte arrived within the read timeout"):
             next(pieces)

@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,43 +195,46 @@ def test_a_burst_of_connections_causes_no_error(gunicorn):
 HEAD, BODY = b"the head of the request timed out", b"the body did not arrive in time"
 
 
+INCOMPLETE = {
+    "head": (b"", b"GET / HTTP/1.1\r\nHo", HEAD),
+    "head of a later request": (GET % b"/", b"GET / HTTP/1.1\r\nHo", HEAD),
+    "dripping head": (b"", b"GET / HTTP/1.1\r\nX: ", HEAD),
+    "body": (b"", POST % b"Content-Length: 1000" + b"{", BODY),
+    "dripping body": (b"", POST % b"Content-Length: 1000" + b"{", BODY),
+}
+
+
 @with_options(threads="1")
-@pytest.mark.parametrize(
-    ("before", "part", "dripping", "message"),
-    [
-        (b"", b"GET / HTTP/1.1\r\nHo", False, HEAD),
-        (GET % b"/", b"GET / HTTP/1.1\r\nHo", False, HEAD),
-        (b"", b"GET / HTTP/1.1\r\nX: ", True, HEAD),
-        (b"", POST % b"Content-Length: 1000" + b"{", False, BODY),
-        (b"", POST % b"Content-Length: 1000" + b"{", True, BODY),
-    ],
-    ids=["head", "head of a later request", "dripping head", "body", "dripping body"],
-)
-def test_an_incomplete_request_gets_408_and_holds_no_thread(gunicorn, before, part, dripping, message):
-    with gunicorn.connect(before) as staller:
+def test_an_incomplete_request_gets_408_and_holds_no_thread(gunicorn):
+    stallers = {}
+    for name, (before, part, _) in INCOMPLETE.items():
+        stallers[name] = gunicorn.connect(before)
         if before:
-            read_past(staller, b"ok")
-        staller.sendall(part)
-        assert gunicorn.get("/") == (200, b"ok")
-        answer = drip(staller, b"x") if dripping else read_all(staller)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert message in answer
+            read_past(stallers[name], b"ok")
+        stallers[name].sendall(part)
+    assert gunicorn.get("/") == (200, b"ok")
+    with ThreadPoolExecutor(len(stallers)) as pool:
+        drips = {name: pool.submit(drip, stallers[name], b"x") for name in INCOMPLETE if "dripping" in name}
+        for name, (_, _, message) in INCOMPLETE.items():
+            answer = drips[name].result() if name in drips else read_all(stallers[name])
+            assert answer.startswith(b"HTTP/1.1 408 "), name
+            assert message in answer, name
 
 
 @with_options(worker_class=f"{APP}.PatientWorker")
-@pytest.mark.parametrize("framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"], ids=["length", "chunks"])
-@pytest.mark.parametrize("expects", [b"", b"\r\nExpect: 100-continue"], ids=["", "100-continue"])
-def test_a_body_that_the_application_refuses_is_not_received(gunicorn, framing, expects):
+def test_a_body_that_the_application_refuses_is_not_received(gunicorn):
     post, part = b"POST /guarded HTTP/1.1\r\nHost: test\r\n%s%s%s\r\n\r\n", b"4\r\nabcd\r\n"
-    answer = read_all(gunicorn.connect(post % (framing, b"", expects) + part))
-    assert answer.startswith(b"HTTP/1.1 401 ")
-    assert answer.endswith(b"no key")
-    assert b"Connection: close" in answer
-    allowed = gunicorn.connect(post % (framing, b"\r\nAuthorization: Bearer key", expects) + part)
-    rest = b"0\r\n\r\n" if b"chunked" in framing else b"x" * (1000 - len(part))
-    assert gunicorn.get("/")[0] == 200
-    allowed.sendall(rest)
-    assert b"HTTP/1.1 200 " in read_past(allowed, b"abcd" if b"chunked" in framing else rest)
+    framings = b"Content-Length: 1000", b"Transfer-Encoding: chunked"
+    for framing, expects in itertools.product(framings, (b"", b"\r\nExpect: 100-continue")):
+        answer = read_all(gunicorn.connect(post % (framing, b"", expects) + part))
+        assert answer.startswith(b"HTTP/1.1 401 "), framing + expects
+        assert answer.endswith(b"no key")
+        assert b"Connection: close" in answer
+        allowed = gunicorn.connect(post % (framing, b"\r\nAuthorization: Bearer key", expects) + part)
+        rest = b"0\r\n\r\n" if b"chunked" in framing else b"x" * (1000 - len(part))
+        assert gunicorn.get("/")[0] == 200
+        allowed.sendall(rest)
+        assert b"HTTP/1.1 200 " in read_past(allowed, b"abcd" if b"chunked" in framing else rest)
 
 
 def test_pipelined_requests_are_answered_in_order(gunicorn):
@@ -262,30 +266,31 @@ def test_an_endless_head_is_refused(gunicorn):
     assert gunicorn.get("/") == (200, b"ok")
 
 
+# What is sent first, what is sent later, and the response's body.
+INTERRUPTED = {
+    "head": (b"GET / HTTP/1.1\r\nHo", b"st: test\r\n\r\n", b"ok"),
+    "length": (POST % b"Content-Length: 4" + b"ab", b"cd", b"abcd"),
+    "continue": (POST % b"Content-Length: 4\r\nExpect: 100-continue", b"abcd", b"abcd"),
+    "chunked": (POST % b"Transfer-Encoding: chunked" + b"2\r\nab\r\n3;x=y\r\n", b"cde\r\n0\r\n\r\n", b"abcde"),
+    "chunk that looks like the end": (
+        POST % b"Transfer-Encoding: chunked" + b"5\r\n0\r\n\r\n", b"\r\n0\r\nX: y\r\n\r\n", b"0\r\n\r\n"
+    ),
+    "trailer": (POST % b"Transfer-Encoding: chunked" + b"2\r\nab\r\n0\r\nX: y\r\n", b"\r\n", b"ab"),
+}  # fmt: skip
+
+
 @with_options(worker_class=f"{APP}.PatientWorker", threads="2")
-@pytest.mark.parametrize(
-    ("part", "rest", "content"),
-    [
-        (b"GET / HTTP/1.1\r\nHo", b"st: test\r\n\r\n", b"ok"),
-        (POST % b"Content-Length: 4" + b"ab", b"cd", b"abcd"),
-        (POST % b"Content-Length: 4\r\nExpect: 100-continue", b"abcd", b"abcd"),
-        (POST % b"Transfer-Encoding: chunked" + b"2\r\nab\r\n3;x=y\r\n", b"cde\r\n0\r\n\r\n", b"abcde"),
-        (POST % b"Transfer-Encoding: chunked" + b"5\r\n0\r\n\r\n", b"\r\n0\r\nX: y\r\n\r\n", b"0\r\n\r\n"),
-        (POST % b"Transfer-Encoding: chunked" + b"2\r\nab\r\n0\r\nX: y\r\n", b"\r\n", b"ab"),
-    ],
-    ids=["head", "length", "continue", "chunked", "chunk that looks like the end", "trailer"],
-)
-@pytest.mark.parametrize("pipelined", [False, True], ids=["first", "pipelined"])
-def test_an_incomplete_request_holds_no_thread(gunicorn, part, rest, content, pipelined):
-    stallers = [gunicorn.connect((GET % b"/" if pipelined else b"") + part) for _ in range(6)]
-    assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5
-    for staller in stallers:
-        before = read_past(staller, b"100 Continue\r\n\r\n") if b"Expect" in part else b""
-        staller.sendall(rest + LAST_GET % b"/")
-        answer = before + read_all(staller)
-        assert answer.count(b"HTTP/1.1 200 ") == 2 + pipelined
-        assert b"\r\n\r\n" + content + b"HTTP/1.1" in answer
-        assert answer.count(b"100 Continue") == (b"Expect" in part)
+def test_an_incomplete_request_holds_no_thread(gunicorn):
+    for (name, (part, rest, content)), pipelined in itertools.product(INTERRUPTED.items(), (False, True)):
+        stallers = [gunicorn.connect((GET % b"/" if pipelined else b"") + part) for _ in range(6)]
+        assert [gunicorn.get("/") for _ in range(5)] == [(200, b"ok")] * 5, name
+        for staller in stallers:
+            before = read_past(staller, b"100 Continue\r\n\r\n") if b"Expect" in part else b""
+            staller.sendall(rest + LAST_GET % b"/")
+            answer = before + read_all(staller)
+            assert answer.count(b"HTTP/1.1 200 ") == 2 + pipelined, name
+            assert b"\r\n\r\n" + content + b"HTTP/1.1" in answer, name
+            assert answer.count(b"100 Continue") == (b"Expect" in part), name
 
 
 def test_a_body_that_arrives_in_pieces_is_passed_on_unchanged(gunicorn):
@@ -313,10 +318,11 @@ def test_a_body_beyond_the_limit_is_not_received(gunicorn, framing):
         assert b"must be at most 1048576 bytes" in answer
 
 
-@pytest.mark.parametrize("body", [b"zz\r\n", b"-1\r\n{}", b"2\r\n{}X0\r\n\r\n"], ids=["size", "negative", "end"])
-def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn, body):
-    with gunicorn.connect(POST % b"Transfer-Encoding: chunked" + body) as sender:
-        assert read_all(sender).startswith(b"HTTP/1.1 400 ")
+def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn):
+    """Its size is no number or negative, or the end of a chunk is missing."""
+    for body in (b"zz\r\n", b"-1\r\n{}", b"2\r\n{}X0\r\n\r\n"):
+        with gunicorn.connect(POST % b"Transfer-Encoding: chunked" + body) as sender:
+            assert read_all(sender).startswith(b"HTTP/1.1 400 "), body
 
 
 @with_options(worker_class=f"{APP}.PatientWorker")
@@ -333,8 +339,7 @@ def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
 
 
 @with_options(worker_class=f"{APP}.PatientWorker", threads="1", worker_connections="16")
-@pytest.mark.parametrize("path", ["/health", "/healthz", "/ping", "/readyz"])
-def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
+def test_health_checks_are_answered_while_every_thread_is_held(gunicorn):
     with contextlib.closing(gunicorn.connect(GET % b"/stream")) as stream:
         read_past(stream, b"tick")
         crowd = {gunicorn.connect(GET % b"/") for _ in range(30)}
@@ -342,7 +347,8 @@ def test_health_checks_are_answered_while_every_thread_is_held(gunicorn, path):
         until(lambda: len(select.select(crowd, [], [], 0)[0]) == 19)
         refused = set(select.select(crowd, [], [], 0)[0])
         assert all(b"all threads are busy" in read_all(sock) for sock in refused)
-        assert gunicorn.get(path) == (200, b"ok")
+        for path in ("/health", "/healthz", "/ping", "/readyz"):
+            assert gunicorn.get(path) == (200, b"ok"), path
     assert all(read_past(sock, b"ok") for sock in crowd - refused)
     assert gunicorn.output.count("others get 429") == 1
 
