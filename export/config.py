@@ -36,7 +36,8 @@ _RECIPE_PASSES = {
 }
 # The default recipe's units for less computation than in its own minutes are a multiple of this.
 _UNITS_STEP = 128
-# Tokens/s of training 512 units, relative to 41,182 on a CPU with AMX: 21,839 with AVX512-BF16 alone, 10,900 without both.
+# Tokens/s of training 512 units, relative to 41,182 on a CPU with AMX: 21,839 with AVX512-BF16 alone, 10,900 with
+# neither.
 _SPEED_WITHOUT_AMX, _SPEED_WITHOUT_BFLOAT16 = 0.5, 0.25
 # A file's characters per byte are counted in its beginning, as those bytes that do not continue a character in UTF-8.
 _SAMPLED_BYTES = 1 << 16

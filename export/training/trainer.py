@@ -20,8 +20,8 @@ from export.training.runs import RunFolder
 
 # Learning rate at the end of the run, as a share of the peak.
 FINAL_RATE = 0.02
-# Fraction of the run in which the learning rate decays. One and two passes ended 0.007 lower than with cosine decay over
-# the whole run, four and seven the same (`benchmarks/HISTORY.md`).
+# Fraction of the run in which the learning rate decays. One and two passes ended 0.007 lower than with cosine decay,
+# four and seven the same (`benchmarks/HISTORY.md`).
 _DECAY = 0.5
 # Prior of the scale of the logits: normal, with mean 1 and this standard deviation. It dominates with a hundred
 # held-out tokens, and hardly matters with thousands.

@@ -174,7 +174,7 @@ def test_a_lost_host_is_a_failed_connection_and_retried(client, server, waits, m
 def test_a_read_timeout_is_not_retried(server, silent, waits):
     """The server may still be working on the first request: a second would only add load."""
     server.script = [silent]
-    with Client(server.url, timeout=(5, 0.3)) as client, pytest.raises(Timeout, match="sent nothing for 0.3 s"):
+    with Client(server.url, timeout=(5, 0.3)) as client, pytest.raises(Timeout, match=r"sent nothing for 0\.3 s"):
         client.generate("Once", model="tiny")
     assert (len(server.requests), waits) == (1, [])
 

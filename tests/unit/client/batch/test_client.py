@@ -91,7 +91,7 @@ def test_a_refused_api_key_stops_the_run(server, client, status):
 
 def test_a_request_that_timed_out_is_not_retried(server):
     server.script = [linger]
-    with pytest.raises(LineError, match=r"no response within --timeout of 0.3 s") as caught:
+    with pytest.raises(LineError, match=r"no response within --timeout of 0\.3 s") as caught:
         connect(server.url, timeout_s=0.3).send(REQUEST)
     assert (caught.value.code, caught.value.custom_id) == ("timeout", "a")
     assert len(server.requests) == 1
