@@ -174,8 +174,10 @@ def test_the_reader_of_the_corpus_reports_a_file_that_cannot_be_read():
     assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.2
 
 
-@pytest.mark.parametrize(("has_bfloat16", "slower", "units"), [(False, 4, 384), (True, 2, 512)])
-def test_a_slow_cpu_reads_a_text_less_often(monkeypatch, has_bfloat16, slower, units):
+@pytest.mark.parametrize(
+    ("has_bfloat16", "slower", "units", "dropout_with_gpu"), [(False, 4, 384, 0.5), (True, 2, 512, 0.4)]
+)
+def test_a_slow_cpu_reads_a_text_less_often(monkeypatch, has_bfloat16, slower, units, dropout_with_gpu):
     monkeypatch.setattr(config_module, "has_amx", lambda: False)
     monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(config_module, "has_gpu", lambda: False)
@@ -183,7 +185,7 @@ def test_a_slow_cpu_reads_a_text_less_often(monkeypatch, has_bfloat16, slower, u
     assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.2
     assert load_config(RECIPES["characters-3-minutes"], {**given, "max_minutes": 2.9}).units == units
     monkeypatch.setattr(config_module, "has_gpu", lambda: True)
-    assert load_config(RECIPES["characters-3-minutes"], given).dropout > 0.2
+    assert load_config(RECIPES["characters-3-minutes"], given).dropout == dropout_with_gpu
 
 
 def test_documents_do_not_change_what_a_file_of_settings_says(toml):
