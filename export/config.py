@@ -428,9 +428,10 @@ def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dic
     characters, starts earlier. At a high learning rate few passes learn more, and many memorize sooner: two over tiny
     Shakespeare ended with 1.435 at 0.01, and 1.470 at 0.004; verse of 40,000 characters reached 4.622, and 4.584.
 
-    Fewer units train faster, and learn less from the same text. Below half of the default recipe's computation its units
-    grow with the fourth root of it, so that weights and tokens grow alike (Hoffmann et al. 2022, arXiv 2203.15556): with a
-    quarter, tiny Shakespeare ended with 1.432 at 384 units, 1.439 at 256 and 1.445 at 512 (`benchmarks/HISTORY.md`).
+    Fewer units train faster, and learn less from the same text. Below half of the default recipe's computation its
+    units grow with the fourth root of it, so that weights and tokens grow alike (Hoffmann et al. 2022, arXiv
+    2203.15556): with a quarter, tiny Shakespeare ended with 1.432 at 384 units, 1.439 at 256 and 1.445 at 512
+    (`benchmarks/HISTORY.md`).
     """
     without, usual = _RECIPE_PASSES[recipe]
     passes: float = usual
