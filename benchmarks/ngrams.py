@@ -1,19 +1,10 @@
-"""`python -m benchmarks.ngrams --corpus FILE`: an interpolated Kneser–Ney model of characters, beside what it costs.
+"""An interpolated Kneser–Ney model of characters, the baseline of `/v1/score` in the docs.
 
-The baseline of `/v1/score`: Kneser and Ney (1995) with one discount per order and interpolation (Chen and Goodman 1999,
-section 4.1.6). It is trained on the head of a text, and scores the tail that `benchmarks.quality` holds out.
+Kneser and Ney (1995) with one discount per order and interpolation (Chen and Goodman 1999, section 4.1.6).
 """
 
-import argparse
 import math
-import time
 from collections import Counter, defaultdict
-from pathlib import Path
-
-from benchmarks.report import machine, print_table
-
-ORDERS = (3, 4, 5, 6, 7, 8)
-HELD_OUT = 0.1
 
 
 class KneserNey:
@@ -48,25 +39,3 @@ class KneserNey:
         """Return the negative log probability of a text after nothing."""
         size = self._order - 1
         return -sum(math.log(self.probability(text[max(0, i - size) : i], text[i])) for i in range(len(text)))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser("python -m benchmarks.ngrams", description=__doc__)
-    parser.add_argument("--corpus", type=Path, required=True, help="text file; its last tenth is held out")
-    corpus = parser.parse_args().corpus.read_text(encoding="utf-8")
-    # As `benchmarks.quality` splits it.
-    cut = math.floor(len(corpus) * (1 - HELD_OUT) + 1e-6)
-    rows = []
-    for order in ORDERS:
-        started = time.process_time()
-        model = KneserNey(corpus[:cut], order)
-        trained = time.process_time()
-        nats = model.nats(corpus[cut:]) / len(corpus[cut:])
-        speed = len(corpus[cut:]) / (time.process_time() - trained)
-        rows.append((order, f"{nats:.4f}", f"{nats / math.log(2):.3f}", f"{trained - started:.1f}", f"{speed:,.0f}"))
-    print(f"{machine()}; one core, Python\n")
-    print_table(("order", "nats/character", "bits/character", "s to train", "characters/s"), rows)
-
-
-if __name__ == "__main__":
-    main()

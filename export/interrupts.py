@@ -14,6 +14,8 @@ _MESSAGES = {
     signal.SIGINT: b"\nstopping after this step; press Ctrl-C again to stop at once\n",
     signal.SIGTERM: b"\nSIGTERM: stopping after this step; a second one stops at once\n",
 }
+# The signal that was deferred, if any.
+_received: list[int] = []
 
 
 class Terminated(KeyboardInterrupt):
@@ -48,26 +50,27 @@ def raise_interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], None]]:
-    """Defer both signals within the context; yield a function that raises the one that was received.
-
-    The function raises `KeyboardInterrupt` or `Terminated`. A second signal ends the process at once.
-    """
-    received: list[int] = []
+def deferred_interrupts() -> Iterator[None]:
+    """Defer both signals within the context to the next `raise_if_interrupted`; a second one ends the process."""
 
     def record(number: int, _frame: FrameType | None) -> None:
         # `print` is not reentrant: the handler may have interrupted another print.
-        if received:
+        if _received:
             os._exit(128 + number)
-        received.append(number)
+        _received.append(number)
         os.write(2, _MESSAGES[signal.Signals(number)])
 
-    def raise_if_interrupted() -> None:
-        if received:
-            raise_interrupt(received[0], None)
+    try:
+        with signal_handlers(record):
+            yield
+    finally:
+        _received.clear()
 
-    with signal_handlers(record):
-        yield raise_if_interrupted
+
+def raise_if_interrupted() -> None:
+    """Raise the `KeyboardInterrupt`, or `Terminated`, of a deferred signal."""
+    if _received:
+        raise_interrupt(_received[0], None)
 
 
 @contextlib.contextmanager

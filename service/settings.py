@@ -50,10 +50,6 @@ def _parse_precisions(value: str) -> dict[str, Precision]:
     return by_model
 
 
-def _unless_empty(value: Any) -> Any:
-    return None if value == "" else value
-
-
 def _link(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"(https?:/)?/\S+", value):
         raise ValueError("must begin with http://, https:// or /")
@@ -236,7 +232,7 @@ class Settings(BaseSettings):
         description="append-only audit log, JSON Lines: who published, promoted, removed, trained, uploaded, and added "
         "and revoked keys; unset: none. The exporter's commands use it, too",
     )
-    training_dir: Annotated[Path | None, BeforeValidator(_unless_empty)] = Field(
+    training_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
         None,
         description="directory of uploaded files and runs, shared by gateways and trainers; empty or unset: no "
         "training, except that `sostenuto serve` uses ./training",

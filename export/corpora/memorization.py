@@ -7,6 +7,7 @@ import numpy as np
 
 from contract.training_filter import polynomials
 from export.corpora.corpus import Chunk
+from export.interrupts import raise_if_interrupted
 
 SPAN_WORDS = 8
 # With fewer, the share would be noise.
@@ -35,16 +36,12 @@ class Memorization:
 
 
 def find_memorized_spans(
-    generated: Iterable[str],
-    training_text: Iterable[Chunk],
-    words: Words = str.split,
-    raise_if_interrupted: Callable[[], None] = lambda: None,
+    generated: Iterable[str], training_text: Iterable[Chunk], words: Words = str.split
 ) -> Memorization:
     """Search the training text for generated n-grams.
 
     The first and last word of each generated text are ignored: they may be incomplete. The chunks of the training text
     split no word; runs do not cross document boundaries. `words` splits both into normalized words.
-    `raise_if_interrupted` is called after each chunk.
     """
     word_ids = dict[str, int]()
     texts = [[word_ids.setdefault(word, len(word_ids)) for word in words(text)[1:-1]] for text in generated]

@@ -14,21 +14,10 @@ _FALLBACK = np.array([0.0, 0.5, 1.0, 1.5])
 MAX_TOKENS = 2_000_000
 
 
-@dataclass(frozen=True)
-class NgramBaseline:
-    """The best n-gram model of a text.
+def ngram_baseline(train: np.ndarray, held_out: np.ndarray, is_target: np.ndarray) -> tuple[int, float]:
+    """Count n-grams; return the order with the lowest loss, before the first that is worse, and the loss.
 
-    Attributes:
-        order: Length of its n-grams, in tokens.
-        loss: Its loss on the validation split, of a long one on its beginning, in nats per token.
-    """
-
-    order: int
-    loss: float
-
-
-def ngram_baseline(train: np.ndarray, held_out: np.ndarray, is_target: np.ndarray) -> NgramBaseline:
-    """Count n-grams, and return the order with the lowest loss; it stops at the first order that is worse.
+    The order is in tokens, the loss in nats per token of the held-out text, of a long one of its beginning.
 
     Interpolated, modified Kneser–Ney smoothing: Chen and Goodman 1999, section 4.1.6 and equation 26
     (https://doi.org/10.1006/csla.1999.0128).
@@ -46,13 +35,13 @@ def ngram_baseline(train: np.ndarray, held_out: np.ndarray, is_target: np.ndarra
     held_ngrams = level.find(held_contexts, held_out)
     # Of the held-out tokens, by the order below: at first, all tokens are equally probable.
     lower = np.full(len(held_out), 1 / vocab_size)
-    best: NgramBaseline | None = None
+    best: tuple[int, float] | None = None
     for order in range(1, MAX_ORDER + 1):
         probabilities = level.probabilities(level.counts, held_ngrams, held_contexts, lower)
         loss = float(-np.log(probabilities[evaluated]).mean())
-        if best is not None and loss >= best.loss:
+        if best is not None and loss >= best[1]:
             break
-        best = NgramBaseline(order, loss)
+        best = order, loss
         # An n-gram is the context of the next token; before the first token there are only start tokens.
         start, shorter = len(level.keys), level
         contexts = np.concatenate([[start], shorter.ngrams[:-1]])

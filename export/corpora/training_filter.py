@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from export.corpora.documents import SEPARATOR
 from export.corpora.encoder import encode_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.corpora.spool import BLOCK_BYTES
+from export.interrupts import raise_if_interrupted
 from export.terminal import ProgressLine
 
 # Documents are short, and thus generated whole, if their mean length in characters is at most this.
@@ -31,16 +32,11 @@ SPAN_FALSE_POSITIVE_RATE = 1e-7
 _BLOCK_TOKENS = 1 << 20
 _DOING = "building the training filter"
 
-Check = Callable[[], None]
-
 
 def build_training_filter(
-    corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward", raise_if_interrupted: Check = lambda: None
+    corpus: Corpus, tokenizer: Tokenizer, direction: Direction = "forward"
 ) -> TrainingFilter | None:
-    """Return the filter of a training split; None if it has too many documents for `MAX_BYTES`.
-
-    `raise_if_interrupted` is called after each block.
-    """
+    """Return the filter of a training split; None if it has too many documents for `MAX_BYTES`."""
     if corpus.ends and corpus.num_characters <= SHORT_DOCUMENT_CHARACTERS * corpus.num_documents:
         if corpus.num_documents > _max_entries(DOCUMENT_FALSE_POSITIVE_RATE):
             return None
@@ -50,7 +46,7 @@ def build_training_filter(
             bloom.add(hashes)
             raise_if_interrupted()
         return TrainingFilter(DOCUMENTS, bloom, corpus.num_documents, bloom.false_positive_rate())
-    return _of_spans(corpus, tokenizer, direction, raise_if_interrupted)
+    return _of_spans(corpus, tokenizer, direction)
 
 
 def _max_entries(false_positive_rate: float) -> int:
@@ -90,9 +86,7 @@ def _hash_documents(blocks: Iterable[bytes]) -> Iterator[np.ndarray]:
         yield splitmix64.mix(np.array([head], np.uint64))
 
 
-def _of_spans(
-    corpus: Corpus, tokenizer: Tokenizer, direction: Direction, raise_if_interrupted: Check
-) -> TrainingFilter:
+def _of_spans(corpus: Corpus, tokenizer: Tokenizer, direction: Direction) -> TrainingFilter:
     ids, end = encode_corpus(corpus, tokenizer, direction), tokenizer.special.end if corpus.ends else None
     num_tokens = len(ids) - (0 if end is None else corpus.num_documents)
     span_tokens = max(SPAN_WORDS, math.ceil(SPAN_CHARACTERS * num_tokens / corpus.num_characters))

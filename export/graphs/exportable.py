@@ -36,7 +36,7 @@ _BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class Exportable:
-    """A model prepared for export. `cell`, `layers`, `embedding` and `context` are as in `GeneratorCard`.
+    """A model prepared for export. `cell`, `layers` and `context` are as in `GeneratorCard`.
 
     Attributes:
         network: The step function.
@@ -44,8 +44,7 @@ class Exportable:
         logits: Reference logits of the original model, up to a constant per token; to verify the export.
         tops: Reference inputs of its last layer, likewise; None if unknown.
         gives_probabilities: Whether the original outputs are probabilities and not logits, as observed in a call.
-        num_embeddings: Rows of the embedding: number of valid input ids; None if unknown.
-        vectors: float32 (ids, embedding), the embedding table; None if unknown.
+        vectors: float32 (valid input ids, embedding), the embedding table; None if unknown.
         keras_model: The Keras model, to store beside the SavedModel; None if there is none.
     """
 
@@ -54,12 +53,10 @@ class Exportable:
     logits: LogitsFn
     gives_probabilities: bool
     tops: LogitsFn | None = None
-    num_embeddings: int | None = None
     vectors: np.ndarray | None = None
     keras_model: keras.Model | None = None
     cell: str | None = None
     layers: int = 0
-    embedding: int = 0
     context: int | None = None
 
 
@@ -113,20 +110,17 @@ def _prepare_stateful(model: keras.Model, network: Network) -> Exportable:
         return whole(as_input(token_ids, whole), training=False)
 
     vectors = network.embedding.table
-    num_embeddings, width = vectors.shape
-    are_probabilities = _are_probabilities(outputs(_random_ids(num_embeddings, 1))[:, -1])
+    are_probabilities = _are_probabilities(outputs(_random_ids(len(vectors), 1))[:, -1])
     return Exportable(
         StatefulNetwork(network),
         network.sha256(),
         lambda token_ids: np.asarray(_as_logits(outputs(token_ids), are_probabilities)),
         are_probabilities,
         tops=None if top is None else lambda token_ids: np.asarray(top(as_input(token_ids, whole), training=False)),
-        num_embeddings=num_embeddings,
         vectors=vectors,
         keras_model=model,
         cell=network.cell,
         layers=len(network.recurrent),
-        embedding=width,
     )
 
 
@@ -136,8 +130,9 @@ def _prepare_window(original: keras.Model, context: int) -> Exportable:
     layers = list(all_layers(model))
     kinds = {name for layer in layers for name, kind in CELLS.items() if type(layer) is kind}
     embedding = next((layer for layer in layers if isinstance(layer, keras.layers.Embedding)), None)
-    num_embeddings = None if embedding is None else embedding.input_dim
-    logits, are_probabilities = _logits_of(lambda token_ids: call(model, token_ids, model), context, num_embeddings)
+    vectors = None if embedding is None else np.asarray(embedding.embeddings, np.float32)
+    num_ids = None if vectors is None else len(vectors)
+    logits, are_probabilities = _logits_of(lambda token_ids: call(model, token_ids, model), context, num_ids)
     structure = json.dumps(_description(original), sort_keys=True, default=lambda value: type(value).__name__)
     return Exportable(
         keras_window(model, logits, context),
@@ -145,11 +140,9 @@ def _prepare_window(original: keras.Model, context: int) -> Exportable:
         _hash(f"{context} {structure}", [variable.value for variable in model.weights]),
         _by_windows(logits, context),
         are_probabilities,
-        num_embeddings=num_embeddings,
-        vectors=None if embedding is None else np.asarray(embedding.embeddings, np.float32),
+        vectors=vectors,
         keras_model=original,
         cell=kinds.pop() if len(kinds) == 1 else None,
-        embedding=embedding.output_dim if embedding else 0,
         context=context,
     )
 

@@ -15,7 +15,7 @@ from contract.files import write_atomically
 from export.command import PATH, Command, import_tensorflow_quietly, json_option, models_dir_option
 from export.config import MODELS
 from export.errors import PublishError, RepositoryError
-from export.interrupts import deferred_interrupts
+from export.interrupts import deferred_interrupts, raise_if_interrupted
 from export.repository import card_facts
 from export.repository.card_facts import Facts, architecture, epochs_text, reported, sample_text, setting_text
 from export.repository.comparison import METRICS, Candidate, Comparison
@@ -356,7 +356,7 @@ def _verify(versions: Sequence[Version]) -> list[str]:
     failed = []
     # A version takes seconds; for several, a progress bar shows how many are left.
     bar = tqdm(versions, disable=len(versions) < 2 or not sys.stderr.isatty(), leave=False, dynamic_ncols=True)
-    with deferred_interrupts() as raise_if_interrupted, bar:
+    with deferred_interrupts(), bar:
         for version in bar:
             bar.set_description_str(version.label)
             echo(version.label)

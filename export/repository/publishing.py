@@ -147,11 +147,11 @@ def require_writable(home: Path) -> None:
 
 
 def _require_sizes(model: Exportable, num_tokens: int) -> None:
-    vocab_size, num_embeddings = model.network.vocab_size, model.num_embeddings
+    vocab_size, vectors = model.network.vocab_size, model.vectors
     if vocab_size < num_tokens:
         raise PublishError(f"the model has {vocab_size} outputs, too few for a tokenizer of {num_tokens} tokens")
-    if num_embeddings is not None and num_embeddings < num_tokens:
-        raise PublishError(f"the embedding has {num_embeddings} ids, too few for a tokenizer of {num_tokens} tokens")
+    if vectors is not None and len(vectors) < num_tokens:
+        raise PublishError(f"the embedding has {len(vectors)} ids, too few for a tokenizer of {num_tokens} tokens")
 
 
 @contextlib.contextmanager
@@ -199,7 +199,7 @@ def _card(
         name=name,
         cell=exportable.cell,
         layers=exportable.layers,
-        embedding=exportable.embedding,
+        embedding=0 if exportable.vectors is None else exportable.vectors.shape[1],
         context=exportable.context,
         units=exportable.network.output_size,
         state_size=exportable.network.state_size,

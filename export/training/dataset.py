@@ -15,7 +15,7 @@ from export.corpora.bits_per_character import count_characters, count_tokens
 from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
 from export.corpora.labels import LabelDropout, document_labels
-from export.corpora.ngrams import NgramBaseline, ngram_baseline
+from export.corpora.ngrams import ngram_baseline
 from export.corpora.packaged import provenance_of
 from export.corpora.spool import blocks
 from export.errors import CorpusError
@@ -361,8 +361,8 @@ class Dataset:
         """Share of the validation tokens that are unknown to the vocabulary."""
         return 1 - self.num_evaluated / self._validation_counts.sum() if self.validation else 0.0
 
-    def ngram_baseline(self) -> NgramBaseline | None:
-        """Return the best n-gram model of the training split; None if nothing is held out. Takes some seconds."""
+    def ngram_baseline(self) -> tuple[int, float] | None:
+        """Return `ngrams.ngram_baseline` of the splits; None if nothing is held out. Takes some seconds."""
         if self.validation is None:
             return None
         is_target = np.ones(len(self.tokenizer), bool)
@@ -372,7 +372,7 @@ class Dataset:
     def describe(self, corpus: Corpus) -> CorpusDescription:
         """Return the description of the whole corpus for the card."""
         how: HeldOut = "shuffled_documents" if corpus.ends else "tail"
-        baseline = self.ngram_baseline()
+        ngram_order, ngram_loss = self.ngram_baseline() or (None, None)
         if self.tail and self.tail.spool is not self.head.spool:
             how = "validation_corpus"
         return CorpusDescription(
@@ -385,8 +385,8 @@ class Dataset:
             train_tokens=self.train.num_tokens,
             validation_tokens=self.num_evaluated,
             validation_characters=count_characters(self.tokenizer, self.validation.ids) if self.validation else 0,
-            ngram_order=baseline.order if baseline else None,
-            ngram_loss=baseline.loss if baseline else None,
+            ngram_order=ngram_order,
+            ngram_loss=ngram_loss,
             mixed=self._describe_mixed(),
             provenance=provenance_of(corpus.name),
             label_columns=self.columns,

@@ -188,23 +188,6 @@ def _num_vectors(layer: keras.layers.Layer) -> int:
     return 2 if isinstance(layer, CELLS["lstm"]) else 1
 
 
-def forward(
-    model: keras.Model,
-    token_ids: tf.Tensor,
-    states: Sequence[Sequence[tf.Tensor]],
-    *,
-    training: bool,
-    compute: Compute = Compute(),  # noqa: B008 - frozen
-) -> tuple[Parts, States]:
-    """Run the model over a BPTT window of token ids, int32 (T, batch): time first.
-
-    Returns logits float32 (T, rows, V) of each of the `compute.row_parts` parts of the batch, and the states after the
-    window. A bidirectional model returns (1, rows, V) and no states.
-    """
-    outputs, new_states = layer_outputs(model, token_ids, states, training=training, compute=compute)
-    return outputs[-1], new_states
-
-
 def layer_outputs(
     model: keras.Model,
     token_ids: tf.Tensor,
@@ -213,7 +196,11 @@ def layer_outputs(
     training: bool,
     compute: Compute,
 ) -> tuple[list[Parts], States]:
-    """Return the outputs of every layer, float32 (T, rows, width) each, and the states; otherwise as `forward`."""
+    """Run the model over a BPTT window of token ids, int32 (T, batch): time first.
+
+    Returns the outputs of every layer for each of the `compute.row_parts` parts of the batch, float32 (T, rows, width),
+    logits last, and the states after the window. A bidirectional model's logits are (1, rows, V), and it has no states.
+    """
     batch_size, token_id_parts = tf.shape(token_ids)[1], split(token_ids, compute.row_parts, axis=1)
     outputs, remaining, new_states = list[Parts](), list(states), []
     nodes = read_graph(model)

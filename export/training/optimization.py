@@ -12,7 +12,7 @@ from contract.machine import multiplies_bfloat16
 from contract.tokenizers import SpecialIds
 from export.config import TrainConfig
 from export.training.devices import Compute, Devices
-from export.training.model import States, activation_penalty, forward, layer_outputs, zero_states
+from export.training.model import States, activation_penalty, layer_outputs, zero_states
 from export.training.sequence import split
 
 # The decay of the moving average starts low: it is (1 + n) / (10 + n) after n updates, until that reaches `ema`.
@@ -203,9 +203,10 @@ class Optimization:
     def _evaluate_replica(
         self, inputs: tf.Tensor, targets: tf.Tensor, states: States, scale: tf.Tensor
     ) -> tuple[tf.Tensor, States]:
-        logits, new_states = forward(self.averaged, inputs, states, training=False, compute=self._evaluation_compute)
+        compute = self._evaluation_compute
+        outputs, new_states = layer_outputs(self.averaged, inputs, states, training=False, compute=compute)
         sums = []
-        for own_targets, own_logits in _parts(targets, logits, self._evaluation_compute):
+        for own_targets, own_logits in _parts(targets, outputs[-1], compute):
             is_known = tf.cast(own_targets != self._special.unknown, tf.float32) * self._no_label(own_targets)
             hit = tf.argmax(own_logits, axis=-1, output_type=tf.int32) == own_targets
             scaled = own_logits * scale

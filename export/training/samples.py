@@ -1,6 +1,6 @@
 """Generated samples: one after each epoch, those stored in a version, and those checked for memorization."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle, islice
 
 import keras
@@ -17,6 +17,7 @@ from export.corpora.memorization import Memorization, find_memorized_spans
 from export.graphs.exportable import prepare
 from export.graphs.signatures import Generator
 from export.graphs.specs import input_specs
+from export.interrupts import raise_if_interrupted
 
 SAMPLE_TOKENS = 200
 # Characters of a sample that are shown: 200 words would fill the screen.
@@ -38,8 +39,6 @@ MEMORIZATION_BATCH_SIZE, MEMORIZATION_WINDOWS, MEMORIZATION_WORDS = 64, 16, 64
 MAX_MEMORIZATION_TOKENS, MAX_MEMORIZATION_READ = 512, 16_384
 # Maximum number of batches, as sequences may end early.
 MAX_MEMORIZATION_BATCHES = 4
-
-Check = Callable[[], None]
 
 
 class SampleWriter:
@@ -97,12 +96,10 @@ class SampleWriter:
             for temperature, prompt, text, given in zip(temperatures, prompts, texts, labels, strict=True)
         )
 
-    def measure_memorization(
-        self, model: keras.Model, training_text: Iterable[Chunk], raise_if_interrupted: Check
-    ) -> Memorization:
+    def measure_memorization(self, model: keras.Model, training_text: Iterable[Chunk]) -> Memorization:
         """Generate some 4,000 words at temperature 1 and find their n-gram overlap with the training text.
 
-        A sliding-window model generates 1,000 words. `raise_if_interrupted` is called between two steps.
+        A sliding-window model generates 1,000 words.
         """
         self._use_model(model)
         rng, generated = np.random.default_rng([self._config.seed, 1]), list[str]()
@@ -110,10 +107,11 @@ class SampleWriter:
         for _ in range(MAX_MEMORIZATION_BATCHES if self._tokenizer.special.end is not None else 1):
             prompts = [self._pick_prompt(rng) for _ in range(batch_size)]
             num_tokens = self._num_memorization_tokens(prompts)
-            generated += self._generate(prompts, [1.0] * batch_size, num_tokens, rng, raise_if_interrupted)
+            generated += self._generate(prompts, [1.0] * batch_size, num_tokens, rng)
+            raise_if_interrupted()
             if sum(len(self._words(text)) for text in generated) >= batch_size * MEMORIZATION_WORDS // 2:
                 break
-        return find_memorized_spans(generated, training_text, self._words, raise_if_interrupted)
+        return find_memorized_spans(generated, training_text, self._words)
 
     def _words(self, text: str) -> list[str]:
         """Return the words of a text, as the model generates them."""
@@ -165,13 +163,12 @@ class SampleWriter:
         temperatures: Sequence[float],
         num_tokens: int,
         rng: np.random.Generator,
-        raise_if_interrupted: Check = lambda: None,
         labels: Sequence[Mapping[str, str]] = (),
     ) -> list[str]:
         """Return the continuation of each prompt; for a backward model, the text before each suffix.
 
-        Each sequence has a temperature; an end token may end it before `num_tokens`. `raise_if_interrupted` is called
-        between two decode calls. A sequence begins with its `labels`, if given.
+        Each sequence has a temperature; an end token may end it before `num_tokens`. A sequence begins with its
+        `labels`, if given.
         """
         last, state = self._prefill(prompts, labels)
         batch_size, special, sampled = len(prompts), self._tokenizer.special, []
@@ -192,7 +189,6 @@ class SampleWriter:
             # After its end token a sequence has padding zeros, which decode to no text.
             sampled.append(token_ids)
             last, ended = token_ids[:, -1], ended | (token_ids == special.end).any(axis=1)
-            raise_if_interrupted()
             if ended.all():
                 break
         return [self._text(*pair) for pair in zip(prompts, np.concatenate(sampled, axis=1).tolist(), strict=True)]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from export.config import TrainConfig
 from export.errors import TrainingFailed
+from export.interrupts import raise_if_interrupted
 from export.repository.history import Epoch, Progress
 from export.training.dataset import Dataset
 from export.training.devices import Devices
@@ -59,9 +60,8 @@ class Trainer:
     """Training loop of a model; `run` trains until the epoch or time limit, or until early stopping.
 
     The model is built within the scope of the devices' strategy. Without a validation split, epochs are compared by
-    training loss. What `raise_if_interrupted` raises between two steps ends the training; the run directory has the
-    last complete epoch. Besides the evaluation of each epoch there are `evaluations` within the run, evenly spaced, the
-    last one at its end.
+    training loss. A deferred signal ends the training between two steps; the run directory has the last complete epoch.
+    Besides the evaluation of each epoch there are `evaluations` within the run, evenly spaced, the last one at its end.
     """
 
     def __init__(
@@ -69,13 +69,11 @@ class Trainer:
         config: TrainConfig,
         model: keras.Model,
         dataset: Dataset,
-        raise_if_interrupted: Callable[[], None] = lambda: None,
         devices: Devices = Devices(),  # noqa: B008 - frozen
         evaluations: int = 1,
     ) -> None:
         self.config, self.dataset, self.devices = config, dataset, devices
         self.evaluations, self._num_evaluated = evaluations, 0
-        self.raise_if_interrupted = raise_if_interrupted
         self.optimization = Optimization(config, model, devices, dataset.tokenizer.special)
         self.averaged_model, self.checkpoint = self.optimization.averaged, self.optimization.checkpoint
 
@@ -116,7 +114,7 @@ class Trainer:
                 with scaled_logits(self.averaged_model, epoch.logit_scale):
                     for display in displays:
                         display.epoch(progress, self.averaged_model)
-                self.raise_if_interrupted()
+                raise_if_interrupted()
         return progress
 
     def _is_over(self, progress: Progress, started: float) -> bool:
@@ -162,7 +160,7 @@ class Trainer:
                 validation_loss, *_ = self._validate(progress)
                 for display in displays:
                     display.evaluation(validation_loss, fraction)
-            self.raise_if_interrupted()
+            raise_if_interrupted()
         return total / tokens, tokens
 
     def _validate(self, progress: Progress) -> tuple[float | None, float | None, float]:
@@ -183,7 +181,7 @@ class Trainer:
         for inputs, targets in split.batches():
             batch_sums, states = self.optimization.evaluate(inputs, targets, states, scale)
             sums += batch_sums
-            self.raise_if_interrupted()
+            raise_if_interrupted()
         loss, slope, curvature, hits = sums.tolist()
         count = self.dataset.num_evaluated
         self._require_number(loss, "the validation loss", progress)

@@ -22,7 +22,7 @@ from export.corpora.labels import learn_columns
 from export.corpora.memorization import SPAN_WORDS, Memorization
 from export.corpora.training_filter import build_training_filter
 from export.errors import CorpusError, ExportError, RunError
-from export.interrupts import deferred_interrupts
+from export.interrupts import deferred_interrupts, raise_if_interrupted
 from export.repository.history import Progress
 from export.repository.plots import history_png
 from export.repository.publishing import publish, require_writable
@@ -35,7 +35,7 @@ from export.training.initial_weights import Weights, initial_weights
 from export.training.model import build_model, count_parameters, require_memory
 from export.training.optimization import precision_of
 from export.training.runs import PICTURE, RunFolder
-from export.training.samples import Check, SampleWriter
+from export.training.samples import SampleWriter
 from export.training.trainer import Display, Trainer
 from export.vocabulary import describe_dropped_words, train_tokenizer
 
@@ -103,11 +103,11 @@ class TrainingRun:
         self._describe(corpus, dataset)
         try:
             writer = self.sample_writer(dataset.tail or dataset.head)
-            with deferred_interrupts() as raise_if_interrupted:
-                progress = self._train(dataset, weights, writer, raise_if_interrupted)
+            with deferred_interrupts():
+                progress = self._train(dataset, weights, writer)
                 if self.devices.is_chief:
                     if self.publishes:
-                        self.publish(progress, writer, dataset.head, raise_if_interrupted)
+                        self.publish(progress, writer, dataset.head)
                     else:
                         echo(f"publish the best epoch, {progress.best_epoch}, with:  {self.command('publish')}")
                     self._warn_if_something_is_better(progress)
@@ -119,15 +119,13 @@ class TrainingRun:
         documents = text.excerpts() if text else ()
         return SampleWriter(self.tokenizer, documents, self.config, self.corpus.label_columns)
 
-    def _train(
-        self, dataset: Dataset, weights: Weights | None, writer: SampleWriter, raise_if_interrupted: Check
-    ) -> Progress:
+    def _train(self, dataset: Dataset, weights: Weights | None, writer: SampleWriter) -> Progress:
         with self.devices.strategy.scope():
             model = build_model(self.config, len(self.tokenizer.tokens), dataset.target_counts)
         if weights is not None:
             model.set_weights(weights)
         before = self.folder.progress()
-        trainer = Trainer(self.config, model, dataset, raise_if_interrupted, self.devices, self.evaluations)
+        trainer = Trainer(self.config, model, dataset, self.devices, self.evaluations)
         if not self.devices.is_chief:
             return trainer.run(self.folder)
         with contextlib.ExitStack() as stack:
@@ -160,9 +158,7 @@ class TrainingRun:
                 file=sys.stderr,
             )
 
-    def publish(
-        self, progress: Progress, writer: SampleWriter, training_text: Corpus | None, raise_if_interrupted: Check
-    ) -> None:
+    def publish(self, progress: Progress, writer: SampleWriter, training_text: Corpus | None) -> None:
         """Publish the best epoch. Ctrl-C and SIGTERM have no effect during the last step, which writes the version.
 
         Without the training text, memorization is not measured, and the version has no training filter.
@@ -173,11 +169,11 @@ class TrainingRun:
         samples, memorization = writer.samples(model), None
         if training_text is not None:
             chunks = training_text.chunks("measuring memorization")
-            memorization = writer.measure_memorization(model, chunks, raise_if_interrupted)
+            memorization = writer.measure_memorization(model, chunks)
         if memorization and memorization.share is not None:
             spans = f"{memorization.num_copied:,} of {memorization.num_spans:,} generated {SPAN_WORDS}-grams of words"
             echo(f"memorization: {spans} occur in the training text ({memorization.share:.1%})")
-        training_filter, without = self._training_filter(training_text, raise_if_interrupted)
+        training_filter, without = self._training_filter(training_text)
         training = self.report(progress, samples, memorization, without)
         version_dir = publish(
             model,
@@ -228,15 +224,13 @@ class TrainingRun:
             base_loss=progress.base_loss,
         )
 
-    def _training_filter(
-        self, training_text: Corpus | None, raise_if_interrupted: Check
-    ) -> tuple[TrainingFilter | None, NoTrainingFilter | None]:
+    def _training_filter(self, training_text: Corpus | None) -> tuple[TrainingFilter | None, NoTrainingFilter | None]:
         """Return the filter of the training text, or why there is none."""
         if not self.config.training_filter:
             return None, "disabled"
         if training_text is None:
             return None, "no_corpus"
-        built = build_training_filter(training_text, self.tokenizer, self.config.direction, raise_if_interrupted)
+        built = build_training_filter(training_text, self.tokenizer, self.config.direction)
         if built is None:
             echo(f"no training filter: {training_text.num_documents:,} documents are too many")
             return None, "too_many_documents"
@@ -339,8 +333,8 @@ def publish_best(run: Path, models_dir: Path) -> int:
     if head is None:
         lost = "memorization is not measured, and there is no training filter"
         echo(f"corpus {trained.config.corpus} is missing or has changed: {lost}")
-    with deferred_interrupts() as raise_if_interrupted:
-        trained.publish(progress, trained.sample_writer(text), head, raise_if_interrupted)
+    with deferred_interrupts():
+        trained.publish(progress, trained.sample_writer(text), head)
     return 0
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from service.access.keys import DEFAULT_ROLES, KeyLimits, KeyRing, read_keys
-from service.access.ratelimits import RateLimiter, check_redis_url
+from service.access.ratelimits import RateLimiter, connection_pool
 from service.context import ROLES, RequestContext, Role
 from service.errors import Unauthorized
 from service.http_server.addresses import is_loopback
@@ -84,4 +84,4 @@ def check_authenticator(settings: Settings) -> None:
     if settings.keys_file is not None:
         read_keys(settings.keys_file)
     if settings.redis_url is not None:
-        check_redis_url(settings.redis_url.get_secret_value())
+        connection_pool(settings.redis_url.get_secret_value())

@@ -50,7 +50,7 @@ class RateLimiter:
         self._is_unavailable = False  # Redis
         self._retry_at = 0.0
         if redis_url is not None:
-            storage = RedisStorage(redis_url, connection_pool=_connection_pool(redis_url), wrap_exceptions=True)
+            storage = RedisStorage(redis_url, connection_pool=connection_pool(redis_url), wrap_exceptions=True)
             self._shared = _Counters(storage, contextlib.nullcontext())
             try:
                 storage.get_sliding_window("start", _WINDOW_S)
@@ -186,12 +186,8 @@ def _seconds_until_below(count: int, limit: int) -> float:
     return _WINDOW_S * max(0, count - limit) / count if count else 0.0
 
 
-def check_redis_url(url: str) -> None:
-    """Raise ConfigurationError if a Redis URL is invalid; do not connect."""
-    _connection_pool(url)
-
-
-def _connection_pool(url: str) -> "ConnectionPool":
+def connection_pool(url: str) -> "ConnectionPool":
+    """Return a pool without connections yet; raise ConfigurationError if the URL is invalid."""
     # Imported here: 8 MB, needed only with Redis.
     from redis import ConnectionPool, RedisError  # noqa: PLC0415
 

@@ -16,7 +16,9 @@ import numpy as np
 from contract import signatures
 from contract.tokenizers import Tokenizer
 from service.api.requests import NextRequest
+from service.api.responses import NextWord
 from service.errors import InvalidRequest
+from service.generation.logprobs import DIGITS
 from service.generation.running_request import RunningRequest
 from service.generation.search import BestFirstSearch, Expander, Node
 from service.scheduling.sampling import FIRST_ROW, Automaton, Match
@@ -119,15 +121,6 @@ class WordSpace:
         return (num_after, True) if num_after else (int(self._table.automaton.step(node.progress, token_id)), False)
 
 
-@dataclass(frozen=True)
-class NextWord:
-    """A word that may follow the prompt, and the text to append: the rest of the word, or separators and the word."""
-
-    word: str
-    text: str
-    logprob: float
-
-
 class NextWordsProcessor:
     """Searches for the most probable words after one prompt."""
 
@@ -161,7 +154,9 @@ class NextWordsProcessor:
             detokenizer = prompt.tokenizer.detokenizer(prompt.text)
             text = detokenizer.feed(node.token_ids) + detokenizer.flush()
             text = text[: len(text) - node.progress]
-            found.setdefault(text, NextWord(_last_word(prompt.text + text), text, node.logprob))
+            word, probability = _last_word(prompt.text + text), math.exp(node.logprob)
+            rounded = [round(number, DIGITS) for number in (probability, node.logprob)]
+            found.setdefault(text, NextWord(word=word, text=text, probability=rounded[0], logprob=rounded[1]))
             if len(found) == self.body.n:
                 break
         expander.charge()

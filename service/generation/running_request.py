@@ -197,8 +197,8 @@ class RunningRequest:
 
     @property
     def fingerprint(self) -> str:
-        """The `system_fingerprint` of the output so far: whether only bit-exact backends have computed it."""
-        return self.model.fingerprint_if(self._is_reproducible)
+        """The `system_fingerprint`, marked as mixed if a backend with another probe hash computed some of it."""
+        return self.model.fingerprint + ("" if self._is_reproducible else "_mixed")
 
     @property
     def num_prompt_tokens(self) -> int:

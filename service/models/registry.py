@@ -49,10 +49,6 @@ class ServedModel:
     size_bytes: int = 0  # of its files
     weights_bytes: int = 0  # of its weights
 
-    def fingerprint_if(self, is_reproducible: bool) -> str:
-        """Return the fingerprint, marked as mixed if a backend with another probe hash computed some of the output."""
-        return self.fingerprint if is_reproducible else f"{self.fingerprint}_mixed"
-
     @property
     def backward(self) -> bool:
         """Whether it generates right to left, the text before `suffix`."""

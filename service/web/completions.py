@@ -1,7 +1,6 @@
 """The endpoints of completions, next words and scores, in OpenAI's format: one JSON object, or server-sent events."""
 
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -69,18 +68,9 @@ def next_words(services: Services) -> Response:
     with ExitStack() as stack:
         processor = start_request(services, NextRequest, services.engine.start_next, stack)
         words, request = processor.words(), processor.request
-        data = [
-            {
-                "word": each.word,
-                "text": each.text,
-                "probability": round(math.exp(each.logprob), DIGITS),
-                "logprob": round(each.logprob, DIGITS),
-            }
-            for each in words
-        ]
         response = {
             "object": "list",
-            "data": data,
+            "data": words,
             "unexplored": round(processor.unexplored, DIGITS),
             "limit_reached": processor.limit_reached,
             "model": request.model.ref.name,

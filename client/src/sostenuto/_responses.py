@@ -161,10 +161,10 @@ def reason(error: BaseException) -> str:
 
 
 def json_or_none(content: bytes | str) -> Any:
-    """Parse JSON; return None if it is invalid."""
+    """Parse JSON; return None if it is invalid or nested too deeply."""
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -22,39 +22,27 @@ export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-export async function get(path, signal) {
-  const response = await send(path, { signal });
-  return lost(response.json(), signal);
-}
-
-export async function post(path, body, signal) {
-  const response = await send(path, { method: "POST", body: JSON.stringify(body), signal });
-  return lost(response.json(), signal);
-}
-
-export async function patch(path, body) {
-  return lost((await send(path, { method: "PATCH", body: JSON.stringify(body) })).json());
-}
-
-export async function remove(path) {
-  return lost((await send(path, { method: "DELETE" })).json());
-}
-
+export const get = (path, signal) => exchange("GET", path, undefined, signal);
+export const post = (path, body, signal) => exchange("POST", path, JSON.stringify(body), signal);
+export const patch = (path, body) => exchange("PATCH", path, JSON.stringify(body));
+export const remove = (path) => exchange("DELETE", path);
 // Uploads a form with a file.
-export async function upload(path, form, signal) {
-  const response = await send(path, { method: "POST", body: form, signal });
+export const upload = (path, form, signal) => exchange("POST", path, form, signal);
+
+async function exchange(method, path, body, signal) {
+  const response = await send(method, path, body, signal);
   return lost(response.json(), signal);
 }
 
 // Yields the objects of a stream. Leaving the loop or aborting closes it, and the server stops.
 export async function* stream(path, body, signal) {
-  const response = await send(path, { method: "POST", body: JSON.stringify({ ...body, stream: true }), signal });
+  const response = await send("POST", path, JSON.stringify({ ...body, stream: true }), signal);
   yield* events(response, signal, "The connection was lost before the text was complete. Generate it again.");
 }
 
 // Yields the objects of a stream of events at a URL.
 export async function* follow(path, signal) {
-  yield* events(await send(path, { signal }), signal, "The connection to the server was lost.");
+  yield* events(await send("GET", path, undefined, signal), signal, "The connection to the server was lost.");
 }
 
 async function* events(response, signal, cut) {
@@ -80,15 +68,15 @@ async function* events(response, signal, cut) {
   }
 }
 
-async function send(path, init) {
+async function send(method, path, body, signal) {
   const key = sessionStorage.getItem(KEY);
   // The browser sets the content type of a form, with its boundary.
-  const headers = { ...(typeof init.body === "string" && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
-  const response = await lost(fetch(path, { ...init, headers }), init.signal);
+  const headers = { ...(typeof body === "string" && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
+  const response = await lost(fetch(path, { method, body, signal, headers }), signal);
   if (response.ok) return response;
-  const body = await response.json().catch(() => ({}));
-  const message = body.error?.message ?? `The server returned ${`${response.status} ${response.statusText}`.trim()}.`;
-  throw new Failure(message, response.status, body.error?.code, body.error?.param);
+  const { error } = await response.json().catch(() => ({}));
+  const message = error?.message ?? `The server returned ${`${response.status} ${response.statusText}`.trim()}.`;
+  throw new Failure(message, response.status, error?.code, error?.param);
 }
 
 async function lost(promise, signal) {

@@ -12,7 +12,7 @@ const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
 addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);
 
 // Removes the notice of a failure and its retry button.
-export function forget() {
+export function hideFailure() {
   [notice.hidden, retry.hidden] = [true, true];
 }
 
@@ -22,7 +22,7 @@ export function forget() {
  * @param {() => unknown} again
  */
 export async function attempt(work, gone = () => {}, again = () => attempt(work, gone)) {
-  forget();
+  hideFailure();
   try {
     await work();
     return true;

@@ -1,7 +1,7 @@
 // One generated text: its model, sampling parameters, tokens as they arrive, continuations and branches.
 
 import { stream } from "./api.js";
-import { forget } from "./attempt.js";
+import { hideFailure } from "./attempt.js";
 import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
@@ -206,7 +206,7 @@ export class Column {
   }
 
   #restore(text) {
-    forget(); // what failed was about the text before
+    hideFailure(); // what failed was about the text before
     this.#show(text, text.tokens);
     this.#statistics.textContent = `${numTokens(text.tokens.length)} · seed ${text.origins[0]?.seed} · restored`;
     this.#linkInspector();

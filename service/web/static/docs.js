@@ -6,12 +6,10 @@ import { showCode } from "./code.js";
 import { showModelCard } from "./components/model_card.js";
 import { findAll } from "./dom.js";
 import { sentence } from "./format.js";
-import { startTheme } from "./theme.js";
 
 const [run, baseUrl, response] = findAll(["try", "base-url", "response"]);
 const url = new URL("..", location.href).href.replace(/\/$/, "");
 
-startTheme();
 baseUrl.textContent = `${url}/v1`;
 showRequest();
 

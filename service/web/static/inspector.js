@@ -59,10 +59,10 @@ const plane = new EmbeddingMap();
 const shell = new Shell({
   submit: () => inspect(null),
   models: (served) => showModels(served),
-  theme: () => {
-    plane.draw();
-    if (found) choose({});
-  },
+});
+document.addEventListener("theme", () => {
+  plane.draw();
+  if (found) choose({});
 });
 let found = null; // Inspection
 let request = null; // its request

@@ -17,7 +17,6 @@ import { differences, retention } from "./memory.js";
 import { loadModels } from "./model_choice.js";
 import { openingText } from "./sample.js";
 import { formulaOf, stepOf } from "./step.js";
-import { startTheme } from "./theme.js";
 
 const MAX_CHARACTERS = 460;
 const ALTERNATIVES = 20;
@@ -309,6 +308,6 @@ function showStrips(matrix) {
   }
 }
 
-startTheme(() => found && choose({ ...chosen }));
+document.addEventListener("theme", () => found && choose({ ...chosen }));
 listen();
 attempt(start);

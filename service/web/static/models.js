@@ -8,7 +8,6 @@ import { summary } from "./components/model_card.js";
 import { toHash } from "./link.js";
 import { loadModels } from "./model_choice.js";
 import { sampleText } from "./sample.js";
-import { startTheme } from "./theme.js";
 
 const [list, none, readOnly, notice, confirmation, confirmTitle, confirmText] = findAll(["list", "none", "read-only", "notice", "confirm", "confirm-title", "confirm-text"]);
 // Models whose details are loaded concurrently.
@@ -192,5 +191,4 @@ async function confirm(title, text) {
   return (await answer(confirmation)) === "delete";
 }
 
-startTheme();
 attempt(start);

@@ -4,7 +4,6 @@ import { post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { find, findAll } from "./dom.js";
 import { columnsOf, recordsOf } from "./records.js";
-import { startTheme } from "./theme.js";
 
 const FILES = ["generated", "training", "held_out"];
 const [form, start, stop, status, found, title, summary, page, numbers] = findAll(["ask", "start", "stop", "status", "found", "found-title", "summary", "page", "numbers"]);
@@ -43,5 +42,3 @@ form.addEventListener("submit", async (event) => {
 });
 
 stop.addEventListener("click", () => running?.abort());
-
-startTheme();

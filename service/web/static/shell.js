@@ -1,10 +1,9 @@
-// Shared by the pages with a request: theme, one task at a time, loading of models, and links.
+// Shared by the pages with a request: one task at a time, loading of models, and links.
 
 import { attempt } from "./attempt.js";
 import { findAll } from "./dom.js";
 import { copyAddress } from "./link.js";
 import { loadModels } from "./model_choice.js";
-import { startTheme } from "./theme.js";
 
 const [form, stop, share, status, retry] = findAll(["request", "stop", "share", "status", "retry"]);
 const submit = form.querySelector("[type=submit]");
@@ -14,8 +13,7 @@ export class Shell {
   #running = null;
   #on;
 
-  // `on.submit` is called when the form is submitted, `on.models` with the served models, and `on.theme` when the theme
-  // changes.
+  // `on.submit` is called when the form is submitted, and `on.models` with the served models.
   constructor(on) {
     this.#on = on;
     form.addEventListener("submit", (event) => {
@@ -29,7 +27,6 @@ export class Shell {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !this.#running) form.requestSubmit();
       if (event.key === "Escape") this.#stop();
     });
-    startTheme(on.theme);
   }
 
   get isRunning() {

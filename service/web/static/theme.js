@@ -1,21 +1,19 @@
-// The light or dark theme of all pages: the system's, until the button selects one.
+// The light or dark theme of all pages: the system's, until the button selects one; a change dispatches `theme`.
 
 const STORED = "sostenuto-theme";
 const button = document.getElementById("theme");
 const system = matchMedia("(prefers-color-scheme: dark)");
 
-// Shows the theme; `changed` is called when the button or the system selects another one.
-export function startTheme(changed = () => {}) {
-  const update = () => {
-    show();
-    changed();
-  };
-  button.addEventListener("click", () => {
-    localStorage.setItem(STORED, document.documentElement.dataset.theme === "dark" ? "light" : "dark");
-    update();
-  });
-  system.addEventListener("change", update);
+button.addEventListener("click", () => {
+  localStorage.setItem(STORED, document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+  change();
+});
+system.addEventListener("change", change);
+show();
+
+function change() {
   show();
+  document.dispatchEvent(new Event("theme"));
 }
 
 function show() {

@@ -10,7 +10,6 @@ import { sentence } from "./format.js";
 import { JobView, STATUSES, nameOf } from "./job.js";
 import { loadModels } from "./model_choice.js";
 import { Source } from "./source.js";
-import { startTheme } from "./theme.js";
 
 const [form, lead, presets, hint, name, nameHelp, advanced] = findAll(["new", "lead", "presets", "outlook", "name", "name-help", "advanced"]);
 const [documents, base, units, seed, start, status, another] = findAll(["documents", "base", "units", "seed", "start", "status", "another"]);
@@ -32,7 +31,6 @@ const view = new JobView(({ status }) => {
 });
 
 function begin() {
-  startTheme();
   showPresets(source.describe());
   form.addEventListener("submit", (event) => {
     event.preventDefault();

@@ -11,9 +11,8 @@ import { showToken } from "/static/components/token_popover.js";
 import { SURPRISE_ENDS, TokenView, activation, surprise } from "/static/components/token_view.js";
 import { WrittenText } from "/static/components/written_text.js";
 import { Matrix } from "/static/inspection.js";
-import { startTheme } from "/static/theme.js";
+import "/static/theme.js";
 
-startTheme();
 const all = (selector) => [...document.querySelectorAll(selector)];
 const from = (low, high, count) => Array.from({ length: count }, (_, i) => low + ((high - low) * i) / (count - 1));
 

@@ -20,7 +20,6 @@ from export import config as config_module
 from export.cli import program
 from export.config import DEFAULT_RECIPE, FINE_TUNING_RECIPE, RECIPES, Group, TrainConfig, load_config
 from export.corpora import training_filter as training_filter_module
-from export.corpora.ngrams import NgramBaseline
 from export.repository.models_config import read_entries
 from export.training import workflow
 from export.training.optimization import Optimization
@@ -400,7 +399,7 @@ def test_the_corpus_can_come_from_standard_input(published, monkeypatch, capsys)
 
 @pytest.mark.parametrize(("baseline", "is_warned"), [(0.01, True), (9.0, False)])
 def test_a_model_that_is_no_better_than_ngrams_is_warned_of(published, capsys, monkeypatch, baseline, is_warned):
-    monkeypatch.setattr("export.training.dataset.ngram_baseline", lambda *_: NgramBaseline(4, baseline))
+    monkeypatch.setattr("export.training.dataset.ngram_baseline", lambda *_: (4, baseline))
     assert train("--epochs", "1") == 0
     out, err = capsys.readouterr()
     assert f"baseline: 4-grams of this text reach {baseline:.3f} nats/token" in out

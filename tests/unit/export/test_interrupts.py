@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.interrupts import Terminated, deferred_interrupts, exit_code
+from export.interrupts import Terminated, deferred_interrupts, exit_code, raise_if_interrupted
 from tests.paths import ROOT
 from tests.servers import children
 from tests.waiting import until
@@ -23,7 +23,7 @@ SIGNALS = pytest.mark.parametrize(
 def test_a_signal_is_raised_at_the_next_safe_point_only(number, raised, code, capfd):
     """A notebook can be interrupted after a training run as before it."""
     before = signal.getsignal(number)
-    with deferred_interrupts() as raise_if_interrupted:
+    with deferred_interrupts():
         raise_if_interrupted()
         signal.raise_signal(number)
         assert "stopping after this step" in capfd.readouterr().err

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sostenuto._errors import InvalidArgument
-from sostenuto._report.records import Records, Row, csv_line, json_or_none, object_row, with_columns
+from sostenuto._report.records import Records, Row, csv_line, object_row, with_columns
+from sostenuto._responses import json_or_none
 
 # The fields of a record that is a text, as training reads them.
 TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"

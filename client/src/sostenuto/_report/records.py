@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sostenuto._errors import InvalidArgument
+from sostenuto._responses import json_or_none
 
 Row = list["str | None"]
 
@@ -108,14 +109,6 @@ def _csv_row(text: str, columns: tuple[str, ...]) -> Row | None:
     if len(rows) != 1 or len(rows[0]) != len(columns):
         return None
     return [value or None for value in rows[0]]
-
-
-def json_or_none(text: str) -> Any:
-    """Parse JSON; return None if it is invalid or nested too deeply."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _json_row(text: str, columns: tuple[str, ...]) -> Row | None:

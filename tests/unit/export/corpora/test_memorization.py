@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 
 import pytest
 
@@ -9,6 +10,7 @@ from contract.tokenizers import KERAS_RULES
 from export.corpora import memorization
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS, Memorization, find_memorized_spans
+from export.interrupts import deferred_interrupts
 
 WORDS = [f"w{i}" for i in range(200)]
 # The first and last word of a text are ignored, so this one has 191 runs.
@@ -98,9 +100,7 @@ def test_too_few_runs_have_no_share_of_copies():
 
 
 def test_the_search_can_be_interrupted_between_two_chunks():
-
-    def raise_if_interrupted():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        find_memorized_spans([WRITTEN], chunks(WRITTEN, length=10), raise_if_interrupted=raise_if_interrupted)
+    with deferred_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            find_memorized_spans([WRITTEN], chunks(WRITTEN, length=10))

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import signal
 import tracemalloc
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.corpora.training_filter import build_training_filter
+from export.interrupts import deferred_interrupts
 
 # A vocabulary of Keras's that was imported, with which a model is trained further.
 LOWER_CASE = "lower case"
@@ -165,11 +167,9 @@ def test_the_tokens_of_a_text_do_not_matter_for_documents():
 
 
 def test_building_can_be_interrupted_between_two_blocks():
-
-    def raise_if_interrupted():
-        raise KeyboardInterrupt
-
     for ends in (True, False):
         tokenizer = CharacterTokenizer.train("ab", end_token=ends)
-        with pytest.raises(KeyboardInterrupt):
-            build_training_filter(Corpus.of("c", ["ab"], ends=ends), tokenizer, "forward", raise_if_interrupted)
+        with deferred_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                build_training_filter(Corpus.of("c", ["ab"], ends=ends), tokenizer)

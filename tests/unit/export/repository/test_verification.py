@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -44,10 +45,22 @@ def version(models_dir, tmp_path):
     return shutil.copytree(models_dir / "lstm" / "1", tmp_path / "models" / "lstm" / "1")
 
 
+@pytest.fixture(scope="session")
+def intact(models_dir):
+    return tf.saved_model.load(models_dir / "lstm" / "1")
+
+
 @pytest.fixture
-def quick(monkeypatch):
-    """Skip the comparison of outputs, which takes seconds and has its own tests."""
+def quick(monkeypatch, models_dir, intact):
+    """Skip what takes long: the comparison of outputs, which has its own tests, and loading an intact copy."""
+    load, content = tf.saved_model.load, saved(models_dir / "lstm" / "1")
     monkeypatch.setattr(verification, "check_saved_model", lambda *_: None)
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: intact if saved(Path(path)) == content else load(path))
+
+
+def saved(path):
+    """Return the content of the files that TensorFlow loads."""
+    return [file.read_bytes() for file in (path / "saved_model.pb", *sorted(path.glob("variables/*")))]
 
 
 def verified(path):

@@ -1,5 +1,7 @@
 """Samples after each epoch and in a version, and the memorization check of generated text."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from contract.signatures import MAX_DECODE_STEPS
 from contract.tokenizers import CharacterTokenizer
 from export.corpora.corpus import Chunk
 from export.corpora.memorization import MIN_SPANS, SPAN_WORDS
+from export.interrupts import deferred_interrupts
 from export.training.samples import (
     KEPT_TEMPERATURES,
     MAX_MEMORIZATION_BATCHES,
@@ -172,7 +175,7 @@ def test_short_sequences_are_generated_until_there_are_enough_words(make, words,
     write, calls = writer._generate, []
     writer._generate = lambda *arguments: calls.append(arguments) or write(*arguments)
     try:
-        writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], lambda: None)
+        writer.measure_memorization(model, [Chunk(TEXT, is_last=True)])
     finally:
         del writer._generate
     assert len(calls) == rounds
@@ -181,20 +184,20 @@ def test_short_sequences_are_generated_until_there_are_enough_words(make, words,
 def test_memorization_counts_the_runs_in_the_training_text(make):
     writer, model, tokenizer = make(**BACKWARD)
     bias(model, tokenizer, cat=0.0)
-    copies = writer.measure_memorization(model, [Chunk("Cat, cat! " * 100, is_last=True)], lambda: None)
+    copies = writer.measure_memorization(model, [Chunk("Cat, cat! " * 100, is_last=True)])
     assert copies.num_copied == copies.num_spans == MEMORIZATION_BATCH_SIZE * (MEMORIZATION_WORDS - 2 - SPAN_WORDS + 1)
-    assert writer.measure_memorization(model, [Chunk("the cat " * 100, is_last=True)], lambda: None).num_copied == 0
+    assert writer.measure_memorization(model, [Chunk("the cat " * 100, is_last=True)]).num_copied == 0
 
 
 def test_a_character_model_generates_enough_words_for_the_check(make):
     """The number of tokens is estimated from the word length of the text; the result is reproducible."""
     writer, model, tokenizer = make()
     bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
-    copies = writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None)
+    copies = writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)])
     limit = MEMORIZATION_BATCH_SIZE * MEMORIZATION_WORDS
     assert limit / 4 < copies.num_spans < limit
     assert 0 < copies.num_copied < copies.num_spans
-    assert writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)], lambda: None) == copies
+    assert writer.measure_memorization(model, [Chunk("c c c c c c c c c", is_last=True)]) == copies
 
 
 def test_a_character_model_in_lower_case_copies_a_text_in_capitals(make, monkeypatch):
@@ -202,13 +205,13 @@ def test_a_character_model_in_lower_case_copies_a_text_in_capitals(make, monkeyp
     writer, model, tokenizer = make()
     monkeypatch.setattr(writer, "_tokenizer", CharacterTokenizer(tokenizer.tokens, lower=True))
     bias(model, tokenizer, **{"c": 0.0, " ": 1.0})
-    assert writer.measure_memorization(model, [Chunk("C C C C C C C C C", is_last=True)], lambda: None).num_copied
+    assert writer.measure_memorization(model, [Chunk("C C C C C C C C C", is_last=True)]).num_copied
 
 
 def test_a_model_that_generates_too_few_words_has_no_copied_share(make):
     writer, model, tokenizer = make()
     bias(model, tokenizer, c=0.0)
-    copies = writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], lambda: None)
+    copies = writer.measure_memorization(model, [Chunk(TEXT, is_last=True)])
     assert copies.num_spans < MIN_SPANS
     assert copies.share is None
 
@@ -223,9 +226,7 @@ def test_a_sliding_window_model_generates_fewer_tokens(make):
 
 def test_the_memorization_check_can_be_interrupted(make):
     writer, model, _ = make()
-
-    def raise_if_interrupted():
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        writer.measure_memorization(model, [Chunk(TEXT, is_last=True)], raise_if_interrupted)
+    with deferred_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            writer.measure_memorization(model, [Chunk(TEXT, is_last=True)])

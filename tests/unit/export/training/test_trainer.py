@@ -17,7 +17,6 @@ from export.training.model import (
     activation_penalty,
     build_model,
     count_parameters,
-    forward,
     layer_outputs,
     scaled_logits,
     zero_states,
@@ -127,7 +126,7 @@ def test_the_forward_pass_of_every_architecture_equals_the_keras_model(kind, com
         # Keras initializes biases to zero, where a missing one would go unnoticed.
         weight.assign(np.random.default_rng(1).normal(0, 0.5, weight.shape))
     token_ids = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)
-    parts, _ = forward(model, token_ids.T, zero_states(model, 3), training=False, compute=compute)
+    (*_, parts), _ = layer_outputs(model, token_ids.T, zero_states(model, 3), training=False, compute=compute)
     logits = np.concatenate(parts, axis=1)
     expected = np.asarray(model(token_ids))
     got = np.swapaxes(logits, 0, 1) if expected.ndim == 3 else logits[0]
@@ -146,6 +145,12 @@ def test_activation_regularization_is_of_the_top_layer_and_its_changes(kind, row
     states, compute = zero_states(model, 4), Compute(row_parts=row_parts)
     outputs, _ = layer_outputs(model, token_ids.T, states, training=False, compute=compute)
     assert float(activation_penalty(model, outputs)) == pytest.approx(expected, rel=1e-5)
+
+
+def forward(model, token_ids, states, *, training):
+    """Return the logits of each part of the batch, and the states."""
+    outputs, states = layer_outputs(model, token_ids, states, training=training, compute=Compute())
+    return outputs[-1], states
 
 
 def test_recurrent_dropout_has_one_mask_per_sequence_and_update(monkeypatch):
@@ -504,10 +509,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
     assert same(rest.weights[-1], whole.weights[-1])
 
 
-def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_path):
+def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_path, monkeypatch):
     trainer, folder = start_loop(tmp_path / "m", epochs=1)
     asked = []
-    trainer.raise_if_interrupted = lambda: asked.append(len(watcher.losses))
+    monkeypatch.setattr("export.training.trainer.raise_if_interrupted", lambda: asked.append(len(watcher.losses)))
     watcher = Watcher()
     trainer.run(folder, [watcher])
     windows, judged = len(watcher.losses), trainer.dataset.validation.num_batches

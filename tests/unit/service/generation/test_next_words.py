@@ -33,7 +33,7 @@ def start(service, prompt="a b ", **fields):
 
 def words(service, prompt="a b ", **fields):
     processor = start(service, prompt, **fields)
-    return [(each.word, each.text, each.logprob) for each in processor.words()]
+    return [(each["word"], each["text"], each["logprob"]) for each in processor.words()]
 
 
 def is_word(character):
@@ -83,7 +83,7 @@ def test_words_are_the_most_probable_ones_of_all(service, prompt):
 def test_what_is_not_explored_is_the_rest_of_the_probability(service):
     processor = start(service, n=5)
     found = processor.words()
-    assert sum(math.exp(each.logprob) for each in found) + processor.unexplored <= 1 + 1e-6
+    assert sum(each["probability"] for each in found) + processor.unexplored <= 1 + 1e-6
     assert 0 < processor.unexplored < 1
     more = start(service, n=100)
     more.words()

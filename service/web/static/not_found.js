@@ -1,5 +1,0 @@
-// The page for unknown paths.
-
-import { startTheme } from "./theme.js";
-
-startTheme();
