@@ -41,7 +41,7 @@ class Pair:
 
 PAIRS = (
     *(Pair(cell, units) for cell in ("lstm", "gru") for units in UNITS),
-    *(Pair("lstm", units, ours="bfloat16", theirs="bfloat16") for units in UNITS),
+    *(Pair(cell, units, ours="bfloat16", theirs="bfloat16") for cell in ("lstm", "gru") for units in UNITS),
     *(Pair(cell, 512, ours="bfloat16") for cell in ("lstm", "gru")),
     *(Pair(cell, 512, "keras") for cell in ("lstm", "gru")),
 )

@@ -1,9 +1,8 @@
-"""The pages Train and Models in a real browser: from a text to a model that writes, and what may go wrong between."""
+"""The page Train in a real browser: what it shows of a text and of jobs, and what may go wrong."""
 
 import io
 import json
 import shlex
-import sys
 import zipfile
 from urllib.parse import unquote
 
@@ -12,35 +11,11 @@ import pytest
 from tests.access import keys
 from tests.conftest import TEXT
 from tests.pages import LOOKS, PATIENCE_MS, Models, Train
-from tests.paths import ROOT
-from tests.ports import free_port
-from tests.servers import Client, Process
 
-# The trainer's child imports TensorFlow at the lowest priority, which takes a while beside other tests.
-TRAINING_MS = 300_000
 JOBS = "**/v1/fine_tuning/jobs"
 CORPUS = "".join(f"{TEXT.strip()} {number}\n" for number in range(80))
 START = "*** START OF THE PROJECT GUTENBERG EBOOK TWO CITIES ***\n"
 END = "*** END OF THE PROJECT GUTENBERG EBOOK TWO CITIES ***\nYou may copy it.\n"
-
-
-class Service(Process, Client):
-    """`sostenuto serve` in an empty directory."""
-
-    def __init__(self, folder):
-        self.port = free_port()
-        variables = {"SOSTENUTO_PORT": str(self.port), "SOSTENUTO_METRICS_PORT": "0", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-P", "-m", "service", "serve"]
-        Process.__init__(self, command, folder / "log", cwd=folder, **variables)
-        self.wait_until(lambda: "ready after" in self.output, timeout=200)
-
-
-@pytest.fixture
-def service(tmp_path):
-    """A service without models, and with a trainer."""
-    service = Service(tmp_path)
-    yield service
-    service.end(timeout=90)
 
 
 @pytest.fixture(scope="module")
@@ -57,60 +32,6 @@ def open_train(open_page):
 @pytest.fixture
 def page(open_train, queueing):
     return open_train(queueing)
-
-
-def lower_minutes(route):
-    """Pass on a request for a job, with a time limit that no preset has."""
-    body = json.loads(route.request.post_data or "null")
-    if body is None:
-        return route.continue_()
-    assert body["settings"] == {"max_minutes": 2.9, "documents": "none", "units": 16}
-    assert (body["model"], body["suffix"], body["seed"]) == ("characters-3-minutes", "cities", 5)
-    body["settings"]["max_minutes"] = 0.05
-    return route.continue_(post_data=json.dumps(body))
-
-
-def test_a_text_becomes_a_model_that_writes(open_train, service):
-    page = open_train(service)
-    page.page.goto(page.url)
-    page.page.wait_for_url("**/train")
-    page.page.locator("#lead", has_text="No model is served yet").wait_for()
-    page.describe(START + CORPUS + END)
-    page.page.get_by_role("button", name="Remove the license").click()
-    assert page.page.input_value("#text").strip() == CORPUS.strip()
-    page.page.fill("#name", "cities")
-    page.click("#advanced summary")
-    page.page.fill("#units", "16")
-    page.page.fill("#seed", "5")
-    page.page.route(JOBS, lower_minutes)
-    page.start()
-    page.page.reload()
-    page.wait_for_status("published", timeout_ms=TRAINING_MS)
-    assert page.page.locator("#samples li").count() >= 1
-    assert page.page.locator("#samples li").first.inner_text().startswith("Epoch ")
-    assert page.page.locator("#chart .best").count() == 1
-    assert '"model":"cities"' in page.read("#curl")
-    assert f"{page.url}v1/completions" in page.read("#curl")
-    assert page.page.locator("#jobs-list tr").all_inner_texts()[0].startswith("cities\tpublished")
-    page.click("#write")
-    page.page.locator("#model-0 option").first.wait_for(state="attached")
-    page.page.fill("#prompt", "It was")
-    page.click("#generate")
-    page.wait_for("Done.")
-    assert page.page.input_value("#model-0") == "cities"
-    page.page.go_back()
-    # The samples come after the job's status, and the link has one of them.
-    page.page.locator("#samples li").first.wait_for()
-    page.click("#inspect")
-    page.page.locator("#model option").first.wait_for(state="attached")
-    assert page.page.input_value("#model") == "cities"
-    assert len(page.page.input_value("#text")) > 20
-    page.page.goto(page.url + "models")
-    assert page.read(".cards h2") == "cities"
-    page.page.get_by_role("link", name="Train it further").click()
-    page.page.locator("#base option", has_text="cities").wait_for(state="attached")
-    assert page.page.input_value("#base") == "cities"
-    assert page.page.is_disabled("#units")
 
 
 DESCRIBED = {
@@ -253,7 +174,7 @@ def test_an_archive_without_its_repeated_lines_is_sent_as_a_text(page, queueing)
 def test_a_record_may_have_millions_of_characters(page):
     """As one with a whole book in each; Chromium's regular expressions have a stack of some millions."""
     length = page.page.evaluate("""async () => {
-        const url = document.querySelector('script[type=module]').src.replace('train.js', 'records.js');
+        const url = document.querySelector('script[src$="train.js"]').src.replace('train.js', 'records.js');
         const { readRecords } = await import(url);
         return readRecords(`text,id\n"${'a'.repeat(1e7)}""b",1\n`, 'csv').texts[0].length;
     }""")

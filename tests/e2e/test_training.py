@@ -1,4 +1,4 @@
-"""Training by the API: a real `sostenuto serve` in an empty directory, the SDK, the command and OpenAI's client."""
+"""Training by the API: `sostenuto serve` in an empty directory, the page, the SDK, the command and OpenAI's clients."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import openai
 import pytest
@@ -13,18 +14,20 @@ import pytest
 import sostenuto
 from tests.documents import PAGES, blocks, read
 from tests.node import run_node
+from tests.pages import Train
 from tests.paths import ROOT
 from tests.ports import free_port
-from tests.programs import program
-from tests.servers import Process
+from tests.programs import program, write_entry_points
+from tests.servers import Client, Process, children
 from tests.waiting import until
 
 LINE = "It was the best of times, it was the worst of times, it was the age of wisdom.\n"
-TEXT = "".join(f"{number}. {LINE}" for number in range(60))
+# What the page removes from a book of Project Gutenberg.
+START = "*** START OF THE PROJECT GUTENBERG EBOOK TWO CITIES ***\n"
+END = "*** END OF THE PROJECT GUTENBERG EBOOK TWO CITIES ***\nYou may copy it.\n"
+TEXT = "".join(f"{LINE.strip()} {number}\n" for number in range(60))
 # A run of seconds: tiny, and evaluated once.
 SHORT = {"units": 16, "embedding": 8, "batch_size": 4, "max_minutes": 0.05}
-# A run that does not end by itself, with an epoch every few seconds at most.
-LONG = {**SHORT, "max_minutes": 30}
 # Importing TensorFlow takes most of a job; beside other tests that may be a minute.
 PATIENCE_S = 240
 
@@ -35,17 +38,23 @@ class Training(Process):
     """`sostenuto serve` without models, and its clients."""
 
     def __init__(self, home):
-        self.port, self.home = free_port(), home
+        self.port, self.home, commands = free_port(), home, home.parent / "commands"
+        for folder in (home, commands):
+            folder.mkdir()
+        write_entry_points(commands)
+        for name in ("service", "model_server", "contract", "export", "jobs"):
+            (home / f"{name}.py").write_text("raise SystemExit('not the project's')\n")
         (home / "book.txt").write_text(TEXT)
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "service", "serve", "--port", str(self.port)]
-        super().__init__(command, home.parent / "serve.log", cwd=home, SOSTENUTO_METRICS_PORT="0")
+        command = [sys.executable, "-P", "-m", "sostenuto", "serve", "--port", str(self.port)]
+        path = os.pathsep.join(map(str, (commands, ROOT, ROOT / "client/src")))
+        super().__init__(command, home.parent / "serve.log", cwd=home, PYTHONPATH=path, SOSTENUTO_METRICS_PORT="0")
         self.wait_until(lambda: "ready after" in self.output, timeout=200)
 
     def run(self, *arguments):
         path = f"{ROOT / 'client/src'}{os.pathsep}{ROOT}"
         environment = {**os.environ, "PYTHONPATH": path, "SOSTENUTO_BASE_URL": self.url}
-        command = [sys.executable, "-m", "sostenuto", *arguments]
+        command = [sys.executable, "-P", "-m", "sostenuto", *arguments]
         return subprocess.run(
             command, cwd=self.home, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
@@ -53,12 +62,10 @@ class Training(Process):
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory):
-    """A server in an empty directory, which has a text by the time it is ready."""
-    home = tmp_path_factory.mktemp("training") / "home"
-    home.mkdir()
-    running = Training(home)
+    """A server in a directory that has a text by the time it is ready, and modules of the names of the project's."""
+    running = Training(tmp_path_factory.mktemp("training") / "home")
     yield running
-    running.end(signal.SIGTERM, timeout=120)
+    assert running.end(signal.SIGINT, timeout=120) == 0
 
 
 @pytest.fixture
@@ -76,6 +83,60 @@ def trained(serving):
         yield job
 
 
+def lower_minutes(route):
+    """Pass on a request for a job, with a time limit that no preset has."""
+    body = json.loads(route.request.post_data or "null")
+    if body is None:
+        return route.continue_()
+    assert body["settings"] == {"max_minutes": 2.9, "documents": "none", "units": 16}
+    assert (body["model"], body["suffix"], body["seed"]) == ("characters-3-minutes", "cities", 5)
+    body["settings"]["max_minutes"] = 0.05
+    return route.continue_(post_data=json.dumps(body))
+
+
+def test_a_text_that_is_pasted_becomes_a_model_that_writes(open_page, serving):
+    page = open_page(Train, serving)
+    page.page.goto(page.url)
+    page.page.wait_for_url("**/train")
+    page.page.locator("#lead", has_text="No model is served yet").wait_for()
+    page.describe(f"{START}{TEXT}{END}")
+    page.page.get_by_role("button", name="Remove the license").click()
+    assert page.page.input_value("#text").strip() == TEXT.strip()
+    page.page.fill("#name", "cities")
+    page.click("#advanced summary")
+    page.page.fill("#units", "16")
+    page.page.fill("#seed", "5")
+    page.page.route("**/v1/fine_tuning/jobs", lower_minutes)
+    page.start()
+    page.page.reload()
+    page.wait_for_status("published", timeout_ms=1000 * PATIENCE_S)
+    assert page.page.locator("#samples li").count() >= 1
+    assert page.page.locator("#samples li").first.inner_text().startswith("Epoch ")
+    assert page.page.locator("#chart .best").count() == 1
+    assert '"model":"cities"' in page.read("#curl")
+    assert f"{page.url}v1/completions" in page.read("#curl")
+    assert page.page.locator("#jobs-list tr").all_inner_texts()[0].startswith("cities\tpublished")
+    page.click("#write")
+    page.page.locator("#model-0 option").first.wait_for(state="attached")
+    page.page.fill("#prompt", "It was")
+    page.click("#generate")
+    page.wait_for("Done.")
+    assert page.page.input_value("#model-0") == "cities"
+    page.page.go_back()
+    # The samples come after the job's status, and the link has one of them.
+    page.page.locator("#samples li").first.wait_for()
+    page.click("#inspect")
+    page.page.locator("#model option").first.wait_for(state="attached")
+    assert page.page.input_value("#model") == "cities"
+    assert len(page.page.input_value("#text")) > 20
+    page.page.goto(page.url + "models")
+    assert page.read(".cards h2") == "cities"
+    page.page.get_by_role("link", name="Train it further").click()
+    page.page.locator("#base option", has_text="cities").wait_for(state="attached")
+    assert page.page.input_value("#base") == "cities"
+    assert page.page.is_disabled("#units")
+
+
 def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
     assert f"sostenuto train book.txt --server {serving.url}" in serving.output
     job = client.job(trained.id)
@@ -90,6 +151,19 @@ def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
     assert list(job.events(after=middle.id)) == events[len(events) // 2 + 1 :]
     assert job.plot().svg.count("<polyline") == 2
     assert [model.id for model in client.models() if model.id == "sdk"] == ["sdk"]
+
+
+def test_a_stream_survives_the_death_of_the_model_server(serving, trained):
+    client = Client(serving.port)
+    body = {"model": trained.fine_tuned_model, "prompt": "It", "seed": 1, "max_tokens": 6000}
+    events = client.stream(**body)
+    first = next(events)["choices"][0]["text"]
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children(serving.process.pid)}
+    (model_server,) = [pid for pid, command in commands.items() if "model_server" in command]
+    os.kill(model_server, signal.SIGKILL)
+    rest = [event["choices"][0] for event in events if event and event["choices"]]
+    assert (rest[-1]["finish_reason"], "restarting it" in serving.output) == ("length", True)
+    assert first + "".join(choice["text"] for choice in rest) == client.text(**body)
 
 
 @pytest.mark.slow
@@ -173,20 +247,13 @@ def test_openais_client_trains_follows_and_cancels(serving, trained):
         assert {job.id, trained.id} <= {each.id for each in jobs.list()}
 
 
-def test_openais_client_for_node_does_the_same(serving):
-    program = (ROOT / "tests/e2e/node/training.mjs").read_text()
-    settings = {name: value for name, value in SHORT.items() if name != "batch_size"}
-    arguments = [f"{serving.url}/v1", "javascript", json.dumps(settings), json.dumps(LONG)]
-    run_node(program, *arguments, timeout=2 * PATIENCE_S, CORPUS=TEXT)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # four trainings, which took nine minutes beside twenty busy processes on two cores
 def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, monkeypatch):
     for name in ("curl", "jq"):
         program(name)
     path = tmp_path / "sostenuto"
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -m sostenuto "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m sostenuto "$@"\n')
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'client/src'}:{ROOT}")
@@ -209,3 +276,10 @@ def test_the_commands_and_python_of_the_page_run_as_written(serving, tmp_path, m
             assert "null" not in done.stdout.splitlines(), done.stdout
     assert done.stdout.endswith("true\n")
     assert (names["job"].status, names["tuned"].fine_tuned_model) == ("succeeded", "letters")
+
+
+def test_openais_client_for_node_does_the_same(serving, trained):
+    """It deletes the model, so this is the last test."""
+    program = (ROOT / "tests/e2e/node/training.mjs").read_text()
+    settings = {name: value for name, value in SHORT.items() if name != "batch_size"} | {"max_minutes": 30}
+    run_node(program, f"{serving.url}/v1", trained.id, json.dumps(settings), timeout=PATIENCE_S, CORPUS=TEXT)

@@ -4,10 +4,11 @@
 
 import { count } from "./format.js";
 
-// Recipes by minutes; the last validation takes the rest of a preset's time. Tokens/s are those of `units`.
+// Recipes by minutes; the last validation takes the rest of a preset's time. The units of the first two depend on the text
+// and the CPU; tokens/s are those of the most.
 export const PRESETS = {
-  1: { recipe: "characters-3-minutes", maxMinutes: 0.9, units: 512, tokensPerS: 37_400, aim: "A first impression" },
-  3: { recipe: "characters-3-minutes", maxMinutes: 2.9, units: 512, tokensPerS: 37_400, aim: "Enough for most texts" },
+  1: { recipe: "characters-3-minutes", maxMinutes: 0.9, units: "256 to 512", tokensPerS: 37_400, aim: "A first impression" },
+  3: { recipe: "characters-3-minutes", maxMinutes: 2.9, units: "384 or 512", tokensPerS: 37_400, aim: "Enough for most texts" },
   20: { recipe: "characters", maxMinutes: 19.8, units: 1024, tokensPerS: 16_762, aim: "Twice the units, a lower loss" },
 };
 const HELD_OUT = 0.1;

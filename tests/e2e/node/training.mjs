@@ -1,10 +1,10 @@
-// OpenAI's client for Node trains, follows, cancels and uses a model: `node - BASE_URL NAME SETTINGS LONG_SETTINGS`.
-// SETTINGS are JSON, of a job of seconds and of one that does not end by itself. The text is CORPUS in the environment.
+// OpenAI's client for Node follows a job, uses its model, and starts and cancels a job: `node - BASE_URL JOB SETTINGS`.
+// JOB has published `sdk`. SETTINGS are JSON, of a job that does not end by itself, and CORPUS in the environment its text.
 import assert from "node:assert/strict";
 
 import OpenAI, { toFile } from "openai";
 
-const [baseURL, name, short, long] = process.argv.slice(2);
+const [baseURL, trained, settings] = process.argv.slice(2);
 const text = process.env.CORPUS;
 const PATIENCE_MS = 240_000;
 let requests = 0;
@@ -50,33 +50,19 @@ async function uploads() {
   return [file, other];
 }
 
-async function trains(file) {
-  const job = await jobs.create({
-    model: "characters-3-minutes",
-    training_file: file.id,
-    suffix: name,
-    seed: 5,
-    metadata: { by: "node" },
-    method: { type: "supervised", supervised: { hyperparameters: { batch_size: 4 } } },
-    settings: JSON.parse(short),
-  });
-  assert.deepEqual([job.status, job.seed, job.metadata], ["queued", 5, { by: "node" }]);
-  assert.equal(job.method.supervised.hyperparameters.batch_size, 4);
+async function follows(id) {
   const streamed = [];
-  const events = await client.get(`/fine_tuning/jobs/${job.id}/events`, { query: { stream: true }, stream: true });
+  const events = await client.get(`/fine_tuning/jobs/${id}/events`, { query: { stream: true }, stream: true });
   for await (const event of events) streamed.push(event);
-  const done = await jobs.retrieve(job.id);
-  assert.deepEqual([done.status, done.error, done.fine_tuned_model], ["succeeded", null, name]);
+  const done = await jobs.retrieve(id);
+  assert.deepEqual([done.status, done.error, done.fine_tuned_model], ["succeeded", null, "sdk"]);
   assert(done.finished_at >= done.created_at && done.trained_tokens > 0);
-  const pages = await all(jobs.listEvents(job.id, { limit: 3 }));
+  const pages = await all(jobs.listEvents(id, { limit: 3 }));
   assert.deepEqual(pages.reverse(), streamed);
-  assert.deepEqual([streamed[0].message, streamed.at(-1).message], ["the job is queued", `published ${name}:1`]);
+  assert.deepEqual([streamed[0].message, streamed.at(-1).message], ["the job is queued", "published sdk:1"]);
   assert(streamed.some(({ type, data }) => type === "metrics" && data.validation_loss > 0));
-  assert.deepEqual((await all(jobs.list({ metadata: { by: "node" } }))).map(({ id }) => id), [job.id]);
-  assert.deepEqual(await all(jobs.list({ metadata: { by: "python" } })), []);
-  const [checkpoint, ...rest] = await all(jobs.checkpoints.list(job.id, { limit: 1 }));
-  assert.deepEqual([checkpoint.fine_tuned_model_checkpoint, rest], [`${name}:1`, []]);
-  return done;
+  const [checkpoint, ...rest] = await all(jobs.checkpoints.list(id, { limit: 1 }));
+  assert.deepEqual([checkpoint.fine_tuned_model_checkpoint, rest], ["sdk:1", []]);
 }
 
 async function generates(model) {
@@ -91,8 +77,20 @@ async function generates(model) {
 }
 
 async function pausesAndCancels(file) {
-  const fields = { model: "characters-3-minutes", training_file: file.id, settings: JSON.parse(long) };
-  const { id } = await jobs.create(fields);
+  const started = await jobs.create({
+    model: "characters-3-minutes",
+    training_file: file.id,
+    suffix: "javascript",
+    seed: 5,
+    metadata: { by: "node" },
+    method: { type: "supervised", supervised: { hyperparameters: { batch_size: 4 } } },
+    settings: JSON.parse(settings),
+  });
+  const { id } = started;
+  assert.deepEqual([started.status, started.seed, started.metadata], ["queued", 5, { by: "node" }]);
+  assert.equal(started.method.supervised.hyperparameters.batch_size, 4);
+  assert.deepEqual((await all(jobs.list({ metadata: { by: "node" } }))).map((each) => each.id), [id]);
+  assert.deepEqual(await all(jobs.list({ metadata: { by: "python" } })), []);
   const before = requests;
   const refusal = await files.delete(file.id).catch((error) => error);
   assert(refusal instanceof OpenAI.ConflictError);
@@ -117,12 +115,12 @@ async function refuses(file) {
 }
 
 const [file, other] = await uploads();
-const job = await trains(file);
-await generates(job.fine_tuned_model);
+await follows(trained);
+await generates("sdk");
 await refuses(file);
 await pausesAndCancels(file);
 for (const each of [file, other]) {
   assert.equal((await files.delete(each.id)).deleted, true);
   await assert.rejects(files.retrieve(each.id), OpenAI.NotFoundError);
 }
-assert.deepEqual(await models.delete(name), { id: name, object: "model", deleted: true });
+assert.deepEqual(await models.delete("sdk"), { id: "sdk", object: "model", deleted: true });
