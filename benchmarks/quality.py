@@ -32,6 +32,7 @@ from export.corpora.bits_per_character import bits_per_character, count_characte
 from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.documents import Documents
 from export.corpora.encoder import encode_corpus
+from export.errors import ExportError
 from service.backends.client import ModelServerClient
 from service.scheduling.sequence import ModelVersion
 
@@ -89,7 +90,7 @@ COLUMNS = (
 
 def train(recipe: str, corpus: Path, seed: int, options: argparse.Namespace) -> Path:
     """Train a recipe with the command line, unless already trained; return its version directory."""
-    name = f"{corpus.stem}-{recipe}-{seed}"
+    name = f"{corpus.stem}-{recipe}-{seed}" + (f"-{60 * options.max_minutes:.0f}s" if options.max_minutes else "")
     home = DIRECTORY / "models" / name
     done = sorted(home.glob("*/saved_model.pb"))
     if done:
@@ -226,11 +227,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in recipes if not (RECIPES / f"{name}.toml").is_file()]
     if unknown:
         parser.error(f"no recipe {unknown[0]} in {RECIPES}")
+    # Which documents are held out depends on the seed, as well.
+    seeds = range(options.seed, options.seed + options.seeds)
+    try:
+        of_corpora = {
+            corpus: {seed: split(corpus, options.documents, seed) for seed in seeds} for corpus in options.corpus
+        }
+    except ExportError as error:
+        parser.error(str(error))
     started, scores, rows = time.time(), list[Score](), list[tuple[str, ...]]()
-    for corpus in options.corpus:
-        # Which documents are held out depends on the seed, as well.
-        seeds = range(options.seed, options.seed + options.seeds)
-        splits = {seed: split(corpus, options.documents, seed) for seed in seeds}
+    for corpus, splits in of_corpora.items():
         for recipe in recipes:
             own = list[Score]()
             for seed, (_, tail) in splits.items():
