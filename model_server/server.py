@@ -96,7 +96,7 @@ class ModelServer:
             threading.Thread(target=self._follow_config, name="model-config", daemon=True).start()
         log.info("serving at %s%s", self.address, " (TLS)" if self._credentials else "")
 
-    def stop(self, grace_s: float = GRACE_S) -> None:
+    def stop(self) -> None:
         """Refuse new calls, wait for running ones, and stop the manager.
 
         A call that is longer than the grace period is cancelled (CANCELLED) and its thread abandoned. So is, after one
@@ -104,7 +104,7 @@ class ModelServer:
         """
         self._stopping.set()
         if self._grpc is not None:
-            self._grpc.stop(grace_s).wait()
+            self._grpc.stop(GRACE_S).wait()
         self._manager.stop(_LOADING_GRACE_S)
 
     def _check_port(self) -> None:

@@ -308,7 +308,6 @@ class RunningRedis:
     def __init__(self, folder):
         self._folder = folder
         self.port = free_port()
-        self._process = None
 
     @property
     def url(self):
@@ -317,18 +316,11 @@ class RunningRedis:
     def start(self):
         command = [program("redis-server"), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder)]
         command += ["--save", "", "--appendonly", "no"]
-        with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 10
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise AssertionError(f"Redis does not start:\n{(self._folder / 'redis.log').read_text()}")
-            time.sleep(0.02)
+        self._process = Process(command, self._folder / "redis.log")
+        self._process.wait_until(self._answers, timeout=10)
 
     def kill(self):
-        self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.end(signal.SIGKILL)
 
     def _answers(self):
         try:

@@ -154,9 +154,13 @@ class NextWordsProcessor:
             detokenizer = prompt.tokenizer.detokenizer(prompt.text)
             text = detokenizer.feed(node.token_ids) + detokenizer.flush()
             text = text[: len(text) - node.progress]
-            word, probability = _last_word(prompt.text + text), math.exp(node.logprob)
-            rounded = [round(number, DIGITS) for number in (probability, node.logprob)]
-            found.setdefault(text, NextWord(word=word, text=text, probability=rounded[0], logprob=rounded[1]))
+            next_word = NextWord(
+                word=_last_word(prompt.text + text),
+                text=text,
+                probability=round(math.exp(node.logprob), DIGITS),
+                logprob=round(node.logprob, DIGITS),
+            )
+            found.setdefault(text, next_word)
             if len(found) == self.body.n:
                 break
         expander.charge()
