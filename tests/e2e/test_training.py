@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import openai
 import pytest
@@ -18,7 +17,7 @@ from tests.pages import Train
 from tests.paths import ROOT
 from tests.ports import free_port
 from tests.programs import program, write_entry_points
-from tests.servers import Client, Process, children
+from tests.servers import Client, Process, children, command_line
 from tests.waiting import until
 
 LINE = "It was the best of times, it was the worst of times, it was the age of wisdom.\n"
@@ -155,11 +154,10 @@ def test_the_sdk_trains_follows_and_generates_at_once(client, serving, trained):
 
 def test_a_stream_survives_the_death_of_the_model_server(serving, trained):
     client = Client(serving.port)
-    body = {"model": trained.fine_tuned_model, "prompt": "It", "seed": 1, "max_tokens": 6000}
+    body = {"model": trained.fine_tuned_model, "prompt": "It", "seed": 1, "max_tokens": 20_000}
     events = client.stream(**body)
     first = next(events)["choices"][0]["text"]
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children(serving.process.pid)}
-    (model_server,) = [pid for pid, command in commands.items() if "model_server" in command]
+    (model_server,) = [pid for pid in children(serving.process.pid) if "model_server" in command_line(pid)]
     os.kill(model_server, signal.SIGKILL)
     rest = [event["choices"][0] for event in events if event and event["choices"]]
     assert (rest[-1]["finish_reason"], "restarting it" in serving.output) == ("length", True)

@@ -50,10 +50,11 @@ async function uploads() {
   return [file, other];
 }
 
+// Opens a stream of the events of a job, to its end.
+const eventsOf = (id) => client.get(`/fine_tuning/jobs/${id}/events`, { query: { stream: true }, stream: true });
+
 async function follows(id) {
-  const streamed = [];
-  const events = await client.get(`/fine_tuning/jobs/${id}/events`, { query: { stream: true }, stream: true });
-  for await (const event of events) streamed.push(event);
+  const streamed = await all(await eventsOf(id));
   const done = await jobs.retrieve(id);
   assert.deepEqual([done.status, done.error, done.fine_tuned_model], ["succeeded", null, "sdk"]);
   assert(done.finished_at >= done.created_at && done.trained_tokens > 0);
@@ -91,6 +92,7 @@ async function pausesAndCancels(file) {
   assert.equal(started.method.supervised.hyperparameters.batch_size, 4);
   assert.deepEqual((await all(jobs.list({ metadata: { by: "node" } }))).map((each) => each.id), [id]);
   assert.deepEqual(await all(jobs.list({ metadata: { by: "python" } })), []);
+  const streaming = all(await eventsOf(id));
   const before = requests;
   const refusal = await files.delete(file.id).catch((error) => error);
   assert(refusal instanceof OpenAI.ConflictError);
@@ -101,6 +103,9 @@ async function pausesAndCancels(file) {
   await jobs.cancel(id);
   const job = await until(() => whose("cancelled")(id));
   assert.equal(job.fine_tuned_model, null);
+  const streamed = await streaming;
+  assert.equal(streamed[0].message, "the job is queued");
+  assert.deepEqual((await all(jobs.listEvents(id, { limit: 3 }))).reverse(), streamed);
   await assert.rejects(jobs.resume(id), OpenAI.ConflictError);
   assert.deepEqual((await all(jobs.list({ limit: 1 }))).map((each) => each.id).slice(0, 1), [id]);
 }
