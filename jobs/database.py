@@ -159,7 +159,7 @@ class Operation(Record, kw_only=True):
 
 
 _Leased = TypeVar("_Leased", Job, Operation)
-# Versions that jobs have published. They count towards a quota after their jobs are deleted, until they are removed.
+# Versions that jobs have published. They count toward a quota after their jobs are deleted, until they are removed.
 versions = Table(
     "published_versions",
     Record.metadata,
@@ -225,7 +225,7 @@ def _open(url: str) -> Engine:
 
 
 def lock_tenants(session: Session) -> None:
-    """Let no other transaction count towards a quota; SQLite's write transactions exclude each other anyway."""
+    """Let no other transaction count toward a quota; SQLite's write transactions exclude each other anyway."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(_TENANTS_LOCK)))
 

@@ -13,7 +13,7 @@ from jobs.database import ACTIVE, Job, StoredFile, versions
 # Returns whether a version that a job published still exists; None if that is unknown.
 IsKept = Callable[[str, int], bool | None]
 
-# Training that counts towards a tenant's minutes, and against it in the queue: that of the last day.
+# Training that counts toward a tenant's minutes, and against it in the queue: that of the last day.
 DAY_S = 86_400.0
 # Of any size: each takes a block of the disk and a row of the database.
 MAX_TENANT_FILES = 10_000
@@ -36,7 +36,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class TrainingMinutes:
-    """Minutes that count towards a tenant's quota.
+    """Minutes that count toward a tenant's quota.
 
     Attributes:
         trained: By jobs that have ended in the last day.
@@ -80,7 +80,7 @@ def require_jobs(session: Session, tenant: str, minutes: float, quota: Quota, is
 
 
 def training_minutes(session: Session, tenant: str) -> TrainingMinutes:
-    """Return the minutes that count towards a tenant's quota."""
+    """Return the minutes that count toward a tenant's quota."""
     ended = and_(Job.tenant == tenant, Job.finished_at > time.time() - DAY_S)
     trained_s = session.execute(select(func.coalesce(func.sum(Job.trained_s), 0.0)).where(ended)).scalar_one()
     active = and_(Job.tenant == tenant, Job.status.in_(ACTIVE))

@@ -116,7 +116,7 @@ class JobStore:
             return job
 
     def minutes(self, tenant: str) -> TrainingMinutes:
-        """Return the minutes that count towards a tenant's quota."""
+        """Return the minutes that count toward a tenant's quota."""
         with self._begin() as session:
             return training_minutes(session, tenant)
 

@@ -187,7 +187,7 @@ class Inspector(Page):
         self.page.locator("#status", has_text="tokens inspected.").wait_for()
 
     def cell(self, row, place, width=10, labels=20, height=10):
-        """Return the visible colour of a token's cell in the map; `place` counts cells from the top."""
+        """Return the visible color of a token's cell in the map; `place` counts cells from the top."""
         pixel = """(map, [x, y]) => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => {
             const data = map.querySelector('canvas').getContext('2d').getImageData(x - map.scrollLeft, y, 1, 1).data;
             resolve('rgb(' + [...data].slice(0, 3).join(',') + ')');

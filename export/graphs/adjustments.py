@@ -61,7 +61,7 @@ class Adjustments:
     """Penalties, logit bias and a minimum number of steps before the end token.
 
     Order: the logit of a token in the prompt or output is divided by the repetition penalty if positive, else
-    multiplied by it (https://arxiv.org/abs/1909.05858 always divides, which would favour improbable tokens). Then
+    multiplied by it (https://arxiv.org/abs/1909.05858 always divides, which would favor improbable tokens). Then
     presence penalty · [count > 0] and frequency penalty · count are subtracted, with counts of the output alone
     (https://platform.openai.com/docs/api-reference/completions). Then the bias and the mask are added.
 

@@ -110,26 +110,26 @@ def _draw(
     from matplotlib.lines import Line2D  # noqa: PLC0415
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
-    colours, colour_lines = mpl.colormaps["tab10" if len(runs) <= _DISTINCT else "turbo"], []
+    colors, color_lines = mpl.colormaps["tab10" if len(runs) <= _DISTINCT else "turbo"], []
     for i, run in enumerate(runs):
         progress, xs = run.progress, xs_of(run.progress)
-        colour = colours(i if len(runs) <= _DISTINCT else i / (len(runs) - 1))
+        color = colors(i if len(runs) <= _DISTINCT else i / (len(runs) - 1))
         dots = "." if progress.epochs <= _DOTTED_EPOCHS else ""
         training, validation = (
             [_measured(getattr(epoch, name), run.scale, measure) for epoch in progress.history]
             for name in ("train_loss", "validation_loss")
         )
-        axes.plot(xs, training, color=colour, marker=dots, **_TRAINING)
-        axes.plot(xs, validation, color=colour, marker=dots, **_VALIDATION)
+        axes.plot(xs, training, color=color, marker=dots, **_TRAINING)
+        axes.plot(xs, validation, color=color, marker=dots, **_VALIDATION)
         best = _measured(progress.best.loss, run.scale, measure)
-        axes.plot([xs[progress.best_epoch - 1]], [best], color=colour, **_BEST)
-        colour_lines.append(Line2D([], [], color=colour, linewidth=4))
+        axes.plot([xs[progress.best_epoch - 1]], [best], color=color, **_BEST)
+        color_lines.append(Line2D([], [], color=color, linewidth=4))
     axes.xaxis.set_major_locator(MaxNLocator(integer=xs_of is _epochs, min_n_ticks=1))
     axes.grid(visible=True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     styles = {"validation": _VALIDATION, "training": _TRAINING, "best epoch": _BEST}
     axes.legend([Line2D([], [], color="0.3", **style) for style in styles.values()], styles, frameon=False)
-    return colour_lines
+    return color_lines
 
 
 def _epochs(progress: Progress) -> range:

@@ -105,11 +105,14 @@ def publish(
             write_artifacts(draft, card, tokenizer, exportable.vectors, history or Progress())
             check_saved_model(draft, exportable, len(tokenizer.tokens))
             sync_tree(draft)
-            # Before the version is visible: it could not be listed in a damaged file.
-            read_entries(Path(models_dir))
             version_dir = _rename_to_next_version(draft, home)
-        sync_directory(home)
-        add_to_models_config(Path(models_dir), name)
+            try:
+                sync_directory(home)
+                add_to_models_config(Path(models_dir), name)
+            except BaseException:
+                # A version that is not listed is not served, and publishing it again would add a second one.
+                version_dir.rename(draft)
+                raise
         job = training.settings.get("job") if training else None
         record_command("publish", model=f"{name}:{version_dir.name}", **({"job": job} if job else {}))
     except OSError as error:

@@ -113,7 +113,7 @@ class Removal:
             raise RepositoryError(
                 f"{self._home}: a link to {target}; remove the link by hand, nothing behind it is touched"
             )
-        self._require_unlabelled()
+        self._require_unlabeled()
         existing = self._existing()
         kept = existing - self._numbers
         for entry in self._entries():
@@ -165,7 +165,7 @@ class Removal:
             RepositoryError: a version was promoted, or the model was listed again, in the meantime.
         """
         with locked(self._models_dir):
-            self._require_unlabelled()
+            self._require_unlabeled()
             if self._is_all() and self._entries():
                 again = f"{self._name} was added to {MODELS_CONFIG} again meanwhile"
                 raise RepositoryError(f"{again}: run the command again")
@@ -176,7 +176,7 @@ class Removal:
                     version.path.rename(self._home / f"{_PREFIX}{version.path.name}-{secrets.token_hex(8)}")
             forget_versions(self._models_dir, self._name)
 
-    def _require_unlabelled(self) -> None:
+    def _require_unlabeled(self) -> None:
         """Check that no version to be removed has a label or a share of the traffic, unless all are removed."""
         for entry in [] if self._is_all() else self._entries():
             labels = [label for label, number in entry.labels.items() if number in self._numbers and label != PREVIOUS]

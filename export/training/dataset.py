@@ -321,8 +321,8 @@ class Dataset:
             other_ids = encode(mixed.split(config.validation_fraction(mixed.num_characters), config.seed)[0])
         train = _lay_out_training(ids, tokenizer, config, other_ids)
         # A running text, from which a model with labels may be trained further, has none.
-        labelled = [part for part in (ids, other_ids) if part is not None and columns and head.ends]
-        dropouts = tuple(LabelDropout.of(part, tokenizer, columns, config.label_dropout) for part in labelled)
+        labeled = [part for part in (ids, other_ids) if part is not None and columns and head.ends]
+        dropouts = tuple(LabelDropout.of(part, tokenizer, columns, config.label_dropout) for part in labeled)
         held_out = np.empty(0, np.uint8) if tail is None else encode(tail)
         validation = _lay_out(held_out, tokenizer, config, for_validation=True) if len(held_out) else None
         dataset = cls(head, tail, train, validation, tokenizer, mixed, columns, dropouts)

@@ -212,7 +212,7 @@ class FineTuningJob(TypedDict):
 
 
 class TrainingMinutesObject(TypedDict):
-    """Minutes of training that count towards the tenant's quota.
+    """Minutes of training that count toward the tenant's quota.
 
     Attributes:
         limit: of 24 hours

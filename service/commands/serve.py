@@ -57,7 +57,7 @@ class Ended(Exception):
 
 
 class LifetimePipe:
-    """A pipe by which one process is signalled when the last of several others has ended.
+    """A pipe by which one process is signaled when the last of several others has ended.
 
     The processes with the write end are its holders: this process until it calls `drop`, those that it was passed to,
     and their children. However they end, the kernel closes their ends; the pipe is then cut.

@@ -93,15 +93,15 @@ def _principal_axes(rows: np.ndarray, ids: np.ndarray, mean: np.ndarray) -> tupl
     """Return the axes of the plane, float64 (width, at most 2), and all variances, the largest first."""
     width = rows.shape[1]
     if len(ids) < width:
-        centred = rows[ids] - mean
-        variances, weights = np.linalg.eigh(centred @ centred.T)
-        axes = centred.T @ weights[:, ::-1][:, :2]
+        centered = rows[ids] - mean
+        variances, weights = np.linalg.eigh(centered @ centered.T)
+        axes = centered.T @ weights[:, ::-1][:, :2]
         axes /= np.maximum(np.linalg.norm(axes, axis=0), np.finfo(float).tiny)
     else:
         covariance = np.zeros((width, width))
         for start in range(0, len(ids), _STEP):
-            centred = (rows[ids[start : start + _STEP]] - mean).astype(np.float32)
-            covariance += centred.T @ centred
+            centered = (rows[ids[start : start + _STEP]] - mean).astype(np.float32)
+            covariance += centered.T @ centered
         variances, axes = np.linalg.eigh(covariance)
         axes = axes[:, ::-1][:, :2]
     # The sign of an axis is arbitrary: make its largest component positive, so that the projection is reproducible.

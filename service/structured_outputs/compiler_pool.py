@@ -106,7 +106,7 @@ class CompilationQueue:
         return sender, compilation
 
     def end(self, compilation: Compilation, sender: str, seconds: float) -> None:
-        """End a run, which counts towards its sender's time."""
+        """End a run, which counts toward its sender's time."""
         compilation.is_running = False
         # An idle sender does not save up time.
         self._used_s[sender] = max(self._used_s.get(sender, 0.0), self._clock_s) + seconds

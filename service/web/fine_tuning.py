@@ -127,7 +127,7 @@ def _settings(body: FineTuningRequest, model: str, base: GeneratorCard | None, l
 def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> None:
     """Set the server's limits where there are none; refuse more time and larger models than it allows.
 
-    The job always has its `max_minutes`, which counts towards the tenant's quota.
+    The job always has its `max_minutes`, which counts toward the tenant's quota.
     """
     for name, limit in (("max_minutes", limits.max_training_minutes), ("units", limits.max_training_units)):
         value = getattr(config, name)

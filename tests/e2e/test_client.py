@@ -159,8 +159,8 @@ def test_inspect_is_consistent_with_score_generate_and_resume(client, model):
         for kind, vector in layer.state.items():
             assert layer.values[kind][0 if model == "reverse" else -1] == vector
         if "forget" in kinds:
-            learnt = zip(layer.values["forget"], layer.values["cell"], layer.learn, strict=True)
-            rows = list(learnt)[::-1] if model == "reverse" else list(learnt)
+            learned = zip(layer.values["forget"], layer.values["cell"], layer.learn, strict=True)
+            rows = list(learned)[::-1] if model == "reverse" else list(learned)
             for (_, before, _), (forget, cell, learn) in itertools.pairwise(rows):
                 expected = [f * c + i for f, c, i in zip(forget, before, learn, strict=True)]
                 assert cell == pytest.approx(expected, abs=1e-5)

@@ -74,7 +74,7 @@ def test_an_example_is_short_and_its_help_shows_how_to_run_it(run, name):
         ("records_in_bulk.py", ()),
         ("continue_story.py", ("story.json",)),
         ("compare_versions.py", ("a:1", "a:2")),
-        ("write_towards_an_ending.py", ("the end.",)),
+        ("write_toward_an_ending.py", ("the end.",)),
     ],
 )
 def test_an_unreachable_server_is_an_error_of_one_line(run, monkeypatch, name, arguments, tmp_path):
@@ -155,15 +155,15 @@ def test_two_models_are_compared_by_the_same_prompts_and_seeds(example, client):
             assert left.rstrip() == right.rstrip()
 
 
-def test_texts_are_written_towards_an_ending(example, client):
+def test_texts_are_written_toward_an_ending(example, client):
     ending, sampling = "of times", ("--max-tokens", 20, "--seed", 4, "--n", 2)
-    out = example("write_towards_an_ending.py", ending, *sampling)
+    out = example("write_toward_an_ending.py", ending, *sampling)
     choices = client.generate(suffix=ending, model="reverse", n=2, max_tokens=20, seed=4, temperature=0.8).choices
     assert out == "\n\n".join(choice.text + ending for choice in choices) + "\n"
 
 
-def test_a_forward_model_cannot_write_towards_an_ending(run, gateway):
+def test_a_forward_model_cannot_write_toward_an_ending(run, gateway):
     arguments = ("the end.", "--model", "lstm")
-    code, _, err = run("write_towards_an_ending.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
+    code, _, err = run("write_toward_an_ending.py", *arguments, url=f"http://127.0.0.1:{gateway.port}")
     assert code == 1
     assert "suffix must be empty or absent" in err

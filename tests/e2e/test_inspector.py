@@ -162,7 +162,7 @@ def test_positive_values_are_warm_colours_and_negative_ones_cold(page):
 
 
 def is_warm(color):
-    """Return whether a colour is more red than blue; None if it is neither."""
+    """Return whether a color is more red than blue; None if it is neither."""
     red, _, blue = map(int, re.findall(r"\d+", color)[:3])
     return None if abs(red - blue) < 8 else red > blue
 

@@ -27,7 +27,7 @@ LETTERS, NEW = {"early": "abc", "late": "xyz"}, {"new": "mno"}
 LENGTHS = (1, 9, 10, 11)
 
 
-def publish_labelled(folder):
+def publish_labeled(folder):
     """Train a model of each direction on the same labels, and publish one without."""
     folder.mkdir()
     rng, places = random.Random(0), ["--models-dir", str(folder / "models"), "--runs-dir", str(folder / "runs")]
@@ -59,7 +59,7 @@ def publish_labelled(folder):
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
-    with served(built("labelled", publish_labelled) / "models", tmp_path_factory.mktemp("labels")) as gateway:
+    with served(built("labeled", publish_labeled) / "models", tmp_path_factory.mktemp("labels")) as gateway:
         yield gateway
 
 
@@ -183,9 +183,9 @@ def test_the_inspector_reads_a_text_with_its_labels(open_page, gateway):
     page.page.select_option("#label-0-0", "early")
     page.look("forward", "abcabc")
     page.page.locator("#tokens [data-position='0']").click()
-    labelled, unlabelled = (first_probability(gateway, labels) for labels in ({"style": "early"}, {}))
-    assert labelled > unlabelled + 5
-    assert f"probability of this token {labelled:.1f}%" in page.read("#detail-caption").replace(" %", "%")
+    labeled, unlabeled = (first_probability(gateway, labels) for labels in ({"style": "early"}, {}))
+    assert labeled > unlabeled + 5
+    assert f"probability of this token {labeled:.1f}%" in page.read("#detail-caption").replace(" %", "%")
     page.click("#hold button")
     page.page.locator("#hold-results:not([hidden])").wait_for()
     body = {"model": "forward", "prompt": "a", "max_tokens": 240, "temperature": 0.5, "seed": 1}

@@ -193,7 +193,7 @@ def test_a_text_of_equal_tokens_has_none_to_change(open_lesson, text):
     assert page.page.locator("#next-tokens tr").count() > 1
 
 
-def test_the_curve_of_a_simple_rnn_is_labelled_where_none_is_served(page, gateway):
+def test_the_curve_of_a_simple_rnn_is_labeled_where_none_is_served(page, gateway):
     models = gateway.get("/v1/models")[1]
     models["data"] = [{**model, "corpus": "shakespeare"} for model in models["data"] if model["id"] == "lstm"]
     page.page.route("**/v1/models", lambda route: route.fulfill(json=models))

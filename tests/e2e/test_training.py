@@ -182,8 +182,8 @@ def test_a_job_trains_with_labels(client, serving):
     assert client.model("words").label_columns == {"style": ["early", "late"]}
     early, late = (client.score("abcabcabc", model="words", labels={"style": it}) for it in ("early", "late"))
     assert early.nats < late.nats
-    with pytest.raises(sostenuto.JobFailed, match="colour"):
-        client.train(serving.home / "words.csv", label_column=["colour"], **settings).wait(PATIENCE_S)
+    with pytest.raises(sostenuto.JobFailed, match="color"):
+        client.train(serving.home / "words.csv", label_column=["color"], **settings).wait(PATIENCE_S)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def repository(kind, tmp_path_factory):  # noqa: ARG001 - each kind has its own
 
 
 @pytest.fixture(scope="module")
-def labelled(repository):
+def labeled(repository):
     """A model that has a label before the servers start."""
     name = repository.add_model()
     repository.run("promote", f"{name}:1")
@@ -67,7 +67,7 @@ def labelled(repository):
 
 
 @pytest.fixture(scope="module")
-def served(kind, repository, labelled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
+def served(kind, repository, labeled, tmp_path_factory):  # noqa: ARG001 - it is there when they start
     logs = tmp_path_factory.mktemp("logs")
     repository.server = kind(repository.path, logs / "model_server.log")
     repository.gateway = Gateway(repository.path, repository.server.port, logs / "gateway.log", **AMPLE)
@@ -172,11 +172,11 @@ def test_promote_traffic_split_and_rollback_fail_no_request(served, model):
         assert known == answer["choices"]
 
 
-def test_labels_of_a_repository_apply_when_the_servers_start(served, labelled):
-    gateway, body = served.gateway, {**BODY, "model": labelled}
-    until(lambda: versions(gateway, labelled) == [1, 2, 3])
+def test_labels_of_a_repository_apply_when_the_servers_start(served, labeled):
+    gateway, body = served.gateway, {**BODY, "model": labeled}
+    until(lambda: versions(gateway, labeled) == [1, 2, 3])
     assert gateway.post(body)[1]["version"] == 1
-    served.run("rollback", labelled)
+    served.run("rollback", labeled)
     until(lambda: gateway.post(body)[1]["version"] == 3)
 
 

@@ -45,7 +45,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
 
 KEEPALIVE_S = 5  # silence before the first probe, and between probes
-LOST_AFTER_S = 15  # without an acknowledgement: a lost host closes no connection, and TCP alone would wait for minutes
+LOST_AFTER_S = 15  # without an acknowledgment: a lost host closes no connection, and TCP alone would wait for minutes
 
 
 class Transport:

@@ -6,7 +6,7 @@ import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
-import { find, labelled } from "./dom.js";
+import { find, labeled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
 import { textOf } from "./format.js";
@@ -334,7 +334,7 @@ export class Column {
   }
 
   #select(parent, name, text) {
-    const { label, control } = labelled("select", `${name}-${this.number}`, text);
+    const { label, control } = labeled("select", `${name}-${this.number}`, text);
     label.append(control);
     parent.append(label);
     return control;

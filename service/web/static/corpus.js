@@ -39,7 +39,7 @@ export function describe({ text, format = null, files = null, documents: chosen 
     isSorted: documents !== "none" && isSorted(items),
     problem: records?.problem ?? null,
     unread: records?.unread ?? [],
-    hasLicence: !records && !files && licenceFree(text) !== text,
+    hasLicense: !records && !files && licenseFree(text) !== text,
   };
 }
 
@@ -115,7 +115,7 @@ function isSorted(items) {
 }
 
 // The text between the marks of Project Gutenberg's license; all of it without marks.
-export function licenceFree(text) {
+export function licenseFree(text) {
   const start = GUTENBERG_START.exec(text);
   const begun = start ? text.slice(start.index + start[0].length) : text;
   const end = GUTENBERG_END.exec(begun);

@@ -38,7 +38,7 @@ export function fill(select, options, chosen) {
 }
 
 // A label and its control of this tag and id, which is not in it yet.
-export function labelled(tag, id, text) {
+export function labeled(tag, id, text) {
   return { label: make("label", { htmlFor: id }, make("span", { textContent: text })), control: make(tag, { id }) };
 }
 

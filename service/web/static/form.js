@@ -1,6 +1,6 @@
 // The form of a column: a control for each field, with its error beside it.
 
-import { button, fill, labelled, make } from "./dom.js";
+import { button, fill, labeled, make } from "./dom.js";
 import { CONSTRAINT_FIELDS, PRESETS, SAMPLING_FIELDS, constraintsOf } from "./fields.js";
 
 /** @type {any[]} */
@@ -83,7 +83,7 @@ class Field {
 
   constructor(field, id, value, changed) {
     this.element = make("div", { className: field.pattern || field.kind === "select" ? "wide" : "" });
-    const { label, control } = labelled(TAGS[field.kind] ?? "input", id, field.label);
+    const { label, control } = labeled(TAGS[field.kind] ?? "input", id, field.label);
     configure(control, field, value);
     this.#control = control;
     this.#isRange = field.kind === "range";

@@ -1,6 +1,6 @@
 // The labels of a text: a list for each label column of the model, beside the fields of a form.
 
-import { fill, labelled } from "./dom.js";
+import { fill, labeled } from "./dom.js";
 
 export class LabelChoice {
   // A <select> for each label column, by its name.
@@ -24,7 +24,7 @@ export class LabelChoice {
     Object.values(this.#selects).forEach((select) => select.closest("label").remove());
     const columns = Object.entries(model?.label_columns ?? {});
     this.#selects = Object.fromEntries(columns.map(([name, values], i) => {
-      const { label, control } = labelled("select", `label-${i}-${this.#number}`, name);
+      const { label, control } = labeled("select", `label-${i}-${this.#number}`, name);
       label.append(control);
       fill(control, [["", "any"], ...values.map((value) => [value, value])], chosen[name] ?? "");
       control.addEventListener("change", this.#changed);

@@ -2,7 +2,7 @@
 
 import { Failure } from "./api.js";
 import { attempt } from "./attempt.js";
-import { MIN_CHARACTERS, describe, licenceFree, withoutDuplicates } from "./corpus.js";
+import { MIN_CHARACTERS, describe, licenseFree, withoutDuplicates } from "./corpus.js";
 import { button, findAll, make } from "./dom.js";
 import { count, visible } from "./format.js";
 import { formatOf } from "./records.js";
@@ -133,14 +133,14 @@ export class Source {
     const facts = [["Characters", count(it.numCharacters)], ["Lines", count(it.numLines)], ["Distinct characters", count(it.numDistinct)], ["Script", it.script ?? "no letters"], ["Documents", documents]];
     numbers.replaceChildren(...facts.map(([name, value]) =>
       make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
-    const said = [...problems(it), ...this.#licence(it), ...this.#duplicates(it), ...unread(it), ...order(it), ...characters(it)];
+    const said = [...problems(it), ...this.#license(it), ...this.#duplicates(it), ...unread(it), ...order(it), ...characters(it)];
     notes.replaceChildren(...said.map(([sentence, isWarning, action]) =>
       make("li", { className: isWarning ? "warning" : "" }, sentence, ...(action ? [" ", action] : []))));
   }
 
-  #licence({ hasLicence }) {
-    if (!hasLicence) return [];
-    const clean = button("Remove it", "Remove the license of Project Gutenberg", () => this.#replace(licenceFree(this.#given.text)));
+  #license({ hasLicense }) {
+    if (!hasLicense) return [];
+    const clean = button("Remove it", "Remove the license of Project Gutenberg", () => this.#replace(licenseFree(this.#given.text)));
     return [["The license of Project Gutenberg is part of the text. The model would learn it.", true, clean]];
   }
 

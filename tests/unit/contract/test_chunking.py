@@ -46,8 +46,8 @@ def test_chunks_encode_as_the_whole_text(kind, text, places):
 @settings(max_examples=40)
 @given(text=TEXTS, places=PLACES)
 def test_training_on_chunks_gives_the_vocabulary_of_the_whole_text(kind, text, places):
-    learnt = kind.train(iter(cut(text * 2, places)))
-    assert learnt.to_json() == kind.train([text * 2]).to_json()
+    learned = kind.train(iter(cut(text * 2, places)))
+    assert learned.to_json() == kind.train([text * 2]).to_json()
 
 
 def test_chunks_end_at_white_space_soon_after_their_size():

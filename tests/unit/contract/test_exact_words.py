@@ -1,4 +1,4 @@
-"""Exact words: decoding is lossless, and words outside the vocabulary are spelt in characters."""
+"""Exact words: decoding is lossless, and words outside the vocabulary are spelled in characters."""
 
 from itertools import pairwise
 
@@ -20,18 +20,18 @@ def words(text):
 
 
 @settings(max_examples=200)
-@given(learnt=texts, num_words=st.one_of(st.none(), st.integers(3, 30)))
-def test_the_training_text_is_decoded_exactly(learnt, num_words):
-    tokenizer = ExactWordTokenizer.train([learnt], num_words=num_words)
-    ids = tokenizer.encode(learnt)
+@given(learned=texts, num_words=st.one_of(st.none(), st.integers(3, 30)))
+def test_the_training_text_is_decoded_exactly(learned, num_words):
+    tokenizer = ExactWordTokenizer.train([learned], num_words=num_words)
+    ids = tokenizer.encode(learned)
     assert tokenizer.special.unknown not in ids
-    assert tokenizer.decode(ids) == learnt
+    assert tokenizer.decode(ids) == learned
 
 
 @settings(max_examples=200)
-@given(learnt=texts, text=texts)
-def test_each_token_is_found_at_its_offset(learnt, text):
-    tokenizer = ExactWordTokenizer.train([learnt, learnt])
+@given(learned=texts, text=texts)
+def test_each_token_is_found_at_its_offset(learned, text):
+    tokenizer = ExactWordTokenizer.train([learned, learned])
     ids, offsets = tokenizer.encode(text), tokenizer.offsets(text)
     parts = [text[a:b] for a, b in pairwise([*offsets, len(text)])]
     assert len(ids) == len(offsets)

@@ -36,28 +36,28 @@ def learn(kind, text, **options):
 
 @pytest.mark.parametrize("kind", [CharacterTokenizer, ExactWordTokenizer])
 @settings(max_examples=200)
-@given(learnt=texts | scripted, text=texts | scripted)
-def test_only_a_character_outside_the_training_text_is_unknown(kind, learnt, text):
+@given(learned=texts | scripted, text=texts | scripted)
+def test_only_a_character_outside_the_training_text_is_unknown(kind, learned, text):
     """The unknown token has no text."""
-    tokenizer = learn(kind, learnt)
+    tokenizer = learn(kind, learned)
     ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == "".join(c for c in text if c in learnt)
+    assert tokenizer.decode(ids) == "".join(c for c in text if c in learned)
     unknown = [i == tokenizer.special.unknown for i in ids]
-    assert sum(unknown) == sum(c not in learnt for c in text)
+    assert sum(unknown) == sum(c not in learned for c in text)
     if kind is CharacterTokenizer:
-        assert unknown == [c not in learnt for c in text]
+        assert unknown == [c not in learned for c in text]
 
 
 @settings(max_examples=400)
-@given(learnt=st.lists(texts, max_size=4), text=texts, num_words=st.none() | st.integers(3, 12))
-def test_words_equal_those_of_keras(learnt, text, num_words):
+@given(learned=st.lists(texts, max_size=4), text=texts, num_words=st.none() | st.integers(3, 12))
+def test_words_equal_those_of_keras(learned, text, num_words):
     """Word index and sequences are those of Keras's legacy tokenizer, on any text; the same rare words are unknown."""
     oracle = KerasTokenizer(num_words=num_words, oov_token="<OOV>")
-    oracle.fit_on_texts(learnt)
-    tokenizer = WordTokenizer.train(learnt, num_words=num_words)
+    oracle.fit_on_texts(learned)
+    tokenizer = WordTokenizer.train(learned, num_words=num_words)
     kept = {word: i for word, i in oracle.word_index.items() if num_words is None or i < num_words}
     assert tokenizer.word_index == kept
-    assert [tokenizer.encode(each) for each in (text, *learnt)] == oracle.texts_to_sequences([text, *learnt])
+    assert [tokenizer.encode(each) for each in (text, *learned)] == oracle.texts_to_sequences([text, *learned])
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_an_inconsistent_tokenizer_file_is_rejected_when_it_is_read(damage, tmp_
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=60)
-@given(learnt=texts, text=texts)
-def test_no_token_is_longer_than_max_token_characters(kind, learnt, text):
-    tokenizer = learn(kind, learnt + "the cat sat on the mat" * 2)
+@given(learned=texts, text=texts)
+def test_no_token_is_longer_than_max_token_characters(kind, learned, text):
+    tokenizer = learn(kind, learned + "the cat sat on the mat" * 2)
     longest = tokenizer.max_token_characters
     assert (longest is None) == (kind is WordTokenizer)
     assert len(tokenizer.encode(text)) >= (0 if longest is None else len(text) / longest)

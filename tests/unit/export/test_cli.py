@@ -420,7 +420,7 @@ def test_training_without_a_validation_split_warns(published, capsys):
 BAD = {
     "missing": (None, [], "corpus bad.txt: No such file"),
     "one character": (b"a", [], "1 character(s) in 1 document(s) are too few to hold out"),
-    "one character, all learnt": (b"a", ["--validation", "0"], "at least 2 different characters are needed, got 1"),
+    "one character, all learned": (b"a", ["--validation", "0"], "at least 2 different characters are needed, got 1"),
     "no word": (b"?! " * 500, ["--token-unit", "word"], "at least 2 different words are needed, got 0"),
     "a tail of another script": (
         b"ab" * 100 + "яю".encode() * 5,

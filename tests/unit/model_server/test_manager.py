@@ -94,7 +94,7 @@ def setup(tmp_path):
 
 
 @pytest.fixture
-def labelled(setup):
+def labeled(setup):
     """Versions 2 and 10 of `a`; the label `stable` is of 2, and `gone` of a version that is gone. `empty` has none."""
     setup.put(2, 10)
     (setup.root / "empty").mkdir()
@@ -104,7 +104,7 @@ def labelled(setup):
     return setup
 
 
-def test_what_is_not_served_has_tensorflow_servings_status_and_message(labelled):
+def test_what_is_not_served_has_tensorflow_servings_status_and_message(labeled):
     """Clients match on them. An unknown label is INVALID_ARGUMENT, unlike an unknown version."""
     for asked, code, text in (
         ({"name": "b"}, StatusCode.NOT_FOUND, "Servable not found for request: Latest(b)"),
@@ -116,11 +116,11 @@ def test_what_is_not_served_has_tensorflow_servings_status_and_message(labelled)
         ({"name": ""}, StatusCode.INVALID_ARGUMENT, "ModelSpec has no name specified."),
     ):
         with pytest.raises(ModelServerError) as caught:
-            labelled.manager.find(**asked)
+            labeled.manager.find(**asked)
         assert (caught.value.code, str(caught.value)) == (code, text)
     for asked, text in ((("b",), "any versions of model b"), (("a", 3), "version 3 of model a")):
         with pytest.raises(ModelServerError, match=f"^Could not find {text}$") as caught:
-            labelled.manager.statuses(*asked)
+            labeled.manager.statuses(*asked)
         assert caught.value.code is StatusCode.NOT_FOUND
 
 
@@ -137,12 +137,12 @@ def test_what_is_not_served_has_tensorflow_servings_status_and_message(labelled)
     ],
 )
 def test_a_label_may_point_at_an_unavailable_version_only_when_allowed_and_new(
-    labelled, label, version, allow, is_allowed
+    labeled, label, version, allow, is_allowed
 ):
     """A label in use never moves to an unavailable version; the current config stays."""
-    manager, before = labelled.manager, labelled.manager.config
+    manager, before = labeled.manager, labeled.manager.config
     manager._allow_unavailable_labels = allow
-    config = labelled.config("a", policy=VersionPolicy(), **{label: version})
+    config = labeled.config("a", policy=VersionPolicy(), **{label: version})
     if is_allowed:
         manager.configure(config)
         assert manager.config is config

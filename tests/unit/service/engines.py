@@ -27,7 +27,7 @@ CHARACTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABUL
 WORDS = WordTokenizer.train(["the cat sat on a mat", " ".join(f"w{i}" for i in range(VOCABULARY - 9))])
 COLUMNS = (LabelColumn(name="style", values=("early", "late")), LabelColumn.of_numbers("age", (18.0,)))
 _LETTERS = CharacterTokenizer.train("".join(chr(97 + i) for i in range(VOCABULARY - 9)), end_token=True)
-LABELLED = _LETTERS.extended((), end_token=True, labels=label_tokens(COLUMNS))
+LABELED = _LETTERS.extended((), end_token=True, labels=label_tokens(COLUMNS))
 # Characters, and matches of two of them and more.
 _TOKENS = ["<pad>", "<unk>", "<end>", *'abcd[]{}":, 0123456789', "[a]", "[bb]", "[cd]", '"a":', "12", "bc"]
 _OTHERS = map(chr, range(0x3B1, 0x3B1 + VOCABULARY - len(_TOKENS)))
@@ -40,7 +40,7 @@ class Models:
     """Models of several token units and both directions, on a fake backend."""
 
     def __init__(self):
-        self.models = {"characters": CHARACTERS, "words": WORDS, "matches": MATCHES, "labelled": LABELLED}
+        self.models = {"characters": CHARACTERS, "words": WORDS, "matches": MATCHES, "labeled": LABELED}
 
     def find_version(self, ref, *, may_use=None):  # noqa: ARG002 - the registry's signature
         return self.find(ref.name) if ref.number == 1 else None
@@ -55,7 +55,7 @@ class Models:
         fields |= {"num_top": NUM_TOP, "activations": (("hidden", 1, STATE_SIZE),)}
         fields |= {"direction": "backward" if backward else "forward"}
         card = GeneratorCard(**{**FIELDS, **fields})
-        if unit == "labelled":
+        if unit == "labeled":
             card = card.model_copy(update={"training": TrainingReport.model_construct(label_columns=COLUMNS)})
         return ServedModel(ModelVersion(name, 1), card, tokenizer, BatchLimits((8, 16), 8, 16), "fp")
 

@@ -220,8 +220,8 @@ def test_lines_stand_above_the_bar(terminal, server):
 
 
 def test_a_model_with_labels_is_tried_with_one_of_them(sostenuto, server):
-    labelled = [{**SAMPLE, "given": "", "labels": {"age group": "young"}}, {**SAMPLE, "labels": {"age group": "old"}}]
-    event = job_event(6, "epoch 2", **{**EPOCH, "samples": labelled}, epoch=2)
+    labeled = [{**SAMPLE, "given": "", "labels": {"age group": "young"}}, {**SAMPLE, "labels": {"age group": "old"}}]
+    event = job_event(6, "epoch 2", **{**EPOCH, "samples": labeled}, epoch=2)
     server.script = [answer_json(JOB), stream([event, DONE]), answer_json(SUCCEEDED)]
     shown = sostenuto("jobs", "events", "ftjob-1").stdout
     assert "    [age group=young]best\n    [age group=old][It was\n" in shown

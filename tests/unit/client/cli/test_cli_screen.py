@@ -1,4 +1,4 @@
-"""Output in terminals of any width, with and without colours: never with active control characters."""
+"""Output in terminals of any width, with and without colors: never with active control characters."""
 
 import pytest
 from rich.cells import cell_len

@@ -237,11 +237,11 @@ def test_too_little_text_for_a_validation_split_is_rejected(documents, ends):
         Corpus.of("c", documents, ends=ends).split(0.1, 0)
 
 
-@pytest.mark.parametrize(("length", "rate", "learnt"), [(1_115_394, 0.1, 1_003_854), (10, 0.9, 1), (1000, 0.3, 700)])
-def test_a_running_text_is_split_as_by_nanogpt(length, rate, learnt):
+@pytest.mark.parametrize(("length", "rate", "learned"), [(1_115_394, 0.1, 1_003_854), (10, 0.9, 1), (1000, 0.3, 700)])
+def test_a_running_text_is_split_as_by_nanogpt(length, rate, learned):
     """The length is rounded down, unaffected by binary fractions; the first case is nanoGPT's tiny Shakespeare."""
     head, tail = Corpus.of("c", ["a" * length], ends=False).split(rate, 0)
-    assert (head.num_characters, tail.num_characters) == (learnt, length - learnt)
+    assert (head.num_characters, tail.num_characters) == (learned, length - learned)
 
 
 def test_the_validation_split_samples_all_parts_of_a_sorted_list():

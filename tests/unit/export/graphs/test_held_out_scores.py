@@ -52,8 +52,8 @@ def test_a_model_with_labels_reads_that_there_are_none():
         [], end_token=True, labels=label_tokens(columns)
     )
     documents = ["ab" * n for n in range(150)]
-    plain, labelled = (quantiles(tokenizer, documents, label_columns=each) for each in ((), columns))
-    assert labelled.quantiles == plain.quantiles
+    plain, labeled = (quantiles(tokenizer, documents, label_columns=each) for each in ((), columns))
+    assert labeled.quantiles == plain.quantiles
 
 
 def test_there_are_limits_of_texts_and_their_lengths():

@@ -55,34 +55,34 @@ def same_ids(tokenizer, ids, text):
 
 @property_test
 @given(st.sampled_from(STANDARDIZE), st.sampled_from(["whitespace", "character"]), _learnt, _texts)
-def test_ids_of_text_vectorization_equal_those_of_the_layer(tmp_path, standardize, split, learnt, text):
+def test_ids_of_text_vectorization_equal_those_of_the_layer(tmp_path, standardize, split, learned, text):
     layer = TextVectorization(standardize=standardize, split=split)
-    layer.adapt(learnt)
+    layer.adapt(learned)
     tokenizer = read_tokenizer(saved(tmp_path, layer))
     assert len(tokenizer.tokens) == layer.vocabulary_size()
-    for each in (text, *learnt):
+    for each in (text, *learned):
         same_ids(tokenizer, layer([each]).numpy()[0], each)
     assert (tokenizer.special.padding, tokenizer.special.unknown) == (0, 1)
 
 
 @property_test
 @given(st.sampled_from([None, "", "[MASK]"]), st.sampled_from(["[UNK]", "<pad>", "?"]), _learnt, _texts)
-def test_ids_of_string_lookup_equal_those_of_the_layer(tmp_path, mask, oov, learnt, text):
-    vocabulary = sorted(set("".join(learnt)) - {oov})
+def test_ids_of_string_lookup_equal_those_of_the_layer(tmp_path, mask, oov, learned, text):
+    vocabulary = sorted(set("".join(learned)) - {oov})
     layer = StringLookup(vocabulary=vocabulary, mask_token=mask, oov_token=oov)
     tokenizer = read_tokenizer(saved(tmp_path, layer))
     assert isinstance(tokenizer, CharacterTokenizer)
-    for each in (text, *learnt):
+    for each in (text, *learned):
         same_ids(tokenizer, layer(tf.strings.unicode_split(each, "UTF-8")).numpy(), each)
     assert tokenizer.special.unknown == (0 if mask is None else 1)
 
 
 @property_test
 @given(st.sampled_from(STANDARDIZE), st.sampled_from(["whitespace", "character"]), _learnt, _texts)
-def test_a_saved_tokenizer_loads_as_the_same(tmp_path, standardize, split, learnt, text):
+def test_a_saved_tokenizer_loads_as_the_same(tmp_path, standardize, split, learned, text):
     """The gateway loads what the import writes, and Hugging Face's library gives the same ids."""
     layer = TextVectorization(standardize=standardize, split=split)
-    layer.adapt(learnt)
+    layer.adapt(learned)
     config = {**layer.get_config(), "vocabulary": layer.get_vocabulary()}
     tokenizer = layer_tokenizer("TextVectorization", config)
     path = tmp_path / "tokenizer.json"

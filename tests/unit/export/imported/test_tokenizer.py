@@ -46,9 +46,9 @@ property_test = settings(
 )
 
 
-def fitted(learnt, **options):
+def fitted(learned, **options):
     oracle = KerasTokenizer(**options)
-    oracle.fit_on_texts(learnt)
+    oracle.fit_on_texts(learned)
     return oracle
 
 
@@ -70,21 +70,21 @@ def servable(oracle):
 
 
 @property_test
-@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_ids_equal_those_of_keras(tmp_path, options, learnt, text):
-    oracle = fitted(learnt, **options)
+@given(options=options, learned=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_ids_equal_those_of_keras(tmp_path, options, learned, text):
+    oracle = fitted(learned, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     again = load_tokenizer(write(tmp_path, tokenizer.to_json(), "again.json"))
     assert (again, again.special, again.to_json()) == (tokenizer, tokenizer.special, tokenizer.to_json())
-    for each in (text, *learnt):
+    for each in (text, *learned):
         assert tokenizer.encode(each) == again.encode(each) == oracle.texts_to_sequences([each])[0]
 
 
 @property_test
-@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learnt, text):
-    oracle = fitted(learnt, **options)
+@given(options=options, learned=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learned, text):
+    oracle = fitted(learned, **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     offsets = tokenizer.offsets(text)
@@ -92,16 +92,16 @@ def test_offsets_point_at_the_words_of_the_text(tmp_path, options, learnt, text)
     for place, token_id in zip(offsets, tokenizer.encode(text), strict=True):
         first = tokenizer.decode([token_id])[:1]
         source = text[place]
-        # The lower case of Σ depends on its neighbours.
+        # The lower case of Σ depends on its neighbors.
         lowered = source.lower() + ("ς" if source == "Σ" else "")
         assert first in (lowered if options["lower"] else source)
 
 
 @property_test
-@given(options=options, learnt=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
-def test_the_tokenizers_library_gives_the_same_ids(tmp_path, options, learnt, text):
+@given(options=options, learned=st.lists(_any_text, min_size=1, max_size=3), text=_any_text)
+def test_the_tokenizers_library_gives_the_same_ids(tmp_path, options, learned, text):
     text = text.replace("Σ", "").replace("<", "").replace("\0", "")
-    oracle = fitted([each.replace("Σ", "").replace("<", "") for each in learnt], **options)
+    oracle = fitted([each.replace("Σ", "").replace("<", "") for each in learned], **options)
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     # The library parses the name of the OOV token as the token itself.

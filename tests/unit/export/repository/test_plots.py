@@ -54,8 +54,8 @@ def test_losses_of_several_runs_are_plotted_by_epoch_and_by_minutes(axes):
     comparison_png([Run("a:1", THREE), Run("b:1", make_progress((4.0, 3.0)), scale=0.5)], "bits per character")
     left, right = axes
     assert [line.get_linestyle() for line in left.lines] == ["--", "-", "None"] * 2
-    colours = [line.get_color() for line in left.lines]
-    assert colours[0] == colours[1] == colours[2] != colours[3] == colours[4] == colours[5]
+    colors = [line.get_color() for line in left.lines]
+    assert colors[0] == colors[1] == colors[2] != colors[3] == colors[4] == colors[5]
     assert [points(line) for line in left.lines[3:]] == [([1], [2.0]), ([1], [1.5]), ([1], [1.5])]
     assert points(right.lines[1]) == ([1, 2, 3], [2.5, 1.5, 2])
     assert left.get_ylabel() == "loss, bits per character"

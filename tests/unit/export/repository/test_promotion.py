@@ -1,4 +1,4 @@
-"""`promote` and `rollback` set the `stable` label; labelled versions stay served."""
+"""`promote` and `rollback` set the `stable` label; labeled versions stay served."""
 
 import re
 import shutil

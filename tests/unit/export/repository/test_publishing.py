@@ -214,9 +214,10 @@ def test_a_graph_with_wrong_outputs_is_not_published(model, models_dir, monkeypa
     [
         (publishing, "sync_tree", OSError(28, "No space left on device"), "m: No space left on device"),
         (publishing, "_save_graph", tf.errors.ResourceExhaustedError(None, None, "disk: full"), "m: disk: full"),
+        (publishing, "add_to_models_config", OSError(28, "No space left on device"), "m: No space left on device"),
         (Figure, "savefig", RuntimeError("no font"), r"^history\.png cannot be drawn \(RuntimeError: no font\)$"),
     ],
-    ids=["system", "TensorFlow", "plot"],
+    ids=["system", "TensorFlow", "listing", "plot"],
 )
 @pytest.mark.usefixtures("without_graph")
 def test_a_failure_leaves_no_version_and_no_draft(model, models_dir, monkeypatch, place, name, error, message):

@@ -31,9 +31,9 @@ def lay_out(tmp_path):
         config = load_config(None, given)
         corpus = read_corpus(str(path), config.documents, label_columns=columns)
         head, tail = corpus.split(config.validation_fraction(corpus.num_characters), config.seed)
-        learnt = learn_columns(head)
-        tokenizer = train_tokenizer(config, head, learnt)
-        return Dataset.lay_out(head, tail, tokenizer, config, columns=learnt), config
+        learned = learn_columns(head)
+        tokenizer = train_tokenizer(config, head, learned)
+        return Dataset.lay_out(head, tail, tokenizer, config, columns=learned), config
 
     return lay_out
 
@@ -91,9 +91,9 @@ def test_the_card_counts_no_labels(lay_out):
 
 def test_a_running_text_has_no_labels_to_drop(lay_out):
     """A model with labels is trained further on it."""
-    labelled, config = lay_out()
+    labeled, config = lay_out()
     text = Corpus.of("c", ["abba" * 100], ends=False)
-    dataset = Dataset.lay_out(text, None, labelled.tokenizer, config, columns=labelled.columns)
+    dataset = Dataset.lay_out(text, None, labeled.tokenizer, config, columns=labeled.columns)
     assert not dataset.dropouts
 
 

@@ -161,12 +161,12 @@ def test_without_averaging_the_model_itself_is_evaluated():
 def test_hits_are_the_known_tokens_that_were_most_probable():
     """An unknown token is no hit, even where the model predicts it."""
     optimization, model = prepare(ema=0)
-    favourite = 5
+    favorite = 5
     for weight in model.weights:
         weight.assign(tf.zeros_like(weight))
-    model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[favourite])
+    model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[favorite])
     zero = optimization.zero_states(ROWS)
-    assert optimization.evaluate(INPUTS, TARGETS, zero, 1.0)[0][3] == (favourite == TARGETS).sum()
+    assert optimization.evaluate(INPUTS, TARGETS, zero, 1.0)[0][3] == (favorite == TARGETS).sum()
     model.get_layer("logits").bias.assign(np.eye(VOCABULARY)[UNKNOWN])
     assert optimization.evaluate(INPUTS, TARGETS, zero, 1.0)[0][3] == 0
 

@@ -12,7 +12,7 @@ from service.errors import InvalidRequest
 from service.generation import next_words, search
 from service.generation.next_words import BEFORE, WITHIN, word_table
 from tests.fakes import END, VOCABULARY, fake_distribution, fake_step, states_after
-from tests.unit.service.engines import LABELLED, Models, parsed
+from tests.unit.service.engines import LABELED, Models, parsed
 
 # Few letters and many separators: words end soon.
 _KNOWN = "ab' .,;:!?-+*/()[]\n\tàβ漢0_–“”€"
@@ -22,7 +22,7 @@ TEXT = CharacterTokenizer.train(_KNOWN + "".join(_OTHERS), end_token=True)
 
 @pytest.fixture
 def service(monkeypatch, start_service):
-    monkeypatch.setattr(Models, "__init__", lambda self: setattr(self, "models", {"text": TEXT, "labelled": LABELLED}))
+    monkeypatch.setattr(Models, "__init__", lambda self: setattr(self, "models", {"text": TEXT, "labeled": LABELED}))
     return start_service(prefix_cache_bytes=2**20)
 
 
@@ -120,9 +120,9 @@ def test_an_empty_prompt_starts_a_text(service):
 
 
 def test_labels_are_read_before_the_prompt(service):
-    ids = [END, *map(LABELLED.tokens.index, ("<style=late>", "<age=>")), *LABELLED.encode("ab")]
-    found = words(service, "ab", model="labelled", labels={"style": "late"})
-    assert found == words(service, ids, model="labelled") != words(service, "ab", model="labelled")
+    ids = [END, *map(LABELED.tokens.index, ("<style=late>", "<age=>")), *LABELED.encode("ab")]
+    found = words(service, "ab", model="labeled", labels={"style": "late"})
+    assert found == words(service, ids, model="labeled") != words(service, "ab", model="labeled")
     with pytest.raises(InvalidRequest, match="labels must be absent: version 1 of model 'text' was trained without"):
         start(service, labels={"style": "late"})
 

@@ -10,7 +10,7 @@ from service.api.requests import ScoreRequest
 from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest, ModelNotFound
 from tests.fakes import END, FakeBackend, scores_of
-from tests.unit.service.engines import CHARACTERS, LABELLED, WORDS, Models, parsed
+from tests.unit.service.engines import CHARACTERS, LABELED, WORDS, Models, parsed
 from tests.waiting import until
 
 TEXT, BACKWARD, LATE = "thecatsatonthemat", "characters backward", {"style": "late"}
@@ -121,7 +121,7 @@ def test_documents_in_a_row_are_scored_with_their_ends(service, style):
     """After each end the model reads the labels of the next one."""
     model, opening, fields, ids = "characters", [END], {}, []
     if style is not None:
-        model, opening = "labelled", [END, *map(LABELLED.tokens.index, (f"<style={style}>", "<age=>"))]
+        model, opening = "labeled", [END, *map(LABELED.tokens.index, (f"<style={style}>", "<age=>"))]
     if style:
         labels = {"model": model, "labels": {"style": style}, "max_tokens": 0, "return_state": True}
         fields = {"state": service.results("", **labels)[0].resume_token}
@@ -218,8 +218,8 @@ def test_texts_are_whole_by_default_for_models_of_short_documents(service, set_h
         ({"given": "a" * 1001}, "input", "at most 1000 tokens, got 1001"),
         ({"given": [[1, 50]]}, "input", "token ids below 50, got 50"),
         ({"model": "words", "labels": LATE, "whole": None}, "labels", "be absent: version 1 of model 'words'"),
-        ({"model": "labelled", "labels": LATE, "whole": False}, "labels", "be absent without whole"),
-        ({"model": "labelled", "labels": LATE, "carry_state": True}, "labels", "be absent with carry_state"),
+        ({"model": "labeled", "labels": LATE, "whole": False}, "labels", "be absent without whole"),
+        ({"model": "labeled", "labels": LATE, "carry_state": True}, "labels", "be absent with carry_state"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(service, fields, param, message):
@@ -253,9 +253,9 @@ def test_labels_are_read_before_each_text_and_not_scored(service):
     names = {"late": ("<style=late>", "<age=>"), None: ("<style=>", "<age=>")}
     for style, tokens in names.items():
         labels = {"labels": {"style": style}} if style else {}
-        scores = scored(service, ["ab", ""], model="labelled", ratio_to="characters", tokens=True, **labels)
-        opening = [END, *map(LABELLED.tokens.index, tokens)]
+        scores = scored(service, ["ab", ""], model="labeled", ratio_to="characters", tokens=True, **labels)
+        opening = [END, *map(LABELED.tokens.index, tokens)]
         for score, text in zip(scores, ("ab", ""), strict=True):
-            own = surprisals([*opening, *LABELLED.encode(text), END])[len(opening) - 1 :]
+            own = surprisals([*opening, *LABELED.encode(text), END])[len(opening) - 1 :]
             assert score["surprisals"] == pytest.approx(own, abs=1e-5)
             assert score["ratio"] == pytest.approx(sum(of_characters(text)) - sum(own), abs=1e-4)

@@ -39,7 +39,7 @@ def test_a_reference_is_parsed_into_name_version_and_label(text, expected):
         ({}, 1, 3),
         ({"stable": 1}, None, 1),
         ({"stable": 1}, 3, 1),
-        # The labelled version is not loaded yet: the one before stays.
+        # The labeled version is not loaded yet: the one before stays.
         ({"stable": 4}, 2, 2),
         ({"stable": 4}, 7, 3),
         ({"stable": 4}, None, 3),

@@ -28,7 +28,7 @@ def regex_of(within, *, ge=None, gt=None, le=None, lt=None):
     return re.compile("|".join(within(*bounds)) or "(?!)")
 
 
-def neighbours(value):
+def neighbors(value):
     """Return a number and those that are one digit above and below it, with up to 15 decimals."""
     exact = Decimal(repr(value))
     for places in range(16):
@@ -42,7 +42,7 @@ def neighbours(value):
 def test_what_matches_is_within_the_range_for_every_parser(within, low, high, lower, upper):
     low, high = sorted((low, high))
     regex = regex_of(within, **{lower: low, upper: high})
-    matching = [text for value in (low, high, 0) for text in neighbours(value) if regex.fullmatch(text)]
+    matching = [text for value in (low, high, 0) for text in neighbors(value) if regex.fullmatch(text)]
     for value in [parse(text) for text in matching for parse in (json.loads, orjson.loads)]:
         assert getattr(operator, lower)(value, low)
         assert getattr(operator, upper)(value, high)

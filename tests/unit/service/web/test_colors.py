@@ -34,7 +34,7 @@ def mixed(one, other, share):
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_text_is_readable_on_every_step_of_the_color_scale(theme):
-    """The ink of tokens, and the grey of the prompt on the grounds: 4.5 to 1."""
+    """The ink of tokens, and the gray of the prompt on the grounds: 4.5 to 1."""
     named = colors(theme)
     for end in ("cold", "warm"):
         steps = [mixed(named["raised"], named[end], step / 128) for step in range(129)]

@@ -1,7 +1,7 @@
-"""Write towards an ending: a backward model generates the text before it.
+"""Write toward an ending: a backward model generates the text before it.
 
     sostenuto train book.txt --name book-backward --direction backward
-    python examples/write_towards_an_ending.py "and that was the end." --n 3
+    python examples/write_toward_an_ending.py "and that was the end." --n 3
 
 Prints --n different texts that all end with ENDING, separated by blank lines.
 """
