@@ -7,6 +7,7 @@ from contract.errors import TokenizerError
 from contract.tokenizers import CharacterTokenizer, Standardization, Tokenizer, WhitespaceRules, WordTokenizer
 from export.imported.model import read_imported
 from export.imported.tokenizer import read_tokenizer
+from export.interrupts import deferred_interrupts
 from export.repository.publishing import publish, require_name, require_writable
 from export.terminal import echo
 
@@ -38,7 +39,8 @@ def import_model(
     num_unused = imported.network.vocab_size - len(imported_tokenizer.tokens)
     if num_unused > 0:
         echo(f"{num_unused:,} of its outputs have no token and are never sampled")
-    version_dir = publish(imported, imported_tokenizer, name, models_dir, direction=direction)
+    with deferred_interrupts():
+        version_dir = publish(imported, imported_tokenizer, name, models_dir, direction=direction)
     echo(f"published {version_dir}")
     return 0
 

@@ -1,5 +1,6 @@
 """The exporter's settings that a job may set, and their options on its command line."""
 
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ def check_settings(model: str, settings: Mapping[str, Any], base: GeneratorCard 
     _require_presets(settings.get("token_regex"))
     origin = {} if model in RECIPES else {"from": model}
     recipe = ALL_RECIPES[model if model in RECIPES else FINE_TUNING_RECIPE]
+    _require_values(settings, tomllib.loads(recipe.read_text()))
     config = load_config(recipe, {**settings, **origin, "corpus": "text", "name": "text"})
     if base is not None:
         require_architecture(config, base, model)
@@ -43,6 +45,18 @@ def check_settings(model: str, settings: Mapping[str, Any], base: GeneratorCard 
 def model_option(model: str) -> str:
     """Return the option of `python -m export train` for a recipe or a base model."""
     return f"--config={model}" if model in RECIPES else f"--from={model}"
+
+
+def _require_values(settings: Mapping[str, Any], of_recipe: Mapping[str, Any]) -> None:
+    """Refuse null for a setting of the recipe: the exporter's command line has no option for it.
+
+    Instead of a recipe's `max_minutes`, that of the server applies.
+    """
+    for name, value in settings.items():
+        if value is None and name != "max_minutes" and name in of_recipe:
+            raise ConfigError(
+                f"{name} must not be null, as the recipe has {of_recipe[name]}: omit it, or choose a value"
+            )
 
 
 def _require_presets(regexes: Any) -> None:

@@ -187,7 +187,7 @@ class _Attempt:
             num_kills = 1 if self._progress.last_epoch > epoch else num_kills + (code is not None)
             epoch = self._progress.last_epoch
             if wanted is not None or (code is not None and (code >= 0 or num_kills >= MAX_KILLS)):
-                self._conclude(code or 0, wanted)
+                self._conclude(code, wanted)
                 return
             cause = "ended by the cluster" if code is None else f"killed by {signal.Signals(-code).name}"
             message = f"the training was {cause}; it continues after its last epoch"
@@ -208,7 +208,7 @@ class _Attempt:
             if not (self._launcher.outlives_trainer and wanted in ("stop", "lost")):
                 run.stop()
         self._report()
-        ended = run.poll() or Exit(0)
+        ended = run.poll() or Exit(None)
         return ended.code, wanted or ended.message
 
     def _watch(self, run: Run) -> JobAction | str | None:
@@ -254,7 +254,7 @@ class _Attempt:
                 progress["estimated_finish"] = time.time() + update["seconds_left"]
         return self._store.renew(self._job, LEASE_S, **progress)
 
-    def _conclude(self, code: int, wanted: JobAction | str | None) -> None:
+    def _conclude(self, code: int | None, wanted: JobAction | str | None) -> None:
         # A child may have published just before it was stopped.
         if self._is_published(is_new=code == 0):
             return
@@ -268,7 +268,10 @@ class _Attempt:
         elif wanted in ("stop", "lost"):
             self._store.end(self._job, "queued", "the trainer stopped; the job is queued again")
         else:
-            self._trainer.fail(self._job, "training_failed", wanted or self._failure(code))
+            if wanted is None:
+                assert code is not None, "such a run is replaced"
+                wanted = self._failure(code)
+            self._trainer.fail(self._job, "training_failed", wanted)
 
     def _failure(self, code: int) -> str:
         """Return why a run failed, by its exit code and its output."""

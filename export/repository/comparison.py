@@ -110,7 +110,9 @@ class Comparison:
 
     def _are_samples(self) -> bool:
         """Return whether all hold out the same share of the corpus, but different documents, sampled by their seeds."""
-        shares = {c.reported("settings")["validation"] for c in self.candidates}
+        # The default share depends on the context length of a sliding-window model.
+        reports = [(c.reported("settings")["validation"], c.card.context) for c in self.candidates]
+        shares = {(share, context if share is None else None) for share, context in reports}
         is_shuffled = {c.reported("held_out") for c in self.candidates} == {"shuffled_documents"}
         return is_shuffled and len(shares) == 1 and not self._agree("held_out_sha256")
 

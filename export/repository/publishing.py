@@ -109,7 +109,7 @@ def publish(
             try:
                 sync_directory(home)
                 add_to_models_config(Path(models_dir), name)
-            except BaseException:
+            except (OSError, PublishError):
                 # A version that is not listed is not served, and publishing it again would add a second one.
                 version_dir.rename(draft)
                 raise

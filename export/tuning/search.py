@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import shlex
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.files import try_lock
-from export.child_process import EXPORT, environment
+from export.child_process import EXPORT
 from export.config import (
     ARCHITECTURE,
     FINE_TUNING_RECIPE,
@@ -27,7 +26,7 @@ from export.config import (
 from export.errors import ConfigError, ExportError, RunError, TrainingFailed
 from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
-from export.tuning.trials import Trial, run, run_command
+from export.tuning.trials import Trial, run, run_command, start, stop
 
 # The worse two thirds of the trials at a rung are stopped there.
 REDUCTION = 3
@@ -101,20 +100,20 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
         others = () if config_name or config.base else other_recipes(recipe_for(budget.trial), given)
         search = Search(config, searched(config, given), home, models_dir, budget, others)
         try:
-            search.run()
+            try:
+                search.run()
+            finally:
+                for line in results_table(search.trials):
+                    echo(line)
+            if search.best is None:
+                raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
+            echo(f"publishing the best, trial {search.best.number}")
+            return _run_to_end([*EXPORT, *_publish_command(search.best, config, models_dir)])
         except (KeyboardInterrupt, ExportError, OSError):
             if search.best is not None:
                 command = _publish_command(search.best, config, models_dir)
                 echo(f"publish the best, trial {search.best.number}, with:  {shlex.join(['sostenuto', *command])}")
             raise
-        finally:
-            for line in results_table(search.trials):
-                echo(line)
-        if search.best is None:
-            raise TrainingFailed(f"no trial has a complete epoch after {minutes:g} minutes; give it more --minutes")
-        echo(f"publishing the best, trial {search.best.number}")
-        command = _publish_command(search.best, config, models_dir)
-        return subprocess.call([*EXPORT, *command], env=environment())
 
 
 class Search:
@@ -217,6 +216,18 @@ def _base_config(given: dict[str, Any], config_name: str | None, budget: Budget)
 def _publish_command(trial: Trial, config: TrainConfig, models: Path) -> list[str]:
     run_dir = str(trial.directory / config.name)
     return ["publish", run_dir] if models == MODELS else ["publish", run_dir, "--models-dir", str(models)]
+
+
+def _run_to_end(command: Sequence[str]) -> int:
+    """Run an exporter and return its exit code; an interrupt is raised, unless it has published nevertheless."""
+    child = start(command)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        stop(child)
+        if child.returncode == 0:
+            return 0
+        raise
 
 
 @contextlib.contextmanager

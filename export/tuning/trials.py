@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from contract.processes import terminate_with_parent
 from export.child_process import EXPORT, ProgressLines, environment, last_error, train_options
@@ -88,6 +88,30 @@ def run_command(trial: Trial, config: TrainConfig, models_dir: Path, evaluations
     ]
 
 
+def start(command: Sequence[str], output: BinaryIO | None = None) -> "subprocess.Popen[bytes]":
+    """Start an exporter that Ctrl-C does not reach: this process stops it."""
+    parent = os.getpid()
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        env=environment(),
+        preexec_fn=lambda: terminate_with_parent(parent),  # noqa: PLW1509 - this process has one thread
+        start_new_session=True,
+    )
+
+
+def stop(child: "subprocess.Popen[bytes]") -> None:
+    """Stop an exporter after its current step, so that its last epoch stays complete."""
+    child.terminate()
+    try:
+        child.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
 def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]:
     """Run a trial; yield after each check of its progress. Closing the iterator stops the run.
 
@@ -96,17 +120,7 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
     trial.directory.mkdir(parents=True)
     progress = ProgressLines(trial.progress_file)
     with trial.log.open("wb") as log:
-        parent = os.getpid()
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment(),
-            preexec_fn=lambda: terminate_with_parent(parent),  # noqa: PLW1509 - this process has one thread
-            # Ctrl-C reaches only this process, which then stops the run.
-            start_new_session=True,
-        )
+        child = start(command, log)
         try:
             while child.poll() is None and time.monotonic() < deadline:
                 for line in progress.read():
@@ -117,20 +131,10 @@ def run(trial: Trial, command: Sequence[str], deadline: float) -> Iterator[None]
         finally:
             if trial.state == "running":
                 trial.state = "stopped"
-            _stop(child)
+            stop(child)
             for line in progress.read():
                 trial.read(line)
     if trial.state == "failed":
         trial.error = (
             last_error(trial.log.read_text(errors="replace")) or f"the run exited with code {child.returncode}"
         )
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    """Stop a run after its current step, so that its last epoch stays complete."""
-    child.terminate()
-    try:
-        child.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

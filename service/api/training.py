@@ -55,7 +55,7 @@ class FineTuningRequest(Body):
 
     model: str = Field(max_length=128)
     """a recipe, such as characters-3-minutes, for a new model; or a served model to fine-tune, NAME,
-    NAME:VERSION or NAME@LABEL"""
+    NAME:VERSION or NAME@LABEL; the name of a recipe alone is the recipe"""
     training_file: FileId
     """id of the uploaded file"""
     validation_file: FileId | None = None

@@ -47,8 +47,11 @@ class Assembly:
         """The chunks so far, in the shape of a response that was not streamed."""
         choices = []
         for index, fields in self._choices.items():
-            overlap = [self._overlap_part()] if index == 0 and self._overlap else []
-            choices.append({**fields, **_joined([*self._parts[index], *overlap])})
+            choice = {**fields, **_joined(self._parts[index])}
+            if index == 0 and self._overlap:
+                choice |= _joined([*self._parts[index], self._overlap_part()])
+                choice["state"] = None  # the latest one precedes the text that is still to be repeated
+            choices.append(choice)
         return Generation.from_response({**self._fields, "choices": choices, "usage": self._usage()})
 
     def add(self, chunk: dict[str, Any]) -> list[TextDelta]:

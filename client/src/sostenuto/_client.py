@@ -656,7 +656,7 @@ class Client(AbstractContextManager["Client"]):
                 `.csv` means records with a field `text`, or `prompt` and `completion`.
             minutes: float. Time limit. Default: the recipe's; the server's if `epochs` is given.
             model: str. A recipe for a new model, or a served model to fine-tune. Default:
-                "characters-3-minutes".
+                "characters-3-minutes". If a model is named like a recipe, its name with a version means the model.
             name: str. Name of the trained model. Default: that of the file. If it exists, this is its next version.
             validation: As `text`: what to validate with. Or float: the fraction of the text that is held out.
                 Default: a tenth.

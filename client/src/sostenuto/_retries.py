@@ -160,7 +160,7 @@ class Attempts:
         self._num_attempts += 1
         if self._wait_for_ready is not None:
             if self._is_unavailable(error, self._wait_for_ready):
-                return min(pause_s, self._wait_for_ready.record_error(error))
+                return min(max(pause_s, MIN_PATIENT_WAIT_S), self._wait_for_ready.record_error(error))
             if isinstance(error, APIError):
                 self._wait_for_ready.record_response()
         if not error.retryable or (asked_s or 0.0) > MAX_ASKED_WAIT_S:

@@ -75,18 +75,19 @@ class Transport:
         stopped: LinkedEvent | None = None,
         patient: bool = False,
         once: bool = False,
+        attempts: Attempts | None = None,
     ) -> dict[str, Any]:
         """Send a request, with a JSON object if there is a body, and return the JSON object in the response.
 
         Setting `stopped` ends retries; if `patient`, those after 429 do not count; if `once`, a request that the server
         may have processed is not sent again.
         """
-        attempts = self._attempts(patient=patient, once=once)
+        attempts = attempts or self.attempts(patient=patient, once=once)
         return self._retry(json_object, method, path, body, _JSON, stopped=stopped, attempts=attempts)
 
     def delete(self, path: str) -> None:
         """Delete a resource. After a lost response, 404 means that the lost request deleted it."""
-        attempts = self._attempts()
+        attempts = self.attempts()
         try:
             self._retry(json_object, "DELETE", path, None, _JSON, attempts=attempts)
         except NotFound as error:
@@ -136,7 +137,7 @@ class Transport:
             headers = {"Content-Type": "application/json", **headers}
         data = _encoded(body) if isinstance(body, dict) else body
         attempt = partial(self._attempt, method, path, headers, data=data, stream=stream)
-        attempts = attempts or self._attempts()
+        attempts = attempts or self.attempts()
         while True:
             try:
                 response = read(attempt())
@@ -151,7 +152,8 @@ class Transport:
                     self._require_open()
                     raise
 
-    def _attempts(self, *, patient: bool = False, once: bool = False) -> Attempts:
+    def attempts(self, *, patient: bool = False, once: bool = False) -> Attempts:
+        """Return the attempts of a request that is still to be sent, as configured."""
         return Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient, once=once)
 
     def _attempt(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> requests.Response:

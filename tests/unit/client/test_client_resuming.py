@@ -91,6 +91,15 @@ def test_a_stream_can_be_resumed_several_times(server, waits):
     assert pieces.generation.usage == Usage(4, 6, 10)
 
 
+def test_an_interruption_while_text_is_repeated_loses_the_state_and_no_text(client, server, waits):
+    """The last state would resume before the end of the text."""
+    server.script = [cut(marked("ab", 2, "s2"), marked("cd", 4, "s4")), *[cut(marked("ab", 2, "s2"))] * 50]
+    with pytest.raises(sostenuto.StreamInterrupted) as caught:
+        list(client.stream("Once", model="tiny", return_state=True, resume=True))
+    assert (caught.value.text, caught.value.state) == ("abcd", None)
+    assert waits
+
+
 @pytest.mark.parametrize("again", [cut(), cut(chunk("a"), chunk("b")), cut(chunk("a"))])
 def test_resuming_ends_after_two_minutes_without_new_text(client, server, waits, again):
     server.script = [cut(chunk("ab")), *[again] * 50]

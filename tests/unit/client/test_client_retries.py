@@ -14,7 +14,7 @@ import pytest
 
 import sostenuto
 from sostenuto import Client, ConnectionFailed, NotReady, Timeout, WaitForReady
-from sostenuto._retries import MAX_WAIT_S, asked_wait_s, is_retryable, wait_s
+from sostenuto._retries import MAX_WAIT_S, MIN_PATIENT_WAIT_S, asked_wait_s, is_retryable, wait_s
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, linger, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
@@ -220,6 +220,14 @@ def test_retry_after_may_exceed_a_minute_up_to_the_timeout(server, waits):
         client.models()
     assert waits[0] == 90
     assert 599 < waits[1] <= 600
+
+
+def test_a_wait_for_a_server_is_never_zero(server, waits):
+    """A proxy may ask for that, or for a time that has passed."""
+    server.script = [*[refusal(503, "away", headers={"Retry-After": "0"})] * 3, models("tiny")]
+    with Client(server.url, wait_for_ready=WaitForReady(600)) as client:
+        client.models()
+    assert waits == [MIN_PATIENT_WAIT_S] * 3
 
 
 def test_the_timeout_ends_the_wait_when_no_request_gets_a_response(server):

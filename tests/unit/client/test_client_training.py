@@ -231,6 +231,17 @@ def test_an_action_whose_response_was_lost_succeeds_at_the_retry(server, job):
         job.cancel()
 
 
+def test_a_resumed_job_may_run_before_the_retry(server, job):
+    conflict = refusal(409, "cannot resume", code="conflict", headers={"x-should-retry": "false"})
+    running = answer_json({**JOB, "status": "running"})
+    server.script = [hang_up, conflict, running]
+    assert job.resume().status == "running"
+    for unchanged in ([hang_up, conflict, answer_json({**JOB, "status": "paused"})], [conflict, running]):
+        server.script = unchanged
+        with pytest.raises(sostenuto.Conflict):
+            job.resume()
+
+
 def test_lists_are_read_page_after_page(client, server):
     pages = [[{**JOB, "id": f"ftjob-{number}"} for number in numbers] for numbers in ((3, 2), (1,))]
     server.script = [answer_json({"data": pages[0], "has_more": True}), answer_json({"data": pages[1]})]

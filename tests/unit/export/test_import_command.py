@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import keras
@@ -13,6 +14,8 @@ from keras.src.legacy.preprocessing.text import Tokenizer
 
 from contract.card import load_assets
 from export.cli import program
+from export.repository import publishing
+from export.repository.models_config import add_to_models_config
 from tests.commands import main, one_line
 from tests.conftest import quick_to_load
 
@@ -76,6 +79,19 @@ def test_direction_window_and_models_dir_are_applied(capsys):
     card, _ = load_assets(Path("other/lesson/1"))
     assert (card.direction, card.context) == ("backward", 7)
     assert "7 of its outputs have no token and are never sampled" in capsys.readouterr().out
+
+
+def test_ctrl_c_does_not_interrupt_the_publication(monkeypatch, capsys):
+    """A model that is listed without a version keeps a model server waiting for it."""
+
+    def interrupted(*arguments):
+        add_to_models_config(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(publishing, "add_to_models_config", interrupted)
+    assert import_model() == 0
+    assert "published models/lesson/1\n" in capsys.readouterr().out
+    assert Path("models/lesson/1/saved_model.pb").exists()
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(capsys):

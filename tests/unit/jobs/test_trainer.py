@@ -5,12 +5,14 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from export.child_process import train_options
 from jobs import trainer as module
 from jobs.database import StoredFile
+from jobs.launchers.launcher import Exit, Run
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, model_option
 from jobs.trainer import Trainer
 from jobs.uploads import Uploads
@@ -186,6 +188,37 @@ def test_a_version_whose_exporter_was_killed_is_listed(place):
     assert list(place.versions) == ["1"]
 
 
+@pytest.mark.parametrize("code", [None, -9])
+def test_a_version_whose_pod_was_killed_is_listed(place, code):
+    """The cluster does not say whether the exporter had listed it."""
+
+    class Pod(Run):
+        end = None
+
+        def poll(self):
+            return self.end
+
+        def stop(self):
+            publish_unlisted(place.models / "book/1", job_id)
+            self.end = Exit(code)
+
+        kill = stop
+
+    place.launcher = SimpleNamespace(outlives_trainer=True, find=lambda _: None, start=lambda _: Pod())
+    job_id = place.submit("text")
+    place.start()
+    place.wait(job_id, "running")
+    place.store.request("", job_id, "cancel")
+    assert place.wait(job_id, "succeeded", "cancelled").status == "succeeded"
+    assert (place.models / "listed").read_text() == "book\n"
+
+
+def publish_unlisted(version, job_id):
+    card = version / "assets.extra/generator.json"
+    card.parent.mkdir(parents=True)
+    card.write_text(json.dumps({"training": {"settings": {"job": job_id}}}))
+
+
 def clean(place, max_age_s):
     Trainer(place.store, place.training, place.models, max_file_age_s=86_400, max_job_age_s=max_age_s)._clean()
 
@@ -239,6 +272,7 @@ def test_a_job_may_have_presets_of_regular_expressions(model, given):
         ({"token_regex": "a("}, r"got 'a\('.* may take exponential time"),
         ({"token_regex": [["smiles"]]}, r"got \['smiles'\]"),
         ({"token_regex": 5}, "got 5"),
+        ({"learning_rate": None}, "learning_rate must not be null, as the recipe has 0.01"),
         ({"token_regex": {"a": 1}}, "got {'a': 1}"),
     ],
 )

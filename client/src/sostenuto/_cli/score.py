@@ -170,8 +170,9 @@ class Run:
     def execute(self, lines: Lines) -> None:
         """Score the lines, write their rows, and print how many are flagged."""
         threshold = None if self._held_out is None else self._threshold(Lines(self._held_out))
-        rows, num_flagged, num_rows = list[dict[str, Any]](), 0, 0
-        with self._writer(lines) as (write, num_before):
+        rows = list[dict[str, Any]]()
+        with self._writer(lines) as (write, num_before, num_flagged_before):
+            num_rows, num_flagged = num_before, num_flagged_before
             for row in self._rows(lines, threshold, num_before):
                 num_rows, num_flagged = num_rows + 1, num_flagged + row.get("flagged", False)
                 write(row)
@@ -218,22 +219,22 @@ class Run:
         return sorted(found)[-1 - int(len(found) * self._rate)]
 
     @contextmanager
-    def _writer(self, lines: Lines) -> Iterator[tuple[Callable[[dict[str, Any]], object], int]]:
-        """Yield a function that writes a row, and the number of rows already in the output."""
+    def _writer(self, lines: Lines) -> Iterator[tuple[Callable[[dict[str, Any]], object], int, int]]:
+        """Yield a function that writes a row, and the numbers of rows and of flagged rows already in the output."""
         if self._row_format is None:
-            yield lambda _: None, 0
+            yield lambda _: None, 0, 0
             return
         header = csv_line(self._columns) + "\n" if self._row_format == "csv" else ""
         if self._output is None:
             write_text(header)
-            yield lambda row: write_text(self._line(row)), 0
+            yield lambda row: write_text(self._line(row)), 0, 0
             return
         with failing_to(f"write {self._output}"), self._output.open("a+b") as file:
-            num_before = self._recover(file, header, lines)
-            if not num_before:
+            num_rows, num_flagged = self._recover(file, header, lines)
+            if not num_rows:
                 file.write(header.encode())
             try:
-                yield lambda row: file.write(self._line(row).encode()), num_before
+                yield lambda row: file.write(self._line(row).encode()), num_rows, num_flagged
             except BaseException:
                 file.flush()
                 say(f"{self._output} has the rows so far; the same command continues after them")
@@ -244,18 +245,20 @@ class Run:
             return json.dumps(row, ensure_ascii=False) + "\n"
         return csv_line(str(value).lower() if isinstance(value, bool) else value for value in row.values()) + "\n"
 
-    def _recover(self, file: io.BufferedRandom, header: str, lines: Lines) -> int:
-        """Return the number of complete rows in a file, and remove an incomplete last one.
+    def _recover(self, file: io.BufferedRandom, header: str, lines: Lines) -> tuple[int, int]:
+        """Return the numbers of complete rows and of flagged ones in a file, and remove an incomplete last row.
 
         Raise Failure, and change nothing, if they are not those of this command.
         """
         file.seek(0)
         num_rows, last, end, begins = 0, b"", 0, (header or '{"text": ').encode()
+        num_flagged, flagged = 0, self._line({"flagged": True, "model": self._model}).removeprefix("{").encode()
         for line in file:
             if not end and not line.startswith(begins):
                 raise Failure(f"{self._output} has other columns: remove it, or name another file")
             if line.endswith(b"\n"):
                 num_rows, last, end = num_rows + 1, line, end + len(line)
+                num_flagged += line.endswith(flagged)
         num_rows -= bool(header and num_rows)
         if num_rows and self._carries:
             raise Failure(f"{self._output} has rows, and --carry-state begins with the first line: remove it")
@@ -265,7 +268,7 @@ class Run:
             self._require_same(last.decode("utf-8", "replace"), next(islice(lines, num_rows - 1, None), None))
             say(f"continuing after {num_rows:,} rows of {self._output}")
         file.truncate(end if num_rows else 0)
-        return num_rows
+        return num_rows, num_flagged
 
     def _require_same(self, last: str, text: str | None) -> None:
         """Raise Failure unless the last row is that of the line, by the same model."""

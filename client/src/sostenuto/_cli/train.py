@@ -64,6 +64,9 @@ def train_on_server(
     held_out = fraction if validation is None else Path(validation)
     with connect() as client:
         try:
+            if base is not None and not {":", "@"} & set(base):
+                # A name alone could be that of a recipe.
+                base = f"{base}:{client.model(base).version}"
             job = client.train(text, model=recipe or base, name=name, validation=held_out, **settings)
         except OSError as error:  # its file is the corpus, one of its files, or the text to validate with
             raise Failure(f"cannot read {error.filename or corpus}: {error.strerror}") from error

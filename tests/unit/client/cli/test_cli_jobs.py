@@ -68,6 +68,14 @@ def test_train_continues_from_a_model_of_the_server(train, server, book):
 
 
 @BOTH
+def test_a_model_that_is_named_like_a_recipe_is_not_taken_for_one(train, server, book):
+    server.script = [answer_json({"id": "words", "version": 4}), uploaded(), answer_json(JOB)]
+    train(book, "--from", "words", "--detach")
+    assert server.requests[0].path == "/v1/models/words"
+    assert server.bodies[-1]["model"] == "words:4"
+
+
+@BOTH
 def test_a_fraction_to_validate_with_excludes_a_text(train, server, book):
     shown = train(book, "--validation", "0.2", "--validation-corpus", book)
     assert (shown.exit_code, server.requests) == (2, [])

@@ -75,6 +75,23 @@ def test_lines_beyond_what_held_out_lines_reach_are_flagged(sostenuto, server, t
     assert "threshold 8.0000: 1 of 3 lines flagged" in shown.stderr
 
 
+@pytest.mark.parametrize("row_format", ["csv", "json"])
+def test_lines_that_were_flagged_before_an_interruption_count(sostenuto, server, tmp_path, row_format):
+    source, held_out, output = (
+        lines_of(tmp_path, *"abcd"),
+        lines_of(tmp_path, *"xy", name="normal.txt"),
+        tmp_path / "out",
+    )
+    command = ("score", str(source), f"--{row_format}", "-o", str(output), "--held-out", str(held_out), *TINY)
+    command += ("--false-positive-rate", "0.5")
+    server.script = [OF_DOCUMENTS, scores(1.0, 9.0), scores(5.0, 0.5, 5.0, 5.0)]
+    assert "3 of 4 lines flagged" in sostenuto(*command).stderr
+    rows = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join(rows[:-1]))
+    server.script = [OF_DOCUMENTS, scores(1.0, 9.0), scores(5.0)]
+    assert "3 of 4 lines flagged" in sostenuto(*command).stderr
+
+
 def test_too_few_held_out_lines_are_refused(sostenuto, server, tmp_path):
     server.script = [OF_DOCUMENTS, scores(1.0, 2.0)]
     held_out = lines_of(tmp_path, "a", "b", name="normal.txt")

@@ -97,6 +97,8 @@ def test_validation_splits_of_two_seeds_are_compared_with_a_note_unless_they_are
 
 INCOMPARABLE = "no quality metrics can be compared"
 LARGER_SHARE = {"settings": {**REPORT["settings"], "validation": 0.2}}
+# It is smaller for sliding-window models.
+DEFAULT_SHARE = {"settings": {**REPORT["settings"], "validation": None}}
 
 
 @pytest.mark.parametrize(
@@ -106,8 +108,13 @@ LARGER_SHARE = {"settings": {**REPORT["settings"], "validation": 0.2}}
         ({}, {"held_out_sha256": "2" * 64}, f"the validation splits differ: {INCOMPARABLE} (a:1: 500 "),
         (SHUFFLED, {"held_out_sha256": "2" * 64}, "the validation splits differ"),
         (SHUFFLED, {**SHUFFLED, **LARGER_SHARE, "held_out_sha256": "2" * 64}, "the validation splits differ"),
+        (
+            {**SHUFFLED, **DEFAULT_SHARE},
+            {**SHUFFLED, **DEFAULT_SHARE, "card": {"context": 20}, "held_out_sha256": "2" * 64},
+            "the validation splits differ",
+        ),
     ],
-    ids=["corpora", "tails", "a sample and a tail", "samples of different shares"],
+    ids=["corpora", "tails", "a sample and a tail", "samples of different shares", "their default shares"],
 )
 def test_different_corpora_or_validation_splits_get_a_note_and_no_mark(repository, capsys, a, b, note):
     """A lower loss on another text does not show a better model; the end of a sorted list is no sample of it."""

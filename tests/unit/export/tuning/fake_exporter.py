@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from itertools import pairwise
@@ -11,8 +12,13 @@ command, *arguments = sys.argv[1:]
 options = dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
 pairs = dict(pairwise(arguments))
 if command == "publish":
+    if "--interrupted" in os.environ.get("FAKE", ""):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(1)
     Path("published").write_text(json.dumps(arguments))
-    sys.exit()
+    sys.exit("--unpublished" in os.environ.get("FAKE", ""))
 print(*arguments)
 if "--fail" in os.environ.get("FAKE", ""):
     sys.exit("error: the loss is nan in epoch 1")

@@ -197,6 +197,14 @@ def test_ctrl_c_keeps_the_runs_and_says_how_to_publish_the_best(capsys, monkeypa
     assert not Path("published").exists()
 
 
+@pytest.mark.parametrize(("fake", "code"), [("--interrupted", 0), ("--interrupted --unpublished", 130)])
+def test_ctrl_c_does_not_kill_the_exporter_that_publishes(capsys, monkeypatch, fake, code):
+    monkeypatch.setenv("FAKE", fake)
+    assert tune() == code
+    assert Path("published").exists()
+    assert ("publish the best, trial" in capsys.readouterr().out) == (code != 0)
+
+
 def test_if_the_first_trial_fails_the_search_fails_with_its_message(capsys, monkeypatch):
     """A corpus that is missing, say, fails all of them."""
     monkeypatch.setenv("FAKE", "--fail")
@@ -223,7 +231,7 @@ def test_two_searches_of_a_name_exclude_each_other(monkeypatch):
             pass
         return 0
 
-    monkeypatch.setattr(search.subprocess, "call", publish)
+    monkeypatch.setattr(search, "_run_to_end", publish)
     assert tune() == 0
 
 
