@@ -23,7 +23,7 @@ from service.errors import GatewayError, InvalidRequest, StateRefused
 from service.generation.choice import IsCopy
 from service.generation.completion_processor import CompletionProcessor, completion_bytes
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, requested_activations
-from service.generation.next_words import NextWordsProcessor
+from service.generation.next_words import NextWordsProcessor, last_word
 from service.generation.prompts import (
     NO_IDS,
     EncodedPrompt,
@@ -123,8 +123,9 @@ class Engine:
             )
         with context.refunds_on_failure():
             self._encode(request, body.prompts, "prompt", "prompt", first=_label_ids(body, model))
-            # Free the unencoded prompt.
-            num_held = _hold_memory(request, 0)
+            # Free the unencoded prompt. Each of the words may continue the prompt's last one; a character takes four
+            # bytes in it, and as many in JSON.
+            num_held = _hold_memory(request, body.n * 8 * len(last_word(request.prompts[0].text)))
             processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)
             on_start(request)
             request.admit(processor.choices_to_submit(), field="prompt")
@@ -175,7 +176,7 @@ class Engine:
         held, num_charged = 0, 0
         if after is not None:
             after.request.companion = request
-            held, num_charged = after.num_bytes, after.request.num_prompt_tokens
+            held, num_charged = after.num_bytes, sum(len(text.input_ids) for text in after.texts)
         self._encode(request, body.prompts, "input", "input", num_charged, first=processor.start, held=held)
         num_tokens, limit = request.num_prompt_tokens, settings.max_logprobs_tokens
         if body.carry_state:

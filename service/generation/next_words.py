@@ -141,13 +141,14 @@ class NextWordsProcessor:
 
     def submit(self) -> None:
         (prompt,) = self.request.prompts
-        self._root = Match(self._table.automaton, BEGUN if _last_word(prompt.text) else BEFORE)
+        self._root = Match(self._table.automaton, BEGUN if last_word(prompt.text) else BEFORE)
         self._expander.submit([self._root])
 
     def words(self) -> list[NextWord]:
         """Search; return up to `n` words, the most probable first; raise as `RunningRequest.results`."""
         (prompt,) = self.request.prompts
         expander = self._expander
+        begun = last_word(prompt.text)
         search = BestFirstSearch(self._space, partial(expander.expand, 0), self.body.max_tokens, expander.is_known)
         found: dict[str, NextWord] = {}
         for node in search.start(self._root.row):
@@ -155,7 +156,7 @@ class NextWordsProcessor:
             text = detokenizer.feed(node.token_ids) + detokenizer.flush()
             text = text[: len(text) - node.progress]
             next_word = NextWord(
-                word=_last_word(prompt.text + text),
+                word=last_word(text, begun),
                 text=text,
                 probability=round(math.exp(node.logprob), DIGITS),
                 logprob=round(node.logprob, DIGITS),
@@ -168,6 +169,8 @@ class NextWordsProcessor:
         return list(islice(found.values(), self.body.n))
 
 
-def _last_word(text: str) -> str:
-    reversed_word = takewhile(lambda it: _is_word(it, is_begun=True), reversed(text))
-    return "".join(reversed_word)[::-1].lstrip("'’")
+def last_word(text: str, begun: str = "") -> str:
+    """Return the word that a text ends with; if it is all of the text, it continues the one that has `begun`."""
+    length = sum(1 for _ in takewhile(lambda it: _is_word(it, is_begun=True), reversed(text)))
+    word = text[len(text) - length :]
+    return (begun + word if length == len(text) else word).lstrip("'’")

@@ -276,6 +276,10 @@ class Expander:
     def submit(self, matches: abc.Sequence[Match | None]) -> None:
         """Submit the prompts; the progress of each one's nodes is the row of its match, if it has one."""
         self._matches = matches
+        # All prompts are expanded before the first search begins.
+        num_expansions = len(matches) * (1 + self._num_ahead)
+        self._num_held_bytes += num_expansions * 4 * self._request.model.card.vocab_size
+        self._request.context.memory.hold(self._num_held_bytes, "the search")
         self._request.submit(self.create)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:

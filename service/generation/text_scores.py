@@ -114,6 +114,15 @@ class ScoreProcessor:
     def resume_token(self) -> str:
         """Return a resume token for the point after joined texts, once they are scored."""
         before, model = self.request.checkpoint, self.request.model
+        detokenizer, held_back = model.tokenizer.detokenizer("".join(text.text for text in self.texts)), ""
+        if before and all(text.is_empty for text in self.texts) and not self.end.size:
+            detokenizer.restore(before.detokenizer)
+            held_back = before.held_back
+        elif before:
+            ended = model.tokenizer.detokenizer()
+            ended.restore(before.detokenizer)
+            # A completion returns it first.
+            held_back = before.held_back + ended.flush()
         checkpoint = Checkpoint(
             model=model.ref,
             weights_sha256=model.card.weights_sha256,
@@ -122,7 +131,9 @@ class ScoreProcessor:
             num_sampled=before.num_sampled if before else 0,
             seed=before.seed if before else secrets.randbits(SEED_BITS),
             random_stream=before.random_stream if before else 0,
-            detokenizer=model.tokenizer.detokenizer("".join(text.text for text in self.texts)).save(),
+            detokenizer=detokenizer.save(),
+            held_back=held_back,
+            token_counts=before.token_counts if before else None,
             label_ids=self._label_ids,
         )
         return self._resume_tokens.seal(checkpoint, self.request.context.tenant)

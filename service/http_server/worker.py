@@ -165,6 +165,10 @@ class StreamingWorker(ThreadWorker):  # type: ignore[misc]
         except MemoryExhausted:
             self._starved = conn
             return
+        except InvalidRequest as error:
+            # A chunked body may need more than the whole budget before it exceeds its own limit.
+            self._refuse_pending(conn, error)
+            return
         if is_ready:
             self._forget_pending(conn)
             self._submit(conn)

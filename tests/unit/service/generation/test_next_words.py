@@ -7,7 +7,7 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.api.requests import NextRequest
-from service.context import RequestContext
+from service.context import MemoryBudget, MemoryLease, RequestContext
 from service.errors import InvalidRequest
 from service.generation import next_words, search
 from service.generation.next_words import BEFORE, WITHIN, word_table
@@ -117,6 +117,19 @@ def test_what_is_computed_ahead_saves_calls_and_changes_nothing(service, monkeyp
 
 def test_an_empty_prompt_starts_a_text(service):
     assert len(words(service, "", n=3)) == 3
+
+
+def test_a_long_last_word_counts_as_memory_of_each_result(service):
+    body = parsed(NextRequest, model="text", prompt="a" * 1000, n=100)
+    with pytest.raises(InvalidRequest, match="the request and its response must need at most"):
+        service.engine.start_next(body, RequestContext(memory=MemoryLease(MemoryBudget(2**19))))
+
+
+@pytest.mark.parametrize(
+    ("begun", "text", "word"), [("don", "'t", "don't"), ("a", " b", "b"), ("", "'b", "b"), ("a", "", "a")]
+)
+def test_a_word_continues_that_of_the_prompt(begun, text, word):
+    assert next_words.last_word(text, begun) == word
 
 
 def test_labels_are_read_before_the_prompt(service):

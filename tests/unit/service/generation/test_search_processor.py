@@ -156,6 +156,14 @@ def test_a_search_holds_memory_for_what_it_keeps(service):
         processor.results()
 
 
+def test_a_search_holds_memory_for_the_expansions_of_all_prompts(service):
+    """They are computed before the first prompt is searched."""
+    budget = MemoryBudget(2**20)
+    context = RequestContext(memory=MemoryLease(budget))
+    with pytest.raises(InvalidRequest, match="the search must need at most"):
+        service.start(*["abc"] * 100, top_texts=1, max_tokens=1, context=context)
+
+
 @pytest.mark.parametrize("fields", [{"top_texts": 30}, {"use_beam_search": True, "n": 30}])
 def test_a_search_is_the_same_among_other_requests(service, fields):
     alone = service.results("abc", max_tokens=3, **fields)

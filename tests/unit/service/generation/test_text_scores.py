@@ -102,7 +102,9 @@ def test_the_ratio_is_that_of_the_likelihoods_by_two_models(service):
         own, other = sum(of_characters(text)), sum(of_characters(text[::-1]))
         assert score["ratio"] == pytest.approx(other - own, abs=1e-5)
     assert job.request.total_prompt_tokens == 6
-    assert sum(charged) >= 6
+    # Those of both models, with the tokens that each reads before a text.
+    inputs = [prompt.input_ids for request in (job, job.reference) for prompt in request.texts]
+    assert sum(charged) == sum(map(len, inputs))
 
 
 def test_parts_of_a_text_are_scored_after_each_other(service):
@@ -157,6 +159,22 @@ def test_a_score_continues_from_a_completion_and_the_other_way_round(service):
     assert score["nats"] == pytest.approx(sum(score["surprisals"]), abs=1e-5)
     (rest,) = service.results("", state=job.resume_token(), max_tokens=4, seed=3)
     assert len(rest.text) <= 4
+
+
+def test_text_that_a_completion_held_back_survives_a_score(service):
+    """It may begin a stop string; the next completion returns it first, as after a prompt."""
+    whole = next(found for seed in range(50) if (found := service.results("abc", max_tokens=20, seed=seed)[0]))
+    options = {"max_tokens": 20, "seed": 0, "stop": [whole.text[-2:] + "?"], "return_state": True}
+    (first,) = service.results("abc", frequency_penalty=1.0, presence_penalty=0.0, **options)
+    opened = service.engine._resume_tokens.open(first.resume_token, "")
+    job = processor(service, "", carry_state=True, state=first.resume_token, whole=False)
+    job.results()
+    empty = service.engine._resume_tokens.open(job.resume_token(), "")
+    assert (empty.held_back, empty.token_counts) == (opened.held_back, opened.token_counts)
+    job = processor(service, "ab", carry_state=True, state=first.resume_token, whole=False)
+    job.results()
+    (by_score,) = service.results("", state=job.resume_token(), max_tokens=3)
+    assert by_score.text.startswith(opened.held_back)
 
 
 @pytest.fixture

@@ -325,6 +325,18 @@ def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn):
             assert read_all(sender).startswith(b"HTTP/1.1 400 "), body
 
 
+def test_an_upload_in_long_chunk_lines_does_not_end_the_worker(gunicorn):
+    """Each line is within its limit, and few bytes are data; together they need more than the whole memory."""
+    line = b"100;" + b"x" * 8000 + b"\r\n" + b"d" * 256 + b"\r\n"
+    pid = gunicorn.status()["pid"]
+    with gunicorn.connect(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n") as sender:
+        with contextlib.suppress(OSError):
+            for _ in range(RECEIVED_BYTES // len(line) + 100):
+                sender.sendall(line)
+        assert read_all(sender)[:13] in (b"", b"HTTP/1.1 400 ")
+    assert gunicorn.status()["pid"] == pid
+
+
 @with_options(worker_class=f"{APP}.PatientWorker")
 def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
     part = b"x" * (3 << 20)

@@ -232,6 +232,14 @@ def test_at_most_eight_sequences_are_split_into_batches_of_four(num_in_call, num
     assert (call and call.batch_size) == batch_size
 
 
+@pytest.mark.parametrize(("num_ready", "batch_size"), [(4, 4), (5, 8), (8, 8), (9, 8)])
+def test_five_to_eight_sequences_share_a_batch_of_eight_if_it_is_allowed(num_ready, batch_size):
+    queue = ModelQueue(ModelVersion("demo", 1), replace(LIMITS, batch_sizes=(4, 8, 16)))
+    add_running(queue, num_ready)
+    call = queue.next_call(2, 2)
+    assert (call.batch_size, len(call.sequences)) == (batch_size, min(num_ready, batch_size))
+
+
 def test_more_than_eight_prompts_are_not_split_into_batches_of_four():
     queue = ModelQueue(ModelVersion("demo", 1), replace(LIMITS, batch_sizes=(4, 16, 24)))
     add_prompts(queue, 12)
