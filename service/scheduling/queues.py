@@ -68,8 +68,8 @@ JOINING_DECODE_STEPS = 32
 # Decode calls of running sequences between two prefill calls of a long prompt. With 1, 64 streams beside one had four
 # fifths of the throughput, and the prompt was hardly faster (measured).
 DECODES_BETWEEN_LONG_PREFILLS = 4
-# More running sequences than this are grouped in batches of at least this size, and as many or fewer in one batch, if
-# an allowed size up to this holds them. A call that has fewer is padded to a smaller one, if that is allowed.
+# Up to this many running sequences share a batch, if an allowed size up to this holds them. More are grouped in batches
+# of at least this size; a call that has fewer is padded to a smaller one, if that is allowed.
 MIN_SHARED_BATCH_SIZE = 8
 # Minimum batch size of a step of a search that looks ahead.
 SEARCH_BATCH_SIZE = 16
