@@ -125,8 +125,9 @@ class Engine:
             self._encode(request, body.prompts, "prompt", "prompt", first=_label_ids(body, model))
             # Free the unencoded prompt. Each of the words may continue the prompt's last one; a character takes four
             # bytes in it, and as many in JSON.
-            num_held = _hold_memory(request, body.n * 8 * len(last_word(request.prompts[0].text)))
-            processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, num_held)
+            begun = last_word(request.prompts[0].text)
+            num_held = _hold_memory(request, body.n * 8 * len(begun))
+            processor = NextWordsProcessor(body.model_copy(update={"prompt": ""}), request, begun, num_held)
             on_start(request)
             request.admit(processor.choices_to_submit(), field="prompt")
             processor.submit()

@@ -124,8 +124,9 @@ class WordSpace:
 class NextWordsProcessor:
     """Searches for the most probable words after one prompt."""
 
-    def __init__(self, body: NextRequest, request: RunningRequest, num_held_bytes: int) -> None:
-        self.body, self.request = body, request
+    def __init__(self, body: NextRequest, request: RunningRequest, begun: str, num_held_bytes: int) -> None:
+        """`begun` is the word that the prompt ends with; `num_held_bytes` are held for prompt and response."""
+        self.body, self.request, self._begun = body, request, begun
         self._expander = Expander(request, num_held_bytes, is_best_first=True)
         self._table = word_table(request.model.tokenizer, request.model.card.vocab_size)
         self._space = WordSpace(self._table)
@@ -140,15 +141,13 @@ class NextWordsProcessor:
         return [(0, 0)]
 
     def submit(self) -> None:
-        (prompt,) = self.request.prompts
-        self._root = Match(self._table.automaton, BEGUN if last_word(prompt.text) else BEFORE)
+        self._root = Match(self._table.automaton, BEGUN if self._begun else BEFORE)
         self._expander.submit([self._root])
 
     def words(self) -> list[NextWord]:
         """Search; return up to `n` words, the most probable first; raise as `RunningRequest.results`."""
         (prompt,) = self.request.prompts
         expander = self._expander
-        begun = last_word(prompt.text)
         search = BestFirstSearch(self._space, partial(expander.expand, 0), self.body.max_tokens, expander.is_known)
         found: dict[str, NextWord] = {}
         for node in search.start(self._root.row):
@@ -156,7 +155,7 @@ class NextWordsProcessor:
             text = detokenizer.feed(node.token_ids) + detokenizer.flush()
             text = text[: len(text) - node.progress]
             next_word = NextWord(
-                word=last_word(text, begun),
+                word=last_word(text, self._begun),
                 text=text,
                 probability=round(math.exp(node.logprob), DIGITS),
                 logprob=round(node.logprob, DIGITS),
