@@ -220,7 +220,7 @@ class Run:
 
     @contextmanager
     def _writer(self, lines: Lines) -> Iterator[tuple[Callable[[dict[str, Any]], object], int, int]]:
-        """Yield a function that writes a row, and the numbers of rows and of flagged rows already in the output."""
+        """Yield a function that writes a line of output, and how many lines, and flagged ones, the output has."""
         if self._row_format is None:
             yield lambda _: None, 0, 0
             return
@@ -246,7 +246,7 @@ class Run:
         return csv_line(str(value).lower() if isinstance(value, bool) else value for value in row.values()) + "\n"
 
     def _recover(self, file: io.BufferedRandom, header: str, lines: Lines) -> tuple[int, int]:
-        """Return the numbers of complete rows and of flagged ones in a file, and remove an incomplete last row.
+        """Return how many complete lines, and flagged ones, a file has, and remove an incomplete last one.
 
         Raise Failure, and change nothing, if they are not those of this command.
         """
