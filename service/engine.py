@@ -40,7 +40,7 @@ from service.generation.text_scores import ScoreProcessor
 from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
-from service.scheduling.admission import AdmissionControl
+from service.scheduling.admission import Admission, AdmissionControl
 from service.scheduling.sampling import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
@@ -155,12 +155,14 @@ class Engine:
         self, body: ScoreRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
     ) -> ScoreProcessor:
         """Encode the texts and submit them to the model, and to that of `ratio_to`; raise as `start_completion`."""
+        # One for both models, so that the second waits for a key's only sequence instead of being refused.
+        admission = self._admission.open(context)
         with context.refunds_on_failure():
-            processor = self._start_score(body, context, on_start)
+            processor = self._start_score(body, context, admission, on_start)
             if body.ratio_to is not None:
                 other = body.model_copy(update={"model": body.ratio_to, "whole": processor.is_whole, "labels": {}})
                 try:
-                    processor.reference = self._start_score(other, context, _NO_CALLBACK, after=processor)
+                    processor.reference = self._start_score(other, context, admission, after=processor)
                 except GatewayError as error:
                     if error.param == "model":
                         error.param = "ratio_to"
@@ -168,10 +170,15 @@ class Engine:
         return processor
 
     def _start_score(
-        self, body: ScoreRequest, context: RequestContext, on_start: OnStart, after: ScoreProcessor | None = None
+        self,
+        body: ScoreRequest,
+        context: RequestContext,
+        admission: Admission,
+        on_start: OnStart = _NO_CALLBACK,
+        after: ScoreProcessor | None = None,
     ) -> ScoreProcessor:
         """Encode texts and submit them to one model, `after` those of another one; raise as `start_completion`."""
-        request, settings = self._request(body, context, body.state), self._settings
+        request, settings = self._request(body, context, body.state, admission=admission), self._settings
         # Drops the unencoded texts, to which only this frame refers.
         processor = ScoreProcessor(body.model_copy(update={"input": ""}), request, self._resume_tokens)
         held, num_charged = 0, 0
@@ -307,7 +314,12 @@ class Engine:
         context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_more, param)
 
     def _request(
-        self, body: Body, context: RequestContext, resume_token: str | None = None, seed: int | None = None
+        self,
+        body: Body,
+        context: RequestContext,
+        resume_token: str | None = None,
+        seed: int | None = None,
+        admission: Admission | None = None,
     ) -> RunningRequest:
         """Return a request with its version and checkpoint; refuse an unknown model and an unusable resume token."""
         if resume_token is None:
@@ -321,7 +333,7 @@ class Engine:
             context,
             body.timeout_s,
             scheduler=self._scheduler,
-            admission=self._admission.open(context),
+            admission=admission or self._admission.open(context),
             metrics=self._metrics,
             max_unfinished=self._settings.max_running,
         )

@@ -112,15 +112,6 @@ class Tokenizer(ABC):
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.to_json() == other.to_json()
-
-    def __hash__(self) -> int:
-        return hash(self.tokens)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.unit}, {len(self.tokens)} tokens)"
-
     @property
     def max_token_characters(self) -> int | None:
         """Maximum number of input characters per token; None if unlimited."""

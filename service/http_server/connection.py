@@ -272,7 +272,8 @@ class Connection(TConn):  # type: ignore[misc]
                 return True
             if reader.length > self._max_body_bytes:
                 return self._end_early()
-        if self.refuses_body(self.request):
+        # The body of a GET has no meaning (RFC 9110, 9.3.1): a stream of events would hold it to its end.
+        if self.request.method in ("GET", "HEAD") or self.refuses_body(self.request):
             return self._end_early()
         if isinstance(reader, ChunkedReader):
             self._chunks = ChunkScanner(self._max_body_bytes)

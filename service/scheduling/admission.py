@@ -85,7 +85,7 @@ class AdmissionControl:
 
 
 class Admission:
-    """The admitted, unfinished sequences of one request."""
+    """The admitted, unfinished sequences of one request, by whichever models."""
 
     def __init__(self, scopes: tuple[_Scope, ...], lock: threading.Lock) -> None:
         self._scopes, self._lock, self._num_held = scopes, lock, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from concurrent.futures import Future
+from time import monotonic
 from typing import Any
 
 import requests
@@ -21,6 +22,7 @@ from sostenuto._errors import (
     ShuttingDown,
     SostenutoError,
     StreamInterrupted,
+    Timeout,
 )
 from sostenuto._fields import is_many
 from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S, LinkedEvent
@@ -116,12 +118,16 @@ class Resumption:
             if self._stopped.wait(pause_s * (1 - JITTER * random.random())):
                 return None
             self._waited_s += pause_s
+            began_at = monotonic()
             try:
                 return self._send_unless_stopped(body)
-            except (ConnectionFailed, APIError) as error:
+            except (ConnectionFailed, APIError, Timeout) as error:
                 if self._stopped.is_set():
                     return None
-                if not error.retryable:
+                # A host may be lost before it responds, as it may be during a stream.
+                if isinstance(error, Timeout):
+                    self._waited_s += monotonic() - began_at
+                elif not error.retryable:
                     raise
                 lost = error
 

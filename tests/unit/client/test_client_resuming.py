@@ -294,6 +294,19 @@ def test_after_a_read_timeout_the_connection_is_closed_before_resuming(server, w
     assert waits == [0.5]
 
 
+def test_a_resumption_without_a_response_is_repeated(server, waits, monkeypatch):
+    """Its read timeout counts towards the two minutes."""
+    server.script = [cut(chunk("ab")), linger, stream([chunk("abc", "stop"), DONE]), cut(chunk("ab")), linger]
+    with Client(server.url, timeout=0.5) as hasty:
+        assert list(hasty.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
+        assert (waits[0], len(waits)) == (0.5, 2)
+        assert waits[1] >= 1.0
+        monkeypatch.setattr(_resuming, "PATIENCE_S", 1.5)
+        with pytest.raises(sostenuto.Timeout) as caught:
+            list(hasty.stream("Once", **REQUEST, resume=True))
+    assert (caught.value.text, len(waits)) == ("ab", 3)
+
+
 @pytest.mark.parametrize("fields", [{"n": 2}, {"prompt": ["a", "b"]}, {"suffix": [[1], [2]]}])
 def test_resume_requires_one_prompt_and_n_1(client, server, fields):
     """Several choices have no single state; the error comes before anything is sent."""

@@ -114,4 +114,4 @@ def test_a_lone_surrogate_becomes_u_fffd(kind):
     tokenizer = kind.train(["a\ufffdb"] * 2)
     assert tokenizer.decode(tokenizer.encode("a\ud83db")) == "a\ufffdb"
     assert len(tokenizer.offsets("a\udc00b")) == len(tokenizer.encode("a\ufffdb"))
-    assert kind.train(["a\ud83db"] * 2) == tokenizer
+    assert kind.train(["a\ud83db"] * 2).to_json() == tokenizer.to_json()

@@ -94,7 +94,6 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
     tokenizer, path = KINDS[name], tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
-    assert again == tokenizer
     assert (again.special, again.tokens, again.unit) == (tokenizer.special, tokenizer.tokens, tokenizer.unit)
     assert again.to_json() == tokenizer.to_json()
     assert again.encode(ALL) == tokenizer.encode(ALL)

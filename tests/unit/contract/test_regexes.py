@@ -142,7 +142,7 @@ def test_chunks_of_lines_encode_and_train_as_the_whole_text(lines, places):
     found = cut(text, places, size=10)
     assert "".join(found) == text
     assert [i for piece in found for i in tokenizer.encode(piece)] == tokenizer.encode(text)
-    assert RegexTokenizer.train(iter(found), regexes=["fields"]) == tokenizer
+    assert RegexTokenizer.train(iter(found), regexes=["fields"]).to_json() == tokenizer.to_json()
 
 
 def test_a_long_text_is_encoded_in_chunks_that_no_cell_crosses(monkeypatch):

@@ -117,7 +117,6 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
-    assert again == tokenizer
     assert (again.special, again.unit) == (tokenizer.special, tokenizer.unit)
     assert again.encode(ALL) == tokenizer.encode(ALL)
     assert again.to_json() == tokenizer.to_json()
@@ -243,9 +242,9 @@ def test_an_extended_tokenizer_gets_the_end_token_of_documents(kind, tmp_path):
     extended = tokenizer.extended(["the mat"], end_token=True)
     assert len(extended) == len(tokenizer)
     assert extended.special.end == extended.special.start == tokenizer.special.start
-    assert extended.extended([], end_token=True) == extended.extended([], end_token=False) == extended
     (tmp_path / "t.json").write_text(extended.to_json())
-    assert load_tokenizer(tmp_path / "t.json") == extended
+    again = [extended.extended([], end_token=end_token) for end_token in (True, False)]
+    assert {each.to_json() for each in (*again, load_tokenizer(tmp_path / "t.json"))} == {extended.to_json()}
 
 
 def test_characters_are_added_as_the_tokenizer_sees_them():

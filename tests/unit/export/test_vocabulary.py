@@ -152,7 +152,7 @@ def test_labels_of_a_file_of_settings_are_tokens():
     assert main(["vocabulary", "--config", "r.toml", "--save", "t.json"]) == 0
     config = load_config(Path("r.toml"), {})
     head, _ = read_corpus("list.csv", "records", label_columns=["style"]).split(0.1, config.seed)
-    assert load_tokenizer(Path("t.json")) == train_tokenizer(config, head, learn_columns(head))
+    assert load_tokenizer(Path("t.json")).to_json() == train_tokenizer(config, head, learn_columns(head)).to_json()
     assert "<style=early>" in load_tokenizer(Path("t.json")).tokens
 
 
@@ -169,7 +169,7 @@ def test_the_saved_tokenizer_is_the_one_that_training_builds(capsys, unit, docum
     config = load_config(None, {"name": "m", "corpus": "book.txt", **options})
     head, _ = read_corpus("book.txt", documents).split(0.1, config.seed)
     saved = load_tokenizer(Path("t.json"))
-    assert saved == train_tokenizer(config, head)
+    assert saved.to_json() == train_tokenizer(config, head).to_json()
     assert (saved.unit, saved.special.end is not None) == (unit, documents == "lines")
 
 

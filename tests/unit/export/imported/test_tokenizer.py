@@ -76,7 +76,7 @@ def test_ids_equal_those_of_keras(tmp_path, options, learned, text):
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     again = load_tokenizer(write(tmp_path, tokenizer.to_json(), "again.json"))
-    assert (again, again.special, again.to_json()) == (tokenizer, tokenizer.special, tokenizer.to_json())
+    assert (again.special, again.to_json()) == (tokenizer.special, tokenizer.to_json())
     for each in (text, *learned):
         assert tokenizer.encode(each) == again.encode(each) == oracle.texts_to_sequences([each])[0]
 
@@ -159,7 +159,7 @@ def test_a_pad_word_with_id_0_is_padding_and_with_another_id_a_word(tmp_path):
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     assert tokenizer.tokens == ("<pad>_", "<pad>", "a")
     assert tokenizer.encode("a <pad>") == [2, 1]
-    assert load_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
+    assert load_tokenizer(write(tmp_path, tokenizer.to_json())).to_json() == tokenizer.to_json()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_decoding_joins_words_with_their_separator(tmp_path, options, follows, e
 def test_this_projects_own_tokenizer_files_are_read(tmp_path, kind):
     """The tokenizer of a published version can be wrapped again."""
     tokenizer = kind.train(ALL if kind is CharacterTokenizer else [ALL])
-    assert read_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
+    assert read_tokenizer(write(tmp_path, tokenizer.to_json())).to_json() == tokenizer.to_json()
 
 
 def test_a_hugging_face_tokenizer_is_imported(tmp_path):
@@ -198,7 +198,7 @@ def test_a_hugging_face_tokenizer_is_imported(tmp_path):
     tokenizer = read_tokenizer(write(tmp_path, library.to_str()))
     assert isinstance(tokenizer, ImportedTokenizer)
     assert tokenizer.encode("cat dog") == [2, 1]
-    assert load_tokenizer(write(tmp_path, tokenizer.to_json())) == tokenizer
+    assert load_tokenizer(write(tmp_path, tokenizer.to_json())).to_json() == tokenizer.to_json()
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -253,6 +253,16 @@ def test_an_unknown_model_of_a_ratio_is_reported_as_ratio_to(service):
     assert error.value.param == "ratio_to"
 
 
+def test_a_ratio_takes_no_more_than_the_only_sequence_of_its_key(start_service):
+    service = start_service(FakeBackend(held=True))
+    body, key = parsed(ScoreRequest, input="the cat", ratio_to="words", whole=False), RequestContext(max_sequences=1)
+    job = service.engine.start_score(body, key)
+    assert service.admission.num_sequences == 1
+    service.backend.release(2)
+    assert "ratio" in job.results()[0]
+    until(lambda: service.admission.num_sequences == 0)
+
+
 def test_both_requests_of_a_ratio_end_with_the_client(start_service):
     """The web watches one of them."""
     service, started = start_service(FakeBackend(held=True)), []

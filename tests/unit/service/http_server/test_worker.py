@@ -237,6 +237,15 @@ def test_a_body_that_the_application_refuses_is_not_received(gunicorn):
         assert b"HTTP/1.1 200 " in read_past(allowed, b"abcd" if b"chunked" in framing else rest)
 
 
+@with_options(worker_class=f"{APP}.PatientWorker")
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
+def test_the_body_of_a_get_is_not_received(gunicorn, framing):
+    answer = read_all(gunicorn.connect(b"GET / HTTP/1.1\r\nHost: test\r\n%s\r\n\r\n4\r\nabcd" % framing))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"ok")
+    assert b"Connection: close" in answer
+
+
 def test_pipelined_requests_are_answered_in_order(gunicorn):
     content = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc" + GET % b"/" + LAST_GET % b"/"
     for cut in range(0, len(content), 7):
