@@ -14,6 +14,7 @@ import numpy as np
 
 from contract import signatures
 from contract.card import GeneratorCard
+from service.reloading_file import Stamp
 from service.scheduling.call import Arrays, OutputShapes
 from service.scheduling.sampling import unconstrained_inputs
 
@@ -37,7 +38,7 @@ class Probe:
     batch_sizes: tuple[int, ...]  # ascending
     sha256: str
     is_deterministic: bool = True  # otherwise the only batch size is not reproducible
-    stamp: int = 0  # of the card at the time; see `service.backends.health_checks.Assets`
+    stamp: Stamp = None  # of the card at the time; see `service.backends.health_checks.Assets`
     is_stale: bool = False  # must be repeated before the server gets calls of the version
 
 

@@ -17,6 +17,7 @@ from service.backends.client import VersionStatus
 from service.backends.determinism_probe import Probe, run_probe, still_holds
 from service.backends.replicas import Replica, Replicas
 from service.errors import BackendUnavailable, GatewayError, InvalidResponse, ModelNotFound, ServerBusy
+from service.reloading_file import Stamp
 from service.scheduling.call import Arrays, OutputShapes, finite_sequences
 from service.scheduling.sequence import ModelVersion
 
@@ -30,7 +31,7 @@ class Assets:
     card: GeneratorCard
     tokenizer: Tokenizer
     precision: signatures.PrecisionName
-    stamp: int  # modification time of the card in nanoseconds; it changes if the version is replaced
+    stamp: Stamp  # of the card; it changes if the version is replaced
     size_bytes: int = 0  # of all files
     weights_bytes: int = 0  # of the file of its weights
 

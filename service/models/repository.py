@@ -30,6 +30,7 @@ from contract.models_config import (
 from service.backends.health_checks import Assets, RepeatedErrors
 from service.backends.messages import model_server_config_pb2
 from service.models.precision import choose_precision
+from service.reloading_file import stamp
 from service.scheduling.sequence import ModelVersion
 from service.settings import Precision
 
@@ -127,8 +128,8 @@ class VersionFiles:
         """
         home = self._models_dir / ref.name / str(ref.number)
         path = home / signatures.ASSETS / signatures.CARD_FILE
-        cached, stamp = self._assets.get(ref), _mtime_ns(path)
-        if cached is not None and stamp in (0, cached.stamp):
+        cached, current = self._assets.get(ref), stamp(path)
+        if cached is not None and current in (None, cached.stamp):
             return cached
         what = f"files of {ref.name}:{ref.number}"
         try:
@@ -140,7 +141,7 @@ class VersionFiles:
             return cached
         self._errors.clear(what)
         precision = choose_precision(ref, card, self._precisions)
-        loaded = self._assets[ref] = Assets(card, tokenizer, precision, stamp, *_sizes(home))
+        loaded = self._assets[ref] = Assets(card, tokenizer, precision, current, *_sizes(home))
         return loaded
 
     def get(self, ref: ModelVersion) -> Assets | None:
@@ -151,14 +152,6 @@ class VersionFiles:
         """Drop the files of all other versions."""
         for ref in [ref for ref in list(self._assets) if ref not in versions]:
             self._assets.pop(ref, None)
-
-
-def _mtime_ns(path: Path) -> int:
-    """Return a file's modification time in nanoseconds; 0 if it is missing or unreadable."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _sizes(home: Path) -> tuple[int, int]:

@@ -7,8 +7,6 @@ without knowing their number.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +18,7 @@ import orjson
 
 from sostenuto._batch.errors import ForeignContent, LineError
 from sostenuto._batch.requests_file import COMPLETIONS, DUPLICATE, URLS, Line
+from sostenuto._report.records import csv_line
 
 COLUMNS = ("custom_id", "index", "text", "finish_reason")
 Row: TypeAlias = tuple[str, int, str, str | None]
@@ -143,9 +142,7 @@ def write_json(row: Row) -> bytes:
 
 def write_csv(row: tuple[Any, ...]) -> bytes:
     """Return a record of CSV in UTF-8, by RFC 4180: a text with line breaks is quoted and stays as it is."""
-    line = io.StringIO()
-    csv.writer(line, lineterminator=_CRLF).writerow(row)
-    return line.getvalue().encode()
+    return (csv_line(row) + _CRLF).encode()
 
 
 def write_escaped_csv(row: tuple[Any, ...]) -> bytes:
