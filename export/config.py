@@ -267,6 +267,8 @@ class TrainConfig(
     def _require_distinct(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if names is not None and len(set(names)) < len(names):
             raise _refusal("must name each column once")
+        if any("\0" in name for name in names or ()):
+            raise _refusal("must not have the character NUL")
         return names
 
     @field_validator("token_regex")

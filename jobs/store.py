@@ -102,11 +102,17 @@ class JobStore:
         """Queue a new job, and return it.
 
         Raises:
+            FileDeleted: a file of the job has been deleted.
             QuotaExceeded: the tenant may not have one more job, or not of its `max_minutes`.
             ModelRemoved: the base, or the model to be published, is about to be removed.
         """
         with self._begin() as session:
             lock_tenants(session)
+            for field in ("training_file", "validation_file"):
+                file_id = getattr(job, field)
+                # A lock that several jobs may hold; `remove_file` waits for it.
+                if file_id is not None and session.get(StoredFile, file_id, with_for_update={"read": True}) is None:
+                    raise FileDeleted(field)
             if is_being_removed(session, (job.model, job.name)):
                 raise ModelRemoved
             require_jobs(session, job.tenant, max_minutes(job.settings), quota, is_kept)
@@ -202,7 +208,8 @@ class JobStore:
             job = _next_lost(session, now) or _next_queued(session, now)
             if job is None:
                 return None
-            _add_event(session, job.id, "training" if job.status == "queued" else "training again: a trainer was lost")
+            is_new = job.status == "queued"
+            _add_event(session, job.id, "training" if is_new else "training again: its trainer has ended")
             job.status, job.lease_until, job.attempt = "running", now + lease_s, job.attempt + 1
             job.started_at = job.started_at or now
             return job
@@ -272,6 +279,10 @@ class JobStore:
             columns = kind.created_at, kind.id
             query = query.order_by(*((each.desc() for each in columns) if newest_first else columns)).limit(limit + 1)
             return list(session.scalars(query))
+
+
+class FileDeleted(Exception):
+    """A file that a job needs has been deleted; the message is the job's field."""
 
 
 class ModelRemoved(Exception):

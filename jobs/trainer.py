@@ -234,7 +234,7 @@ class _Attempt:
 
     def _exceeded(self, run: Run) -> str | None:
         """Return which limit the job exceeds, as its error says it."""
-        if self._max_s is not None and self._ran_s > self._max_s:
+        if self._max_s is not None and self._job.trained_s + self._ran_s > self._max_s:
             return f"the training takes longer than twice its max_minutes and {OVERTIME_S / 60:.0f} minutes"
         limit, used = self._trainer.max_memory_bytes, run.memory_bytes()
         if used > limit:
@@ -250,8 +250,8 @@ class _Attempt:
         progress: dict[str, float | int] = {"trained_s": self._job.trained_s + self._ran_s}
         if (update := self._progress.last_update) is not None:
             progress["trained_tokens"] = update["tokens"]
-            if update.get("seconds_left") is not None:
-                progress["estimated_finish"] = time.time() + update["seconds_left"]
+        if self._progress.estimated_finish is not None:
+            progress["estimated_finish"] = self._progress.estimated_finish
         return self._store.renew(self._job, LEASE_S, **progress)
 
     def _conclude(self, code: int | None, wanted: JobAction | str | None) -> None:
@@ -345,13 +345,18 @@ class _Attempt:
 
 
 class ProgressReader:
-    """Reads the exporter's progress file as it grows, and turns its lines into events."""
+    """Reads the exporter's progress file as it grows, and turns its lines into events.
+
+    An update in it before the first read is an earlier attempt's, of which only the tokens still hold.
+    """
 
     def __init__(self, path: Path, last_epoch: int) -> None:
-        self._lines = ProgressLines(path)
+        self._lines, self._has_read = ProgressLines(path), False
         self.last_update: Mapping[str, Any] | None = None
         self._reported: Mapping[str, Any] | None = None
         self.last_epoch, self._metrics_at = last_epoch, 0.0
+        # Unix time, by the last update; None if it does not say.
+        self.estimated_finish: float | None = None
 
     def events(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield a message and metrics for each epoch, and every few seconds for the training loss."""
@@ -362,7 +367,12 @@ class ProgressReader:
                 yield _describe(line), line
             elif kind == "update":
                 self.last_update = line
-        now = time.monotonic()
+                if self._has_read:
+                    left_s = line.get("seconds_left")
+                    self.estimated_finish = None if left_s is None else time.time() + left_s
+                else:
+                    self._reported = line
+        self._has_read, now = True, time.monotonic()
         if self.last_update is not self._reported and now >= self._metrics_at:
             self._metrics_at, self._reported = now + METRICS_S, self.last_update
             line = dict(self.last_update or {})

@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
+from unicodedata import category
 
 from contract.audit import record
 from contract.signatures import MODELS_CONFIG
 from jobs.database import CannotOpen, Job, Operation, OperationAction, StoredFile, database_url
 from jobs.operations import UNFINISHED, JobActive
 from jobs.quotas import Quota, QuotaExceeded
-from jobs.store import JobStore, ModelRemoved
+from jobs.store import FileDeleted, JobStore, ModelRemoved
 from jobs.uploads import Uploads
 from service.context import RequestContext
 from service.errors import (
@@ -26,6 +27,7 @@ from service.errors import (
     InternalError,
     InvalidRequest,
     ModelNotFound,
+    NotFound,
     Overloaded,
     QuotaReached,
     TrainerUnavailable,
@@ -36,6 +38,10 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_FILENAME = 255
+# What a name of a file must not have: categories of Unicode, and characters that change the direction of what follows,
+# so that a name looks like another one. Joiners of Persian and Hindi, and spaces of any width, are in ordinary names.
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+_BIDIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # A stream of events holds a thread, like a running or waiting sequence, for as long as a job takes. This is the maximum
 # share of the threads, half of it for one tenant.
 _STREAMS_SHARE, _MIN_STREAMS = 0.25, 4
@@ -102,14 +108,15 @@ class Training:
         """Store an uploaded file.
 
         Raises:
-            InvalidRequest: it is empty, or its name is too long or has control characters.
+            InvalidRequest: it is empty, or its name is too long, or has control characters or line breaks.
             QuotaReached: the tenant's files would be too large together.
         """
         if not 0 < len(filename) <= MAX_FILENAME:
             rule = f"the file name must have 1 to {MAX_FILENAME} characters"
             raise InvalidRequest(f"{rule}, got {len(filename)}", param="file")
-        if not filename.isprintable():
-            raise InvalidRequest(f"the file name must be printable, got {filename!r}", param="file")
+        if any(category(each) in _CONTROLS or each in _BIDIRECTIONAL for each in filename):
+            rule = "the file name must have no control characters or line breaks"
+            raise InvalidRequest(f"{rule}, got {filename!r}", param="file")
         file_id = f"file-{secrets.token_hex(12)}"
         size = self.uploads.write(file_id, content)
         if not size:
@@ -140,6 +147,7 @@ class Training:
 
         Raises:
             QuotaReached: the tenant has too many jobs, published versions or minutes of training.
+            NotFound: a file that it needs has been deleted.
             Conflict: a model that it needs is being removed.
         """
         settings = self.settings
@@ -154,6 +162,8 @@ class Training:
             return self.store.create(job, quota, is_kept)
         except QuotaExceeded as error:
             raise QuotaReached(str(error)) from error
+        except FileDeleted as error:
+            raise NotFound("the file has been deleted: upload it again", param=str(error)) from error
         except ModelRemoved as error:
             raise Conflict(f"the model {job.model} or {job.name} is being removed", param="model") from error
 

@@ -228,8 +228,11 @@ class _Trie:
         """Build the trie; a token without bytes is not in it."""
         ordered = [token[::-1] if backward else token for token in tokens]
         levels, ends, parents = [], [], {b"": 0}
-        for depth in range(1, max(map(len, ordered), default=0) + 1):
-            prefixes = dict.fromkeys(token[:depth] for token in ordered if len(token) >= depth)
+        # Those that go on: scanning all at each depth would take seconds if one token is a long text.
+        longer = [(number, token) for number, token in enumerate(ordered) if token]
+        while longer:
+            depth = len(levels) + 1
+            prefixes = dict.fromkeys(token[:depth] for _, token in longer)
             nodes = {prefix: number for number, prefix in enumerate(prefixes)}
             levels.append(
                 (
@@ -237,9 +240,10 @@ class _Trie:
                     np.array([prefix[-1] for prefix in nodes], np.int32),
                 )
             )
-            ended = [(number, nodes[token]) for number, token in enumerate(ordered) if len(token) == depth]
+            ended = [(number, nodes[token]) for number, token in longer if len(token) == depth]
             ends.append((np.array([i for i, _ in ended], np.int32), np.array([node for _, node in ended], np.int32)))
             parents = nodes
+            longer = [(number, token) for number, token in longer if len(token) > depth]
         return cls(tuple(levels), tuple(ends), len(tokens))
 
     @property

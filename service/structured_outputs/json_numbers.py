@@ -32,7 +32,7 @@ def integers_within(low: Bound | None, high: Bound | None) -> list[str]:
         return []
     first = None if first is not None and first < _SMALLEST else first
     last = None if last is not None and last > _LARGEST else last
-    negative = [] if first is not None and first >= 0 else _naturals(max(1, -(last or 0)), first and -first)
+    negative = [] if first is not None and first >= 0 else _naturals(max(1, -(last or 0)), first and -first, -_SMALLEST)
     positive = [] if last is not None and last < 0 else _naturals(max(0, first or 0), last)
     return [*(f"-{part}" for part in negative), *positive]
 
@@ -106,15 +106,15 @@ def one_of(alternatives: Sequence[str]) -> str:
     return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
 
 
-def _naturals(low: int, high: int | None) -> list[str]:
-    """Return alternatives for the integers from `low`, at least 0, to `high`."""
+def _naturals(low: int, high: int | None, largest: int = _LARGEST) -> list[str]:
+    """Return alternatives for the integers from `low`, at least 0, to `high`; None: as long as `low`, to `largest`."""
     if high is not None:
         return _blocks(low, high)
     if not low:
         return [_NATURAL]
     size = len(str(low))
     longer = [f"[1-9][0-9]{{{size},{MAX_DIGITS - 1}}}"] if size < MAX_DIGITS else []
-    return [*_blocks(low, 10**size - 1), *longer]
+    return [*_blocks(low, min(10**size - 1, largest)), *longer]
 
 
 def _blocks(low: int, high: int) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import orjson
 
@@ -25,7 +26,7 @@ from service.structured_outputs.json_numbers import (
     numbers_within,
     one_of,
 )
-from service.structured_outputs.regex_syntax import PatternError, Token, as_group, tokenize, with_length
+from service.structured_outputs.regex_syntax import PatternError, Token, as_group, is_empty, tokenize, with_length
 
 # Characters of a string without escapes (RFC 8259, section 7).
 _CHARACTER = r'[^"\\\x00-\x1f]'
@@ -45,6 +46,8 @@ _ANNOTATIONS = {
     # OpenAPI's.
     "discriminator", "example", "externalDocs", "xml",
 }  # fmt: skip
+# Of characters, items or properties: more could not be compiled.
+_MAX_COUNT = 1_000_000
 _BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 _KEYWORDS: Mapping[str, set[str]] = {
     "null": set(),
@@ -170,8 +173,8 @@ class _Converter:
         while isinstance(schema, dict) and "$ref" in schema:
             self._require_alone("$ref", schema)
             ref = schema["$ref"]
-            if not isinstance(ref, str) or not ref.startswith("#"):
-                self._fail(f".$ref must begin with #, got {str(ref)[:40]!r}")
+            if not isinstance(ref, str) or not (ref == "#" or ref.startswith("#/")):
+                self._fail(f".$ref must be # or begin with #/, got {str(ref)[:40]!r}")
             if len(self._refs) == _MAX_DEPTH:
                 self._fail_nesting()
             if ref in self._refs:
@@ -191,11 +194,15 @@ class _Converter:
 
     def _lookup(self, ref: str) -> Any:
         target = self._root
-        for part in ref.removeprefix("#").split("/")[1:]:
+        # A JSON pointer in a URI (RFC 6901, 6).
+        for part in unquote(ref).split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(target, dict) or key not in target:
+            if isinstance(target, dict) and key in target:
+                target = target[key]
+            elif isinstance(target, list) and re.fullmatch("[0-9]{1,9}", key) and int(key) < len(target):
+                target = target[int(key)]
+            else:
                 self._fail(f".$ref must name a schema, got {ref!r}, which does not exist")
-            target = target[key]
         return target
 
     def _require_alone(self, keyword: str, schema: Mapping[str, Any], *others: str) -> None:
@@ -362,15 +369,27 @@ class _Converter:
         A class of characters loses those that do; a pattern that spells one is an error.
         """
         if token.kind == "character" and re.fullmatch(_CHARACTER, token.character) is None:
-            self._fail(f".pattern must not have {token.text!r}, which would have to be escaped in JSON")
+            self._fail_escaping(token)
+        if token.kind == "group" and token.text.endswith(">"):
+            # The schema may repeat the pattern, and a name may occur once in an expression.
+            return replace(token, text="(")
         if token.kind != "class" or token.text in (r"\d", r"\w"):
             return token
-        return replace(token, text=_CHARACTER if token.text == "." else f"[{token.text}&&{_CHARACTER}]")
+        text = _CHARACTER if token.text == "." else f"[{token.text}&&{_CHARACTER}]"
+        if is_empty(text):
+            self._fail_escaping(token)
+        return replace(token, text=text)
+
+    def _fail_escaping(self, token: Token) -> NoReturn:
+        self._fail(f".pattern must not have {token.text!r}, which would have to be escaped in JSON")
 
     def _range(self, schema: Mapping[str, Any], minimum: str, maximum: str) -> tuple[int, int | None]:
         low, high = self._whole(schema, minimum) or 0, self._whole(schema, maximum)
         if low < 0 or (high is not None and high < low):
             self._fail(f".{minimum} must be from 0 to {maximum}, got {low} and {high}")
+        for name, value in ((minimum, low), (maximum, high or 0)):
+            if value > _MAX_COUNT:
+                self._fail(f".{name} must be at most {_MAX_COUNT}, got {value:.12g}")
         return low, high
 
     def _whole(self, schema: Mapping[str, Any], name: str) -> int | None:

@@ -21,6 +21,9 @@ _ESCAPE = re.compile(
 )
 _REPETITION = re.compile(r"(?:[*+?]|\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\})\??")
 _MAX_DIGITS = 10  # of a number of repetitions
+_MAX_NESTING = 250  # groups within each other, the limit of Rust's regex crate
+# A class may be empty only by these.
+_MAY_BE_EMPTY = re.compile(r"&&|--|~~|\^|\\P")
 _GROUP = re.compile(r"\?(?:P?<[^>=!]*>|[a-zA-Z-]*[:)])")
 _LOOK_AROUND = re.compile(r"\?<?[=!]")
 _COMMENT = re.compile(r"#[^\n]*")
@@ -162,7 +165,8 @@ def _times(repetition: str) -> tuple[float, float]:
     low, comma, high = match.groups()
     if low is None:
         return {"*": (0, math.inf), "+": (1, math.inf), "?": (0, 1)}[repetition[0]]
-    return int(low), int(high) if high else math.inf if comma else int(low)
+    # Floats: a product of integers may exceed them.
+    return float(low), float(high) if high else math.inf if comma else float(low)
 
 
 class _Tokenizer:
@@ -228,7 +232,8 @@ class _Tokenizer:
                 f"must not have backreferences, got {text} at position {position}: they are not supported"
             )
         if text[1] in "pP" or text in _SHORTHANDS:
-            return _checked("class", text, f"class {text}", position), match.end()
+            _checked("class", text, f"class {text}", position)
+            return self._nonempty(text, position), match.end()
         return _checked("character", text, f"escape {text}", position), match.end()
 
     def _class(self, start: int) -> tuple[Kind, int]:
@@ -240,13 +245,21 @@ class _Tokenizer:
         while end := self._regex.find("]", end) + 1:
             text = self._regex[start:end]
             if _is_valid(f"(?x:{text})" if self._is_verbose else text):
-                return "class", end
+                return self._nonempty(text, start), end
         text, bracket, _ = self._regex[start:].partition("]")
         return _fail(
             f"class {text}] at position {start} is invalid" if bracket else f"[ at position {start} is not closed"
         )
 
+    def _nonempty(self, text: str, position: int) -> Kind:
+        """Return the kind of a class; refuse one without characters, after which the library has no automaton."""
+        if _MAY_BE_EMPTY.search(text) and is_empty(f"(?x:{text})" if self._is_verbose else text):
+            raise PatternError(f"must not have a class without characters, got {text} at position {position}")
+        return "class"
+
     def _group(self, position: int) -> tuple[Kind, int]:
+        if len(self._open) == _MAX_NESTING:
+            _fail(f"groups nest more than {_MAX_NESTING} levels deep at position {position}")
         inside = position + 1
         while (end := self._after_space(inside)) > inside:
             inside = end
@@ -304,6 +317,20 @@ def _checked(kind: Kind, alone: str, name: str, position: int) -> Kind:
     if not (alone in _SHORTHANDS or _is_valid(alone)):
         _fail(f"{name} at position {position} is invalid")
     return kind
+
+
+@functools.lru_cache(1000)
+def is_empty(regex: str) -> bool:
+    """Return whether a valid class of characters has none, whether or not case matters."""
+    vocabulary = outlines_core.Vocabulary(256, {bytes([byte]): [byte] for byte in range(256)})
+    for flags in ("-i", "i"):
+        try:
+            outlines_core.Index(f"(?{flags}:{regex})", vocabulary)
+        except ValueError as error:
+            if "incompatible with the regex" in str(error):
+                continue
+        return False
+    return True
 
 
 @functools.lru_cache(1000)

@@ -102,7 +102,7 @@ class QueryParameter:
     def read(self, query: Mapping[str, str]) -> Any:
         """Return the parameter's value in a query, or its default; raise InvalidRequest if its schema refuses it."""
         if self.schema["type"] == "object":
-            names = ((re.fullmatch(rf"{self.name}\[(.*)\]", name), value) for name, value in query.items())
+            names = ((re.fullmatch(rf"{self.name}\[(.*)\]", name, re.DOTALL), value) for name, value in query.items())
             return {match[1]: value for match, value in names if match}
         value = query.get(self.name)
         if value is None:

@@ -337,6 +337,9 @@ def _is_loading(services: Services, job: Job) -> bool:
     """Return whether the version that a job published is still being loaded; not for longer than a load takes."""
     if job.version is None or time.time() - (job.finished_at or 0) > _LOADING_S:
         return False
+    if not (services.settings.models_dir / job.name / str(job.version)).is_dir():
+        # It has been deleted since.
+        return False
     ref = ModelVersion(job.name, job.version)
     try:
         services.model_registry.find(job.name)

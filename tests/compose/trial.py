@@ -124,7 +124,7 @@ def test_a_killed_trainer_continues_its_job_and_publishes_it_once(project):
         job.wait(600)
         events = list(job.events())
     assert [event.epoch for event in events if event.is_best is not None] == [1, 2, 3, 4, 5]
-    assert "training again: a trainer was lost" in [event.message for event in events]
+    assert "training again: its trainer has ended" in [event.message for event in events]
     assert published(project, "killed") == (["1"], 1)
 
 

@@ -134,7 +134,7 @@ def test_a_killed_trainer_adopts_the_job_that_runs_and_publishes_it_once(trainin
     assert training.jobs(job).keys() == before
     assert training.epochs(job) == list(range(1, 9))
     assert job.version == 1
-    assert "training again: a trainer was lost" in training.messages(job)
+    assert "training again: its trainer has ended" in training.messages(job)
 
 
 def test_a_pod_that_is_deleted_is_replaced_and_resumes(training):

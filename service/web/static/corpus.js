@@ -8,10 +8,11 @@ const SCRIPTS = ["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari",
 const SCRIPT_SAMPLE = 20_000;
 // Characters this rare cannot be learned.
 const RARE = 2;
-// With fewer words on average, lines are a list; lines of fewer characters repeat in any text.
+// With fewer words on average, lines are a list; see `isCompared`.
 const LIST_WORDS = 4;
 const LONG_LINE = 30;
 const SORTED_SHARE = 0.95;
+const SINGLE = "One document is too few: some are held out, on which the model is evaluated.";
 const NAMES = {
   0x00: "zero character", 0x09: "tab", 0x0b: "vertical tab", 0x0c: "form feed", 0xa0: "no-break space", 0xad: "soft hyphen", 0x200b: "zero width space",
   0x200c: "zero width non-joiner", 0x200d: "zero width joiner", 0x200e: "left-to-right mark", 0x200f: "right-to-left mark", 0x2028: "line separator",
@@ -27,8 +28,9 @@ export function describe({ text, format = null, files = null, documents: chosen 
   const records = format && readRecords(text, format);
   const body = records ? records.texts.join("\n") : text;
   const lines = body.split("\n").filter((line) => line.trim());
-  const documents = records ? "records" : chosen ?? (files ? "file" : guessDocuments(lines, body));
+  const documents = records ? "records" : chosen ?? (files?.length > 1 ? "file" : guessDocuments(lines, body));
   const items = itemsOf(documents, { lines, body, texts: records?.texts ?? files ?? [text] });
+  const isSingle = documents !== "none" && items.length === 1;
   return {
     ...countCharacters(body),
     script: scriptOf(body),
@@ -37,7 +39,7 @@ export function describe({ text, format = null, files = null, documents: chosen 
     numDocuments: documents === "none" ? 1 : items.length,
     duplicates: duplicatesOf(items, documents),
     isSorted: documents !== "none" && isSorted(items),
-    problem: records?.problem ?? null,
+    problem: records?.problem ?? (isSingle ? SINGLE : null),
     unread: records?.unread ?? [],
     hasLicense: !records && !files && licenseFree(text) !== text,
   };
@@ -92,11 +94,14 @@ function guessDocuments(lines, text) {
   return words <= LIST_WORDS || isLog ? "lines" : "none";
 }
 
-// The number of items that repeat an earlier one, and the most frequent; in running text only long lines count.
+// In running text only long lines are compared: short ones, such as the names of speakers, repeat in any.
+const isCompared = (item, documents) => documents !== "none" || item.length >= LONG_LINE;
+
+// The number of items that repeat an earlier one, and the most frequent.
 function duplicatesOf(items, documents) {
   const counts = new Map();
   for (const item of items) {
-    if (documents !== "none" || item.length >= LONG_LINE) counts.set(item, (counts.get(item) ?? 0) + 1);
+    if (isCompared(item, documents)) counts.set(item, (counts.get(item) ?? 0) + 1);
   }
   let [count, example, most] = [0, "", 1];
   for (const [item, times] of counts) {
@@ -122,8 +127,9 @@ export function licenseFree(text) {
   return start || end ? begun.slice(0, end?.index).trim() + "\n" : text;
 }
 
-// The text without lines that repeat an earlier one.
-export function withoutDuplicates(text) {
+// The text without the lines that `duplicatesOf` counts.
+export function withoutDuplicates(text, documents) {
   const seen = new Set();
-  return text.split("\n").filter((line) => !line.trim() || (!seen.has(line) && seen.add(line))).join("\n");
+  const isKept = (line) => !line.trim() || !isCompared(line, documents) || (!seen.has(line) && seen.add(line));
+  return text.split("\n").filter(isKept).join("\n");
 }

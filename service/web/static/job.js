@@ -27,6 +27,8 @@ export class JobView {
   #job = null;
   #progress = new Progress();
   #following = null;
+  // Why events are not being read, as shown.
+  #unread = "";
 
   // `changed` is called when the status of the job has changed.
   constructor(changed) {
@@ -63,7 +65,7 @@ export class JobView {
     const { lastEventId } = this.#progress;
     const path = `v1/fine_tuning/jobs/${id}`;
     try {
-      if (message.textContent === LOST) {
+      if (message.textContent && message.textContent === this.#unread) {
         const job = await get(path, signal);
         message.textContent = "";
         this.#showJob(job);
@@ -87,7 +89,8 @@ export class JobView {
         await attempt(() => { throw error; });
         return true;
       }
-      message.textContent = LOST;
+      // Too many streams of the tenant, or no connection.
+      message.textContent = this.#unread = error.status === 429 ? sentence(error.message) : LOST;
       return false;
     }
   }
@@ -130,7 +133,7 @@ export class JobView {
     figure.hidden = legend.hidden = isOver && !hasBegun;
     samplesPanel.hidden = isOver && !this.#progress.epochs.length;
     this.#chart.show(this.#progress);
-    advice.textContent = this.#progress.advice(isOver);
+    advice.textContent = this.#progress.advice(this.#job.status);
     advice.hidden = !advice.textContent;
     this.#showTime();
   }
@@ -146,7 +149,7 @@ export class JobView {
 
   #addSamples({ epoch, loss, samples: written }) {
     const head = `Epoch ${epoch}${loss === null ? "" : ` · validation loss ${number(loss)}`}`;
-    const texts = written.map((sample) => make("p", { className: "sample" }, ...sampleText(sample, this.#job?.settings.direction)));
+    const texts = written.map((sample) => make("p", { className: "sample", dir: "auto" }, ...sampleText(sample, this.#job?.settings.direction)));
     samples.prepend(make("li", {}, make("p", { className: "help", textContent: head }), ...texts));
   }
 

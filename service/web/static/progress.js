@@ -41,14 +41,16 @@ export class Progress {
     return this.epochs.filter(({ loss }) => loss !== null).reduce((best, each) => (best && best.loss <= each.loss ? best : each), undefined);
   }
 
-  // Advice on the validation loss, as a sentence; empty if there is none.
-  advice(isOver) {
+  // Advice on the validation loss of a job with a status, as sentences; empty if there is none.
+  advice(status) {
     const { best } = this;
     if (!best) return "";
     const since = this.epochs.length - 1 - this.epochs.indexOf(best);
     if (since >= STALLED) {
-      return `Validation has not improved for ${since} epochs: the model begins to memorize the text. More text would help more than more time. Epoch ${best.epoch}, the best one, ${isOver ? "was" : "will be"} published.`;
+      const isLost = status === "failed" || status === "cancelled";
+      const published = isLost ? "" : ` Epoch ${best.epoch}, the best one, ${status === "succeeded" ? "was" : "will be"} published.`;
+      return `Validation has not improved for ${since} epochs: the model begins to memorize the text. More text would help more than more time.${published}`;
     }
-    return isOver && since === 0 && this.epochs.length > 1 ? "Validation improved to the end: more time may help." : "";
+    return status === "succeeded" && since === 0 && this.epochs.length > 1 ? "Validation improved to the end: more time may help." : "";
   }
 }

@@ -119,7 +119,9 @@ function csvRecords(text) {
   const places = names.map((name) => header.indexOf(name));
   if (places.includes(-1)) return { texts: [], problem: problem(1, `names ${header.slice(0, 5).join(", ") || "nothing"}`) };
   const texts = rows.map((row) => places.map((place) => row[place] ?? "").join(""));
-  return { texts, unread: header.filter((name) => !names.includes(name)), ...(misquoted && { problem: misquotedProblem(misquoted) }) };
+  const longer = rows.find((row) => row.slice(header.length).some(Boolean));
+  const wrong = misquoted ? misquotedProblem(misquoted) : longer && tooLongProblem(longer, header);
+  return { texts, unread: header.filter((name) => !names.includes(name)), ...(wrong && { problem: wrong }) };
 }
 
 function problem(line, found) {
@@ -128,6 +130,10 @@ function problem(line, found) {
 
 function misquotedProblem(line) {
   return `A field in quotation marks must end with one before a comma or the end of a line; that of line ${line} does not.`;
+}
+
+function tooLongProblem(row, header) {
+  return `A record must have ${header.length} fields, as the first line; “${row.join(",").slice(0, 60)}” has ${row.length}. A field with a comma must be in quotation marks.`;
 }
 
 // Rows of fields, RFC 4180: a quoted field may have commas, line breaks and doubled quotation marks. They end before a

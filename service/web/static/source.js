@@ -149,7 +149,7 @@ export class Source {
     if (!repeated || (documents === "none" && repeated < WORTH_NAMING)) return [];
     const sentence = `${count(repeated)} ${NOUNS[documents]} repeat an earlier one; “${visible(example).replaceAll("␣", " ").slice(0, 60)}” occurs ${count(most)} times. Repeated text is soon memorized.`;
     const canRemove = documents === "none" || documents === "lines";
-    const clean = () => this.#replace(withoutDuplicates(this.#given.text));
+    const clean = () => this.#replace(withoutDuplicates(this.#given.text, documents));
     return [[sentence, true, canRemove ? button("Remove the repeated lines", "", clean) : null]];
   }
 }

@@ -24,6 +24,9 @@ let models = [];
 let stem = "";
 // The id of each upload, so that the text of a refused job is not resent.
 const fileIds = new WeakMap();
+// The jobs that the page has listed, and the last request for one, as JSON, until it gets a response.
+const knownJobs = new Set();
+let unanswered = null;
 const source = new Source(showDescription);
 const view = new JobView(({ status }) => {
   listJobs();
@@ -110,7 +113,9 @@ async function show(id) {
     scrollTo(0, 0);
     view.follow(job);
   }, undefined, () => show(id));
-  if (!isFound) [form.hidden, jobPart.hidden] = [false, true];
+  if (isFound) return;
+  view.leave();
+  [form.hidden, jobPart.hidden] = [false, true];
 }
 
 async function listJobs() {
@@ -120,6 +125,7 @@ async function listJobs() {
 
 function showJobs(list) {
   jobs.hidden = !list.length;
+  for (const { id } of list) knownJobs.add(id);
   jobsList.replaceChildren(...list.map((job) => {
     const link = make("a", { href: `train?job=${encodeURIComponent(job.id)}`, textContent: nameOf(job) });
     link.dataset.job = job.id;
@@ -166,9 +172,8 @@ function showName() {
   name.placeholder = (unowned(base.value) || stem).slice(0, MAX_NAME) || DEFAULT_NAME;
   const chosen = modelName();
   const served = models.find(({ id }) => unowned(id) === chosen && (id !== chosen || !hasKey()));
-  nameHelp.textContent = served
-    ? `${served.id} is served: this becomes its next version.`
-    : `Requests name it: "model": "${chosen}".`;
+  const naming = hasKey() ? `Requests name it as its job will, with the prefix of the key's tenant.` : `Requests name it: "model": "${chosen}".`;
+  nameHelp.textContent = served ? `${served.id} is served: this becomes its next version.` : naming;
   showUnits();
 }
 
@@ -192,7 +197,16 @@ async function submit() {
   /** @type {any} */
   let job = null;
   await attempt(async () => {
-    job = await explained(async () => create(await uploaded()));
+    job = await explained(async () => {
+      const content = source.upload(modelName());
+      const isResent = !fileIds.has(content);
+      return create(await uploaded(content)).catch(async (error) => {
+        if (error.status !== 404 || error.param !== "training_file" || isResent) throw error;
+        // The server no longer has the file.
+        fileIds.delete(content);
+        return create(await uploaded(content));
+      });
+    });
   }, undefined, submit);
   start.disabled = !unavailable.hidden;
   status.textContent = "";
@@ -202,8 +216,7 @@ async function submit() {
 }
 
 // Returns the id of the uploaded text.
-async function uploaded() {
-  const content = source.upload(modelName());
+async function uploaded(content) {
   if (!fileIds.has(content)) {
     status.textContent = "Uploading…";
     const body = new FormData();
@@ -214,14 +227,27 @@ async function uploaded() {
   return fileIds.get(content);
 }
 
-function create(fileId) {
+async function create(fileId) {
   status.textContent = "Starting…";
   const preset = PRESETS[form.elements.minutes.value];
   const settings = { max_minutes: preset.maxMinutes };
   if (documents.value !== "records") settings.documents = documents.value;
   if (units.value && !base.value) settings.units = Number(units.value);
   const request = { model: base.value || preset.recipe, training_file: fileId, suffix: modelName(), seed: Number(seed.value || 0), settings };
-  return post("v1/fine_tuning/jobs", request);
+  const body = JSON.stringify(request);
+  if (body === unanswered) {
+    // The response may have been lost, not the request.
+    const { data } = await get("v1/fine_tuning/jobs?limit=50");
+    const created = data.find(({ id, training_file: file }) => file === fileId && !knownJobs.has(id));
+    if (created) return created;
+  }
+  unanswered = body;
+  const job = await post("v1/fine_tuning/jobs", request).catch((error) => {
+    if (error.status >= 400 && error.status < 500) unanswered = null;
+    throw error;
+  });
+  unanswered = null;
+  return job;
 }
 
 begin();

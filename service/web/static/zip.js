@@ -5,6 +5,9 @@ import { Failure } from "./api.js";
 const END = 0x06054b50;
 const ENTRY = 0x02014b50;
 const STORED = 0;
+const DEFLATED = 8;
+// A flag of an entry.
+const ENCRYPTED = 1;
 // The trainer's limit of unpacked bytes.
 const MAX_BYTES = 256 * 2 ** 20;
 
@@ -14,7 +17,13 @@ export async function unzip(archive) {
   const entries = directory(new DataView(buffer)).sort((one, other) => (one.name < other.name ? -1 : 1));
   const total = entries.reduce((sum, { size }) => sum + size, 0);
   if (total > MAX_BYTES) throw new Failure(`${archive.name} unpacks to ${total} bytes; the limit is ${MAX_BYTES}.`);
-  return Promise.all(entries.map(async (entry) => ({ name: entry.name, bytes: await unpack(buffer, entry) })));
+  return Promise.all(entries.map(async (entry) => {
+    if (!entry.canUnpack) throw new Failure(`${entry.name} of ${archive.name} is encrypted, or compressed by another method than DEFLATE. Pack it without.`);
+    const bytes = await unpack(buffer, entry).catch(() => {
+      throw new Failure(`${entry.name} of ${archive.name} is damaged.`);
+    });
+    return { name: entry.name, bytes };
+  }));
 }
 
 function directory(view) {
@@ -27,7 +36,9 @@ function directory(view) {
     const [nameLength, extra, comment] = [28, 30, 32].map((offset) => view.getUint16(place + offset, true));
     const name = new TextDecoder().decode(new Uint8Array(view.buffer, place + 46, nameLength));
     const [packed, size] = [20, 24].map((offset) => view.getUint32(place + offset, true));
-    entries.push({ name, packed, size, method: view.getUint16(place + 10, true), header: view.getUint32(place + 42, true) });
+    const [flags, method] = [8, 10].map((offset) => view.getUint16(place + offset, true));
+    const canUnpack = !(flags & ENCRYPTED) && (method === STORED || method === DEFLATED);
+    entries.push({ name, packed, size, method, canUnpack, header: view.getUint32(place + 42, true) });
     place += 46 + nameLength + extra + comment;
   }
   return entries.filter(({ name }) => !name.endsWith("/") && !/(^|\/)(\.|__MACOSX)/.test(name));

@@ -16,7 +16,7 @@ from contract.models_config import read_labels, read_shares
 from export.repository.models_config import add_to_models_config, read_entries
 from jobs import executor
 from jobs import operations as module
-from jobs.database import Job, Operation
+from jobs.database import Job, Operation, StoredFile
 from jobs.executor import Executor
 from jobs.operations import JobActive
 from jobs.quotas import QuotaExceeded
@@ -70,6 +70,9 @@ class Place:
             connection.execute(update(Operation).values(**fields))
 
     def job(self, model="characters", name="other", tenant="acme"):
+        if not self.store.file_ids():
+            file = {"id": "file-1", "filename": "a.txt", "bytes": 1, "created_at": 0}
+            self.store.add_file(StoredFile(tenant=tenant, **file), max_bytes=1)
         return self.store.create(Job(tenant=tenant, model=model, name=name, training_file="file-1"), QUOTA)
 
     @property

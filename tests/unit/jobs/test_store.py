@@ -17,7 +17,7 @@ from jobs import store as module
 from jobs.database import CannotOpen, Job, StoredFile
 from jobs.operations import JobActive
 from jobs.quotas import QuotaExceeded, TrainingMinutes
-from jobs.store import JobEnded, JobStore
+from jobs.store import FileDeleted, JobEnded, JobStore
 from tests.databases import DATABASES, new_database
 from tests.paths import ROOT
 from tests.unit.jobs.place import QUOTA
@@ -39,11 +39,15 @@ def store(url):
 
 
 def new(tenant="acme", **fields):
-    return Job(tenant=tenant, model="characters", name="book", training_file="file-1", **fields)
+    return Job(**{"tenant": tenant, "model": "characters", "name": "book", "training_file": "file-1", **fields})
 
 
 def create(store, tenant="acme", quota=QUOTA, **fields):
-    return store.create(new(tenant, **fields), quota)
+    """Create a job; its training file, too, if there is none."""
+    job = new(tenant, **fields)
+    if job.training_file not in store.file_ids():
+        add_file(store, job.training_file, tenant)
+    return store.create(job, quota)
 
 
 def add_file(store, file_id="file-1", tenant="acme", size=10, created_at=1000):
@@ -166,10 +170,9 @@ def test_a_job_that_has_ended_stays_as_it_is(store):
 
 def test_a_tenant_neither_sees_nor_changes_what_belongs_to_another(store):
     """Nor does a page of its own begin after that."""
-    create(store, "third")
     add_file(store, "file-3", "third", created_at=2000)
+    create(store, "third", training_file="file-3")
     job = create(store)
-    add_file(store)
     assert store.job("other", job.id) is None
     assert [store.request("other", job.id, action) for action in ("cancel", "pause", "resume")] == [None] * 3
     assert store.list_jobs("other", None, 10) == store.list_files("other", None, 10) == []
@@ -317,6 +320,7 @@ def num_admitted(attempt, number):
 
 def test_concurrent_requests_do_not_exceed_the_minutes(store):
     limited = {"quota": replace(QUOTA, minutes=50), "settings": {"max_minutes": 10}}
+    add_file(store)
     assert num_admitted(lambda _: create(store, **limited), 20) == 5
 
 
@@ -372,6 +376,15 @@ def test_a_file_is_kept_until_its_jobs_have_ended(store):
     store.request("acme", job.id, "cancel")
     assert store.remove_file("acme", "file-1")
     assert not store.remove_file("acme", "file-1")
+
+
+@pytest.mark.parametrize("field", ["training_file", "validation_file"])
+def test_no_job_is_queued_whose_file_has_been_deleted(store, field):
+    """After the gateway has found it."""
+    add_file(store)
+    with pytest.raises(FileDeleted, match=field):
+        store.create(new(**{field: "file-2"}), QUOTA)
+    assert store.list_jobs("acme", None, 1) == []
 
 
 def test_working_directories_of_jobs_that_ended_are_told_from_those_of_active_ones(store):

@@ -4,17 +4,19 @@ import io
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import update
 
 from export.child_process import train_options
 from jobs import trainer as module
-from jobs.database import StoredFile
+from jobs.database import Job, StoredFile
 from jobs.launchers.launcher import Exit, Run
 from jobs.settings import ALLOWED, RECIPES, ConfigError, check_settings, model_option
-from jobs.trainer import Trainer
+from jobs.trainer import ProgressReader, Trainer
 from jobs.uploads import Uploads
 from tests.databases import DATABASES
 from tests.unit.jobs.place import AGES
@@ -87,6 +89,30 @@ def test_a_paused_job_resumes_after_its_last_epoch(place):
     place.store.request("", job_id, "resume")
     assert place.wait(job_id, "succeeded").version == 1
     assert [event.data["epoch"] for event in place.epochs(job_id)] == [1, 2, 3]
+
+
+def test_the_time_limit_holds_for_all_attempts_of_a_job(place):
+    """Otherwise a job that is paused and resumed again and again would train without a limit."""
+    job_id = place.submit("text")
+    with place.store._engine.begin() as connection:
+        connection.execute(update(Job).values(trained_s=86_400.0))
+    place.start()
+    assert "longer than twice its max_minutes" in place.wait(job_id, "failed", "succeeded").error["message"]
+
+
+def test_the_last_update_of_an_earlier_attempt_is_not_reported_again(tmp_path):
+    """It says when that attempt would have ended."""
+    path = tmp_path / "progress.jsonl"
+    old = {"event": "update", "epoch": 2, "train_loss": 2.0, "tokens": 10, "seconds_left": 5.0}
+    path.write_text(json.dumps(old) + "\n")
+    progress = ProgressReader(path, last_epoch=1)
+    assert list(progress.events()) == []
+    assert (progress.last_update["tokens"], progress.estimated_finish) == (10, None)
+    with path.open("a") as file:
+        file.write(json.dumps({**old, "tokens": 11}) + "\n")
+    ((message, data),) = progress.events()
+    assert (message, data["tokens"]) == ("epoch 2: training loss 2.000", 11)
+    assert progress.estimated_finish > time.time()
 
 
 def test_a_trainer_that_stops_leaves_its_job_to_the_next(place):

@@ -60,11 +60,27 @@ def training(tmp_path):
     opened.store.close()
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "a\x1b[2J.txt", "a\n.txt", "a\0"])
-def test_a_file_name_is_printable_and_short(training, tmp_path, name):
+def add_text(training, name="a.txt"):
+    return training.add_file("", name, io.BytesIO(b"text")).id
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, "a\x1b[2J.txt", "a\n.txt", "a\0", "\u202etxt.a", "a\u2028b"])
+def test_a_file_name_has_no_controls_and_is_short(training, tmp_path, name):
     with pytest.raises(errors.InvalidRequest, match="the file name must"):
-        training.add_file("", name, io.BytesIO(b"text"))
+        add_text(training, name)
     assert not (tmp_path / "files").exists()
+
+
+@pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u062e.txt", "\u590f\u3000\u6f31", "a\xa0b", "\U0001f468\u200d\U0001f4bb"])
+def test_a_file_name_may_have_joiners_and_spaces_of_any_width(training, name):
+    """As in Persian, Japanese and French, and in emoji."""
+    assert training.store.file("", add_text(training, name)).filename == name
+
+
+def test_a_job_whose_file_has_just_been_deleted_is_refused(training):
+    with pytest.raises(errors.NotFound, match="upload it again") as raised:
+        training.create_job(Job(tenant="", model="characters", name="book", training_file="file-1"))
+    assert raised.value.param == "training_file"
 
 
 def outcome(training, error):
@@ -110,7 +126,7 @@ def test_an_operation_that_takes_too_long_may_still_be_executed(training, monkey
 
 @pytest.mark.parametrize("tenant", ["acme", "other"])
 def test_a_model_that_a_job_needs_is_not_removed_and_another_tenants_job_not_named(training, tenant):
-    job = training.store.create(Job(tenant=tenant, model="book:1", name="new", training_file="file-1"), QUOTA)
+    job = training.store.create(Job(tenant=tenant, model="book:1", name="new", training_file=add_text(training)), QUOTA)
     with pytest.raises(errors.Conflict, match="needs book, and has not ended; cancel it first") as raised:
         training.operate("remove", "book", ACME, {})
     assert (job.id in str(raised.value)) == (tenant == "acme")
@@ -122,7 +138,7 @@ def test_no_job_starts_from_a_model_that_is_being_removed(training, monkeypatch)
     with pytest.raises(errors.DeadlineExceeded):
         training.operate("remove", "book", ACME, {})
     with pytest.raises(errors.Conflict, match="is being removed"):
-        training.create_job(Job(tenant="acme", model="book:1", name="new", training_file="file-1"))
+        training.create_job(Job(tenant="acme", model="book:1", name="new", training_file=add_text(training)))
 
 
 def test_a_tenant_has_a_limited_number_of_unfinished_operations(training, monkeypatch):
@@ -143,7 +159,8 @@ def test_published_versions_count_again_once_the_repository_is_available(tmp_pat
     training = Training.open(Settings(training_dir=tmp_path, models_dir=models_dir, max_tenant_versions=1))
 
     def submit():
-        return training.create_job(Job(tenant="acme", model="characters", name="book", training_file="file-1"))
+        job = Job(tenant="acme", model="characters", name="book", training_file=add_text(training))
+        return training.create_job(job)
 
     submit()
     training.store.end(training.store.claim(60.0), "succeeded", "published book:1", version=1)

@@ -103,6 +103,7 @@ def test_a_running_text_has_no_labels_to_drop(lay_out):
         ({"documents": "lines"}, "label_column requires documents = records, got lines"),
         ({"bidirectional": True}, "label_column cannot be combined with bidirectional"),
         ({"label_column": ["a", "a"]}, "label_column: must name each column once"),
+        ({"label_column": ["a\0b"]}, "label_column: must not have the character NUL"),
         ({"label_column": list("abcdefghi")}, "label_column: .* at most 8 items"),
         ({"label_dropout": 1}, "label_dropout: "),
     ],

@@ -124,6 +124,13 @@ def test_tokens_of_several_characters_and_of_parts_of_characters_are_walked_by_t
         assert is_allowed == is_prefix, text
 
 
+def test_a_long_token_costs_no_pattern_its_time():
+    """A vocabulary of cells may have a note that occurs twice; all tokens were compared at each of its characters."""
+    tokens = tuple(f"cell {number}".encode() for number in range(2000)) + (b"a note" * 20_000, b"yes")
+    automaton = compile_automaton(["yes|no"], TokenTexts(tokens, tokens, None, len(tokens)), LIMITS)
+    assert automaton.step(FIRST_ROW, len(tokens) - 1) == FINAL_ROW
+
+
 def test_words_are_separated_but_not_from_what_precedes_the_text():
     """The pattern has no space before the first word, wherever the text begins."""
     tokenizer = WordTokenizer.train(["the cat sat"])
@@ -141,8 +148,8 @@ def test_words_are_separated_but_not_from_what_precedes_the_text():
     [
         (r"(?-u:\xff)", "it nests too deeply, has too large a number, or matches invalid UTF-8"),
         ("(" * 250 + "a" + ")" * 250, "is not a valid regular expression: it nests too deeply"),
-        ("[a&&b]", "matches no text"),
-        ("a[b&&c]", "matches no text"),
+        ("[a&&b]", "must not have a class without characters, got [a&&b] at position 0"),
+        ("a[b&&c]", "must not have a class without characters, got [b&&c] at position 1"),
         ("a{0}", "matches the empty text only"),
         ("xay", "needs characters that the model's vocabulary lacks, such as 'x', 'y'"),
         ("(a|b)*a(a|b){15}", "must have at most 20000 states, got more"),

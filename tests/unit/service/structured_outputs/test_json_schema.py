@@ -208,8 +208,24 @@ def test_nullable_allows_null_beside_a_type():
             ['{"b":1}', '{"a": 1, "b": 1}', '{"b":1, "c":1}', '{"a":1,"b":1,"c":1}'],
             ["{}", '{"a":1}', '{"b":1,"a":1}', '{"b":1,}', '{,"b":1}'],
         ),
+        # The regular expression has the pattern twice.
+        (
+            {"items": {"type": "string", "pattern": "(?P<year>[0-9]{2})"}, "minItems": 1},
+            ['["26"]', '["26","27"]'],
+            ["[]", '["2"]'],
+        ),
+        # As generators of schemas write them: percent-encoded, and an item of a list.
+        (
+            {
+                "$defs": {"Box<a/b>": {"anyOf": [{"const": 1}, {"const": 2}]}},
+                "prefixItems": [{"$ref": "#/$defs/Box%3Ca~1b%3E/anyOf/1"}],
+                "minItems": 1,
+            },
+            ["[2]"],
+            ["[1]"],
+        ),
     ],
-    ids=["uniqueItems", "oneOf", "length", "integers", "optional properties"],
+    ids=["uniqueItems", "oneOf", "length", "integers", "optional properties", "group name", "references"],
 )
 def test_all_that_a_combination_allows_matches(schema, matches, others):
     automaton = compile_bytes(schema_regex(schema))
@@ -317,7 +333,12 @@ def test_a_keyword_with_a_value_of_another_type_is_an_error_and_nothing_else():
         ({"type": "object", "propertyNames": {"type": "integer"}}, "schema.propertyNames must be of type string"),
         ({"patternProperties": {"a": True, "b": True}}, "schema.patternProperties must have one pattern, without"),
         ({"$ref": "#/$defs/x"}, "schema.$ref must name a schema, got '#/$defs/x', which does not exist"),
-        ({"$ref": "other.json"}, "schema.$ref must begin with #, got 'other.json'"),
+        ({"$ref": "other.json"}, "schema.$ref must be # or begin with #/, got 'other.json'"),
+        ({"$ref": "#anchor"}, "schema.$ref must be # or begin with #/, got '#anchor'"),
+        ({"$ref": "#/anyOf/1", "anyOf": [True]}, "schema.anyOf is not supported beside $ref"),
+        ({"items": {"$ref": "#/prefixItems/1"}, "prefixItems": [True]}, "'#/prefixItems/1', which does not exist"),
+        ({"type": "string", "pattern": r"yes|no[\n]"}, r"schema.pattern must not have '[\\n]', which would have to be"),
+        ({"properties": {"a": {"type": "string", "maxLength": 10**10}}}, "a.maxLength must be at most 1000000, got 1"),
         ({"$defs": {"x": {"items": {"$ref": "#/$defs/x"}}}, "$ref": "#/$defs/x"}, "recursive schemas are not regular"),
         ({"properties": {"a": {"type": "string", "not": {}}}}, "schema.properties.a.not is not supported"),
         ({"properties": {"a": True}, "required": ["b"]}, "schema.required must have names of properties, got 'b'"),

@@ -70,6 +70,8 @@ SYNTAX_ERRORS = [
     ("regex", "message"),
     [
         *((regex, f"is not a valid regular expression: {message}") for regex, message in SYNTAX_ERRORS),
+        ("(" * 251 + "a" + ")" * 251, "is not a valid regular expression: groups nest more than 250 levels deep"),
+        (r"d|a[^\s\S]", r"must not have a class without characters, got [^\s\S] at position 3"),
         ("a(?=b)", "must not have look-around, got (?= at position 1"),
         ("(?<!a)b", "must not have look-around, got (?<! at position 0"),
         (r"(a)\1", r"must not have backreferences, got \1 at position 3"),
@@ -108,6 +110,15 @@ def test_a_length_keeps_those_matches_that_have_it(regex, low, high):
     else:
         limited = re.compile(as_group(tokens).replace("(?:(?i)", "(?i)(?:"))
         assert [text for text in texts if limited.fullmatch(text)] == expected
+
+
+def test_a_length_beyond_all_floats_is_no_error_of_the_server():
+    regex = "(" * 40 + "a" + "){9999999999}" * 40
+    assert with_length(tokenize(regex), 1, math.inf) == tokenize(regex)
+
+
+def test_a_class_may_be_empty_only_where_case_matters():
+    assert [token.text for token in tokenize("(?i)[a&&A]")] == ["(?i)", "[a&&A]"]
 
 
 def test_a_length_that_one_quantifier_cannot_give_is_an_error():

@@ -126,8 +126,8 @@ def test_a_parameter_of_a_query_is_parsed_by_its_schema(parameter, value, parsed
 
 def test_a_parameter_of_a_query_may_have_pairs():
     pairs = QueryParameter("metadata", "pairs", {"type": "object", "additionalProperties": {"type": "string"}})
-    query = {"metadata[a]": "1", "metadata[b][c]": "2", "metadata": "3", "data[d]": "4"}
-    assert pairs.read(query) == {"a": "1", "b][c": "2"}
+    query = {"metadata[a]": "1", "metadata[b][c]": "2", "metadata[d\ne]": "5", "metadata": "3", "data[d]": "4"}
+    assert pairs.read(query) == {"a": "1", "b][c": "2", "d\ne": "5"}
     assert pairs.read({}) == {}
 
 

@@ -107,6 +107,16 @@ def test_a_deleted_job_does_not_exist(gateway, ask, job):
     assert ask("GET", "/v1/fine_tuning/jobs")[1]["data"] == []
 
 
+def test_a_job_has_succeeded_once_its_model_is_loaded_or_deleted(gateway, ask, job):
+    job_id = ask("POST", "/v1/fine_tuning/jobs", {**job, "suffix": "book"})[1]["id"]
+    version, store = gateway.settings.models_dir / "book" / "1", gateway.services.training.store
+    version.mkdir(parents=True)
+    store.end(store.claim(60.0), "succeeded", "published book:1", version=1)
+    assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}")[1]["status"] == "running"
+    version.rmdir()
+    assert ask("GET", f"/v1/fine_tuning/jobs/{job_id}")[1]["status"] == "succeeded"
+
+
 def test_jobs_are_filtered_by_their_metadata(ask, job):
     job_id = ask("POST", "/v1/fine_tuning/jobs", {**job, "metadata": {"by": "me", "a'": "1"}})[1]["id"]
     found = {
