@@ -227,7 +227,9 @@ class _Trie:
     def of(cls, tokens: Sequence[bytes], *, backward: bool) -> "_Trie":
         """Build the trie; a token without bytes is not in it."""
         ordered = [token[::-1] if backward else token for token in tokens]
-        levels, ends, parents = [], [], {b"": 0}
+        levels: list[tuple[np.ndarray, np.ndarray]] = []
+        ends: list[tuple[np.ndarray, np.ndarray]] = []
+        parents = {b"": 0}
         # Those that go on: scanning all at each depth would take seconds if one token is a long text.
         longer = [(number, token) for number, token in enumerate(ordered) if token]
         while longer:

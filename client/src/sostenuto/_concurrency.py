@@ -16,6 +16,8 @@ from itertools import count, repeat
 from time import monotonic
 from typing import Any, Generic, TextIO, TypeVar
 
+import requests
+
 from sostenuto._errors import InvalidArgument, SostenutoError
 from sostenuto._retries import LinkedEvent
 
@@ -116,6 +118,31 @@ class Workers(Generic[Input, Output]):
                 future.set_result(self._make(item))
             except BaseException as error:
                 future.set_exception(error)
+
+
+def opened_unless(stopped: LinkedEvent, send: Callable[[], requests.Response]) -> requests.Response | None:
+    """Open a stream in a separate thread, because `requests` cannot be interrupted while it waits for a response.
+
+    Returns None if stopped first; a response that arrives later is closed.
+    """
+    worker: Workers[None, requests.Response] = Workers(lambda _: send(), 1)
+    done = LinkedEvent(stopped)
+    opening = worker.submit(None)
+    opening.add_done_callback(lambda _: done.set())
+    try:
+        done.wait()
+    finally:
+        worker.stop()
+        is_open = opening.done()
+        if not is_open:
+            opening.add_done_callback(_close)
+    return opening.result() if is_open else None
+
+
+def _close(opening: Future[requests.Response]) -> None:
+    """Close the response of a stream that is not needed any more."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def _result(future: Future[Any], return_errors: bool) -> Any:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -120,8 +121,8 @@ class Conversation:
 
     def branch(self) -> Conversation:
         """Return an independent copy of the conversation."""
-        beginning, turns = self._beginning, self.turns
-        return Conversation(self._client, model=self.model, prompt=beginning, turns=turns, **self.options)
+        beginning, turns, options = self._beginning, self.turns, deepcopy(self.options)
+        return Conversation(self._client, model=self.model, prompt=beginning, turns=turns, **options)
 
     def reread(self) -> None:
         """Drop all resume tokens, so that the next turn prefills the whole text; use it when a state has expired."""
@@ -167,7 +168,7 @@ class Conversation:
                 turns = tuple(_turn(turn) for turn in raw["turns"])
                 model, prompt = required(raw, "model", str), required(raw, "prompt", str)
                 return cls(client, model=model, prompt=prompt, turns=turns, **raw["options"])
-        except (UnexpectedResponse, ValueError, KeyError, TypeError) as error:
+        except (UnexpectedResponse, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InvalidArgument(f"{path} is not a file of Conversation.save()") from error
         raise InvalidArgument(f"{path}: is of format {file_format!r}: update sostenuto")
 

@@ -77,12 +77,16 @@ class SostenutoError(Exception):
     @property
     def text(self) -> str:
         """The partial text of the first choice."""
-        return self.choices[0].text if self.choices else ""
+        return self._first.text if self._first else ""
+
+    @property
+    def _first(self) -> Choice | None:
+        return self.choices[0] if self.choices and self.choices[0].index == 0 else None
 
     @property
     def state(self) -> str | None:
         """The resume token of the first choice, if there is one."""
-        return self.choices[0].state if self.choices else None
+        return self._first.state if self._first else None
 
 
 class InvalidArgument(SostenutoError, ValueError):

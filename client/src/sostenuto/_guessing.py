@@ -47,6 +47,6 @@ class GuessNumbers:
 def _times_exp(factor: float, exponent: float) -> float:
     """Return factor · e^exponent, infinity where that exceeds a float."""
     try:
-        return factor * math.exp(exponent)
+        return factor and math.exp(exponent + math.log(factor))
     except OverflowError:
-        return factor and math.inf
+        return math.inf

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlencode
 
+from sostenuto._concurrency import opened_unless
 from sostenuto._errors import APIError, ConnectionFailed, SostenutoError, StreamInterrupted
 from sostenuto._responses import stream_error
 from sostenuto._results import required
@@ -109,7 +110,9 @@ class _Reader:
         try:
             while not self._is_closed:
                 try:
-                    yield from self._body_events(self._open())
+                    body = self._open()
+                    if body is not None:
+                        yield from self._body_events(body)
                     return
                 except (ConnectionFailed, StreamInterrupted, APIError) as error:
                     if not self._is_closed:
@@ -124,10 +127,14 @@ class _Reader:
         if self._body is not None:
             self._body.close()
 
-    def _open(self) -> Body:
-        """Open the stream after the last event; close its body if the reader was closed meanwhile."""
+    def _open(self) -> Body | None:
+        """Open the stream after the last event; None if the reader was closed meanwhile."""
         query = {"stream": "true", **({} if self._after is None else {"after": self._after})}
-        self._body = Body(self._transport.open_stream("GET", f"{self._path}?{urlencode(query)}", stopped=self._stopped))
+        path, stopped = f"{self._path}?{urlencode(query)}", self._stopped
+        response = opened_unless(stopped, lambda: self._transport.open_stream("GET", path, stopped=stopped))
+        if response is None:
+            return None
+        self._body = Body(response)
         if self._is_closed:
             self._body.close()
         return self._body

@@ -111,17 +111,22 @@ class Generation:
     @property
     def text(self) -> str:
         """The first choice's text; empty if there is no choice."""
-        return self.choices[0].text if self.choices else ""
+        return self._first.text if self._first else ""
+
+    @property
+    def _first(self) -> Choice | None:
+        # In a stream, another one may begin before it.
+        return self.choices[0] if self.choices and self.choices[0].index == 0 else None
 
     @property
     def finish_reason(self) -> str | None:
         """The first choice's finish reason, "stop" or "length"; None while a stream has not ended."""
-        return self.choices[0].finish_reason if self.choices else None
+        return self._first.finish_reason if self._first else None
 
     @property
     def state(self) -> str | None:
         """The first choice's resume token, for `state=` of another request; None if it was not requested."""
-        return self.choices[0].state if self.choices else None
+        return self._first.state if self._first else None
 
     def __str__(self) -> str:
         """Return the first choice's text."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from time import monotonic
 from typing import Any
 
 import requests
 
 from sostenuto._assembly import Assembly
-from sostenuto._concurrency import Workers
+from sostenuto._concurrency import opened_unless
 from sostenuto._errors import (
     APIError,
     BackendUnavailable,
@@ -120,7 +120,7 @@ class Resumption:
             self._waited_s += pause_s
             began_at = monotonic()
             try:
-                return self._send_unless_stopped(body)
+                return opened_unless(self._stopped, partial(self._send, body))
             except (ConnectionFailed, APIError, Timeout) as error:
                 if self._stopped.is_set():
                     return None
@@ -130,23 +130,6 @@ class Resumption:
                 elif not error.retryable:
                     raise
                 lost = error
-
-    def _send_unless_stopped(self, body: dict[str, Any]) -> requests.Response | None:
-        """Open a stream in a separate thread, because `requests` cannot be interrupted while it waits for a response.
-
-        Returns None if stopped first; a response that arrives later is closed.
-        """
-        worker, done = Workers(self._send, 1), LinkedEvent(self._stopped)
-        opening = worker.submit(body)
-        opening.add_done_callback(lambda _: done.set())
-        try:
-            done.wait()
-        finally:
-            worker.stop()
-            is_open = opening.done()
-            if not is_open:
-                opening.add_done_callback(_close)
-        return opening.result() if is_open else None
 
     def _next_body(self, assembly: Assembly) -> dict[str, Any]:
         point, body = assembly.resume_point, dict(self._body)
@@ -162,12 +145,6 @@ class Resumption:
         for field in ("model", "labels", "prompt", "suffix", "echo", "seed"):
             body.pop(field, None)
         return {**body, "state": point.state}
-
-
-def _close(opening: Future[requests.Response]) -> None:
-    """Close the response of a stream that is not needed any more."""
-    if opening.exception() is None:
-        opening.result().close()
 
 
 def _is_away(error: SostenutoError) -> bool:

@@ -72,7 +72,8 @@ class WaitForReady:
     several clients of one server may share it.
 
     Args:
-        timeout_s: float. Seconds without a response to any request after which all waiting requests raise NotReady.
+        timeout_s: float. Seconds without a response to any request after which those that have waited as long raise
+            NotReady.
 
     Attributes:
         last_error: SostenutoError or None. The latest error of any request; None after a response.
@@ -108,8 +109,11 @@ class WaitForReady:
             self.last_error = None
             self.num_responses += 1
 
-    def record_error(self, error: SostenutoError) -> float:
+    def record_error(self, error: SostenutoError, first_at: float) -> float:
         """Record the error that a request waits for, and return the seconds that it may wait.
+
+        `first_at` is when its first error was, in monotonic seconds: before that, the server may have been available
+        without a request.
 
         Raises:
             NotReady: the server was unavailable for `timeout_s`.
@@ -119,7 +123,7 @@ class WaitForReady:
             if self.last_error is None:
                 self._unavailable_since = now
             self.last_error = error
-            left_s = self._unavailable_since + self._timeout_s - now
+            left_s = max(self._unavailable_since, first_at) + self._timeout_s - now
         if left_s <= 0:
             raise NotReady(f"the server was unavailable for {self._timeout_s:g} s; the last error: {error}") from error
         return left_s
@@ -139,6 +143,7 @@ class Attempts:
         self._max_retries, self._wait_for_ready, self._patient = max_retries, wait_for_ready, patient
         self._once, self.may_be_processed = once, False
         self._num_attempts = self._num_failures = 0
+        self._first_error_at: float | None = None
         self._num_responses: int | None = None  # to all requests when this one lost its connection
 
     def succeed(self) -> None:
@@ -160,7 +165,9 @@ class Attempts:
         self._num_attempts += 1
         if self._wait_for_ready is not None:
             if self._is_unavailable(error, self._wait_for_ready):
-                return min(max(pause_s, MIN_PATIENT_WAIT_S), self._wait_for_ready.record_error(error))
+                self._first_error_at = self._first_error_at or monotonic()
+                left_s = self._wait_for_ready.record_error(error, self._first_error_at)
+                return min(max(pause_s, MIN_PATIENT_WAIT_S), left_s)
             if isinstance(error, APIError):
                 self._wait_for_ready.record_response()
         if not error.retryable or (asked_s or 0.0) > MAX_ASKED_WAIT_S:

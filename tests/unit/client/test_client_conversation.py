@@ -43,15 +43,17 @@ def test_labels_are_sent_with_the_whole_text_alone(client, server):
 
 def test_turns_can_be_undone_and_conversations_branched(client, server):
     server.script = [said("a", "s1"), said("b", "s2"), said("c", "s3")]
-    growing = client.conversation(model="tiny")
+    growing = client.conversation(model="tiny", stop=["."])
     growing.generate()
     branch = growing.branch()
     branch.options["temperature"] = 0.1
+    branch.options["stop"].append("!")
     growing.generate()
     branch.generate()
     assert (growing.text, branch.text) == ("ab", "ac")
     assert [body.get("state") for body in server.bodies] == [None, "s1", "s1"]
     assert [body.get("temperature") for body in server.bodies] == [None, None, 0.1]
+    assert [body["stop"] for body in server.bodies] == [["."], ["."], [".", "!"]]
     assert growing.undo() == Turn("", "b", "length", "s2")
     assert (growing.text, growing.state) == ("a", "s1")
 
@@ -177,7 +179,7 @@ DOCUMENT = b'{"sostenuto_conversation": 1, "model": "m", "prompt": "x", "options
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        *((content, r"text\.json is not a file of") for content in (b"", b"{}", b"[]", b"\xff")),
+        *((content, r"text\.json is not a file of") for content in (b"", b"{}", b"[]", b"\xff", b"[" * 100_000)),
         (b'{"sostenuto_conversation": 1, "turns": 5}', "is not a file of"),
         (DOCUMENT % (TURN % b"2"), "is not a file of"),
         (b'{"sostenuto_conversation": 2}', "of format 2: update sostenuto"),

@@ -46,6 +46,8 @@ def test_texts_of_hundreds_of_tokens_have_guess_numbers():
     variance = (1 + ratio**2) / 4 - ((1 + ratio) / 4) ** 2
     assert found.standard_error == pytest.approx(math.exp(400) * math.sqrt(variance / 4))
     assert guesses.of("c", -900.0).value == math.inf
+    # e^710 exceeds a float; a thousandth of it does not.
+    assert GuessNumbers([-710.0], 1000).of("a", -711.0).value == pytest.approx(math.exp(710 - math.log(1000)))
 
 
 def test_the_client_samples_a_version_once(client, server):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sostenuto import Choice, Generation, Model, UnexpectedResponse, Usage
+from sostenuto import Choice, Generation, Model, SostenutoError, UnexpectedResponse, Usage
 from tests.unit.client.scripted_responses import COMPLETION
 
 
@@ -30,6 +30,16 @@ def test_choices_are_sorted_by_index():
     generation = Generation.from_response({"choices": choices})
     assert [choice.index for choice in generation.choices] == [0, 1, 2]
     assert generation.text == "0"
+
+
+def test_another_choice_is_not_taken_for_the_first_before_that_begins():
+    generation = Generation.from_response(
+        {"choices": [{"index": 1, "text": "b", "finish_reason": "stop", "state": "s"}]}
+    )
+    assert (generation.text, generation.state, generation.finish_reason) == ("", None, None)
+    error = SostenutoError("lost")
+    error.choices = generation.choices
+    assert (error.text, error.state) == ("", None)
 
 
 def test_optional_fields_may_be_missing():

@@ -221,6 +221,12 @@ def test_wait_ends_at_its_timeout(server, job):
     assert isinstance(late.value, TimeoutError)
 
 
+def test_wait_ends_at_its_timeout_before_a_stream_begins(server, job):
+    server.script = [linger, answer_json({**JOB, "status": "running"})]
+    with pytest.raises(sostenuto.JobUnfinished, match=r"ftjob-1 is running after 0\.1 s"):
+        job.wait(0.1)
+
+
 def test_an_action_whose_response_was_lost_succeeds_at_the_retry(server, job):
     """The server refuses to cancel a second time."""
     conflict = refusal(409, "cannot cancel", code="conflict", headers={"x-should-retry": "false"})

@@ -71,7 +71,9 @@ def test_a_file_name_has_no_controls_and_is_short(training, tmp_path, name):
     assert not (tmp_path / "files").exists()
 
 
-@pytest.mark.parametrize("name", ["\u0645\u06cc\u200c\u062e.txt", "\u590f\u3000\u6f31", "a\xa0b", "\U0001f468\u200d\U0001f4bb"])
+@pytest.mark.parametrize(
+    "name", ["\u0645\u06cc\u200c\u062e.txt", "\u590f\u3000\u6f31", "a\xa0b", "\U0001f468\u200d\U0001f4bb"]
+)
 def test_a_file_name_may_have_joiners_and_spaces_of_any_width(training, name):
     """As in Persian, Japanese and French, and in emoji."""
     assert training.store.file("", add_text(training, name)).filename == name

@@ -59,13 +59,15 @@ def read_lines(path: Path) -> Iterator[Line]:
     try:
         with path.open("rb") as file:
             number = 0
-            while content := file.readline(MAX_LINE_BYTES + 1):
+            # With a line end, which does not count.
+            while content := file.readline(MAX_LINE_BYTES + 2):
                 number += 1
-                if len(content) > MAX_LINE_BYTES:
+                is_long = len(content.rstrip(b"\r\n")) > MAX_LINE_BYTES
+                if is_long:
                     _skip_rest(file, content)
                 elif number == 1:
                     content = content.removeprefix(_BYTE_ORDER_MARK)
-                yield Line(number, content if len(content) > MAX_LINE_BYTES else content.strip())
+                yield Line(number, content[: MAX_LINE_BYTES + 1] if is_long else content.strip())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sostenuto import Report
+from sostenuto import InvalidArgument, Report
 from sostenuto._cli import INTERRUPTED
 from sostenuto._cli.errors import Failure
 from sostenuto._cli.options import FILE, api_key, given_options, seconds, server_options
@@ -135,7 +135,12 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
     try:
         code = 0 if run(chosen) else 1
         if training is not None:
-            _report(chosen, training, held_out)
+            try:
+                _report(chosen, training, held_out)
+            except InvalidArgument as error:
+                if code == 0:
+                    raise
+                say(f"no report: {error}")
     except errors.BatchError as error:
         say(f"error: {error}" + (f"; {RESUME_HINT}" if isinstance(error, errors.Stopped) else ""))
         code = error.exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -134,6 +135,10 @@ def generate(
             else:
                 generation = client.generate(**fields)
         except SostenutoError as error:
+            if not stream and save_state is not None and error.state is not None:
+                # The state continues after this text.
+                partial_json = {"choices": [asdict(choice) for choice in error.choices]}
+                write_json(partial_json) if as_json else write_text(error.text)
             _save_state(error.state, save_state)
             raise
     _save_state(generation.state, save_state)

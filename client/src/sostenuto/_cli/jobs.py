@@ -138,6 +138,7 @@ def _act(job_id: str, action: Callable[[Job], Any]) -> Job:
     with connect() as client:
         job = client.job(job_id)
         action(job)
-    # One that runs stops a moment later.
-    write_text(f"{job.id}: {job.status}\n" if job.status != "running" else f"{job.id}: stops after its current step\n")
+    # One that runs stops a moment later; one that is resumed may run already.
+    is_stopping = job.status == "running" and action is not Job.resume
+    write_text(f"{job.id}: {'stops after its current step' if is_stopping else job.status}\n")
     return job

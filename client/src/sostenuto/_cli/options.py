@@ -192,5 +192,5 @@ def parse_schema(argument: str) -> Any:
     is_json = argument.lstrip().startswith("{")
     try:
         return json.loads(argument if is_json else text_of(Path(argument)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Failure(f"{'--json-schema' if is_json else argument} is not JSON: {error}") from error

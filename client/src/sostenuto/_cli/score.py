@@ -205,7 +205,7 @@ class Run:
     def _surprise(self, score: Score) -> float | None:
         """Return the value that the threshold applies to; None if nothing was scored."""
         if score.ratio is not None:
-            return -score.ratio
+            return -score.ratio if score.num_tokens else None
         return score.nats_per_character
 
     def _threshold(self, lines: Lines) -> float:

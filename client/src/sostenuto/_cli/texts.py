@@ -249,7 +249,7 @@ def tokens(given: tuple[str, ...], *, decode: bool, as_json: bool, model: str | 
 def _ids(given: tuple[str, ...]) -> list[int]:
     words = text_or_stdin(None, "list of ids") if given in {(), (STDIN,)} else text_argument(" ".join(given), "ids")
     ids = [word for word in re.split(r"[\s,]+", words.strip("[], \t\r\n")) if word]
-    invalid = next((word for word in ids if not word.isdecimal()), None)
+    invalid = next((word for word in ids if not re.fullmatch(r"\d{1,9}", word)), None)
     if invalid is not None:
         raise click.UsageError(f"{invalid!r} is not a token id: ids are whole numbers, separated by spaces or commas")
     return [int(word) for word in ids]

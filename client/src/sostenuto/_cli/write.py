@@ -220,7 +220,7 @@ class Session:
         command = self._commands.get(name)
         if command is None:
             raise Failure(f"unknown command /{name}: /help lists the commands; // starts a text with /")
-        command(rest.strip())
+        command(rest if name == "set" else rest.strip())
         if name in ("undo", "redo", "switch") and self.patient:
             end = on_one_line(self.conversation.text[-END:])
             say(f"… {end}" if end else "(the text is empty)", dim=True)
@@ -299,7 +299,7 @@ class Session:
             write_text(f"{marker} {name}: {turns} turns, {len(conversation.text):,} characters\n")
 
     def _set(self, argument: str) -> None:
-        if not argument:
+        if not argument.strip():
             for name, value in {"model": self.conversation.model, **self.conversation.options}.items():
                 write_text(f"{name} {json.dumps(value, ensure_ascii=False)}\n")
             return
@@ -309,7 +309,9 @@ class Session:
             raise Failure(f"unknown option {name!r}: set one of model, {', '.join(NAMES)}")
         if name == "model" and not value:
             raise Failure("a model is required: /set model NAME")
-        self.set(name, value if name == "model" else _value(name, value.strip()))
+        # A space may be one of the characters.
+        value = value if name in ("allowed", "banned") else value.strip()
+        self.set(name, value if name == "model" else _value(name, value))
 
     def _show_text(self, _: str) -> None:
         write_text(self.conversation.text)

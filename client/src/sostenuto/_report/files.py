@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sostenuto._errors import InvalidArgument
-from sostenuto._report.records import Records, Row, csv_line, object_row, with_columns
+from sostenuto._report.records import Records, Row, csv_line, object_row, with_columns, with_line_feeds
 from sostenuto._responses import json_or_none
 
 # The fields of a record that is a text, as training reads them.
@@ -110,9 +110,9 @@ def _jsonl(where: str, content: str, field: str | None) -> Records:
         if is_batch and isinstance(value, dict):
             texts += _choices(value)
         elif names and isinstance(value, dict) and all(value.get(name) is not None for name in names):
-            texts.append("".join(str(value[name]) for name in names))
+            texts.append(with_line_feeds("".join(str(value[name]) for name in names)))
         elif not objects and isinstance(value, str):
-            texts.append(value)
+            texts.append(with_line_feeds(value))
         else:
             required = f"a JSON object with {' and '.join(names) or 'response'}" if objects else "a JSON string"
             raise InvalidArgument(f"{where}, line {number}: {required} is required, got {lines[number][:40]!r}")
@@ -137,4 +137,4 @@ def _choices(line: dict[str, Any]) -> Iterator[str]:
     choices = body.get("choices") if isinstance(body, dict) else None
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and isinstance(choice.get(TEXT), str):
-            yield choice[TEXT]
+            yield with_line_feeds(choice[TEXT])

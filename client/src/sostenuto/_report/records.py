@@ -7,7 +7,7 @@ import io
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sostenuto._errors import InvalidArgument
@@ -78,12 +78,17 @@ def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) 
     if not values:
         raise InvalidArgument(f"{name} must have at least one record, got none")
     if all(isinstance(value, str) for value in values):
-        return with_columns(Records(name, list(values)), columns)
+        return with_columns(Records(name, [with_line_feeds(value) for value in values]), columns)
     if not all(isinstance(value, dict) for value in values):
         raise InvalidArgument(f"{name} must be a list of str or a list of dict, got both or others")
-    columns = tuple(dict.fromkeys(str(key) for value in values for key in value))
-    texts = [json.dumps(value, ensure_ascii=False) for value in values]
-    return Records(name, texts, columns, [object_row(value, columns) for value in values])
+    # The columns of a data frame without a header are numbers.
+    named = [{str(key): field for key, field in value.items()} for value in values]
+    columns = tuple(dict.fromkeys(key for value in named for key in value))
+    try:
+        texts = [json.dumps(value, ensure_ascii=False) for value in named]
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{name} must have values that JSON has: {error}") from error
+    return Records(name, texts, columns, [object_row(value, columns) for value in named])
 
 
 def with_columns(records: Records, columns: tuple[str, ...], like: Records | None = None) -> Records:
@@ -96,9 +101,28 @@ def with_columns(records: Records, columns: tuple[str, ...], like: Records | Non
     """
     if records.columns or not columns:
         return records
-    is_json = like is not None and like.texts[:1] != [] and like.texts[0].lstrip().startswith("{")
-    parse: Callable[[str, tuple[str, ...]], Row | None] = _json_row if is_json else _csv_row
+    parse: Callable[[str, tuple[str, ...]], Row | None] = _json_row if like and _has_objects(like) else _csv_row
     return Records(records.name, records.texts, columns, [parse(text, columns) for text in records.texts])
+
+
+def _has_objects(records: Records) -> bool:
+    return isinstance(json_or_none(records.texts[0]), dict)
+
+
+def with_equal_texts(records: Records, like: Records) -> Records:
+    """Return records whose texts are equal where their rows are, whatever their format and order of columns was.
+
+    `like` has the columns, and the format of the texts.
+    """
+    if _has_objects(like):
+        texts = [
+            text if row is None else json.dumps(dict(zip(like.columns, row, strict=True)), ensure_ascii=False)
+            for text, row in zip(records.texts, records.rows, strict=True)
+        ]
+    else:
+        rows = zip(records.texts, records.rows, strict=True)
+        texts = [text if row is None else csv_line("" if it is None else it for it in row) for text, row in rows]
+    return replace(records, texts=texts)
 
 
 def _csv_row(text: str, columns: tuple[str, ...]) -> Row | None:
@@ -143,6 +167,12 @@ def require_same_columns(param: str, records: Records, columns: tuple[str, ...])
 
 
 def _as_text(value: Any) -> str | None:
-    if value is None or value == "":
+    # Not a number: a data frame's missing value.
+    if value is None or value == "" or value != value:  # noqa: PLR0124
         return None
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return with_line_feeds(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def with_line_feeds(text: str) -> str:
+    """Return a text whose line breaks are line feeds, as training reads it."""
+    return text.replace("\r\n", "\n")

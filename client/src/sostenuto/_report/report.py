@@ -12,7 +12,7 @@ from sostenuto._report import nearest
 from sostenuto._report.classifier import classifier_report
 from sostenuto._report.columns import MAX_COLUMNS, column_report, correlation_report
 from sostenuto._report.distributions import length_edges, length_report, ngram_report
-from sostenuto._report.records import InvalidInput, Records, require_same_columns, with_columns
+from sostenuto._report.records import InvalidInput, Records, require_same_columns, with_columns, with_equal_texts
 from sostenuto._report.validator import num_cores
 from sostenuto._report.validity import Checks, Validity, check
 from sostenuto._version import __version__
@@ -75,10 +75,15 @@ def build_report(
     generated = _as_table("generated", generated, training)
     held_out = None if held_out is None else _as_table("held_out", held_out, training)
     options = replace(options, checks=replace(options.checks, has_columns=bool(columns)))
+    # As they were given, they are checked.
+    given, given_held_out = generated, held_out
+    if columns and options.checks.validator is None:
+        generated, training = with_equal_texts(generated, training), with_equal_texts(training, training)
+        held_out = None if held_out is None else with_equal_texts(held_out, training)
     progress = _Progress(observe, 1 if held_out is None else 2, has_validator=options.checks.validator is not None)
     basis = _Basis.of(generated, training, held_out, options, progress)
-    on_generated = _subject(generated, basis, held_out, progress)
-    on_held_out = None if held_out is None else _subject(held_out, basis, None, progress)
+    on_generated = _subject(generated, given, basis, held_out, progress)
+    on_held_out = None if held_out is None else _subject(held_out, given_held_out or held_out, basis, None, progress)
     observe(1.0, "done")
     return {
         "object": "report",
@@ -165,10 +170,15 @@ class _Basis:
         return cls(training, training.sample(size, options.seed), size, forms, length_edges(samples), options)
 
 
-def _subject(records: Records, basis: _Basis, held_out: Records | None, progress: _Progress) -> dict[str, Any]:
+def _subject(
+    records: Records, given: Records, basis: _Basis, held_out: Records | None, progress: _Progress
+) -> dict[str, Any]:
     options = basis.options
     share = 0.5 if options.checks.validator is not None else 1.0
-    validity = check(records, options.checks, progress.step("checking", share))
+    validity = check(given, options.checks, progress.step("checking", share))
+    if options.checks.validator is None:
+        forms = [form and text for form, text in zip(validity.forms, records.texts, strict=True)]
+        validity = replace(validity, forms=forms)
     sample, compare = records.sample(basis.size, options.seed), progress.step("comparing")
     report = {
         "name": records.name,

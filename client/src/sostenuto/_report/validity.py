@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sostenuto._report.records import InvalidInput, Records, Row
 from sostenuto._report.validator import Validator
@@ -123,17 +123,19 @@ def _schema_check(schema: Any) -> Check:
 
     if not isinstance(schema, dict | bool):
         raise InvalidInput(f"json_schema must be an object or a boolean, got {schema!r:.60}", "json_schema")
-    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
     try:
+        kind = validators.validator_for(schema, default=validators.Draft202012Validator)
         kind.check_schema(schema)
     except SchemaError as error:
         raise InvalidInput(f"json_schema must be a JSON Schema: {error.message[:200]}", "json_schema") from error
+    except TypeError as error:
+        raise InvalidInput(f"json_schema must be a JSON Schema: {error}", "json_schema") from error
     # An empty registry: a $ref to another document is an error, never a download.
     validator = kind(schema, registry=Registry())
 
     def find_problem(text: str) -> str | None:
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             return "not JSON"
         try:
@@ -141,10 +143,18 @@ def _schema_check(schema: Any) -> Check:
                 best_match(validator.iter_errors(value)) if not validator.is_valid(value) else None
             )
         except Unresolvable as problem:
-            message = f"json_schema must have no references to other documents, got {problem.ref}"
+            message = f"json_schema must have no references to what is not in it, got {problem.ref}"
             raise InvalidInput(message, "json_schema") from problem
+        except (ValueError, OverflowError):
+            # 1e400, which is infinity as a float, is no multiple of anything.
+            return "schema: a number is too large"
         except RecursionError:
             return "schema: it refers to itself without end, or the record is nested too deeply"
         return None if error is None else f"schema: {error.validator} at {error.json_path}"
 
     return find_problem
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    # Python reads NaN and Infinity, which JSON lacks.
+    raise ValueError(name)

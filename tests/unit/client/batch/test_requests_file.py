@@ -69,6 +69,13 @@ def test_a_line_above_the_limit_is_an_error_and_not_held_in_memory(tmp_path, mon
         parse(first)
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_the_end_of_a_line_does_not_count(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(requests_file, "MAX_LINE_BYTES", 10)
+    (tmp_path / "in").write_bytes(b"x" * 10 + end)
+    assert [line.content for line in read_lines(tmp_path / "in")] == [b"x" * 10]
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("nothing", "No such file"), ("/dev/null", "must be a regular file"), (".", "I")]
 )

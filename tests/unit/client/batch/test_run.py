@@ -173,6 +173,14 @@ def test_an_invalid_option_is_refused(capsys, options, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_report_on_nothing_leaves_the_exit_code_of_failed_lines(server, write_requests, tmp_path, capsys):
+    server.script = [STATUS, refusal(404, "no", code="model_not_found")]
+    (tmp_path / "list.txt").write_text("one\ntwo\n")
+    command = [str(write_requests("a")), str(tmp_path / "out"), "--base-url", server.url]
+    assert main([*command, "--training", str(tmp_path / "list.txt")]) == 1
+    assert capsys.readouterr().err.endswith("out must have at least one record, got none\n")
+
+
 @pytest.mark.parametrize("name", ["jsonl", "csv"])
 def test_a_dataset_has_a_record_per_choice_and_errors_apart(server, write_requests, tmp_path, capsys, name):
     embeddings = {"custom_id": "e", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "x"}}

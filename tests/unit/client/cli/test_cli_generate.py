@@ -170,8 +170,11 @@ STATED = {**COMPLETION, "choices": [{**COMPLETION["choices"][0], "state": STATE}
 )
 def test_a_state_is_saved_also_of_json_and_of_an_error(sostenuto, server, tmp_path, option, answer, code):
     server.script = [answer]
-    assert sostenuto(*GENERATE, option, "--save-state", str(tmp_path / "state")).exit_code == code
+    shown = sostenuto(*GENERATE, option, "--save-state", str(tmp_path / "state"))
+    assert shown.exit_code == code
     assert (tmp_path / "state").read_text() == STATE + "\n"
+    # The text before it is not lost.
+    assert " upon" in shown.stdout
 
 
 def test_ctrl_c_before_a_state_says_that_none_is_saved(process, server, tmp_path):

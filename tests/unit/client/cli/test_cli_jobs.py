@@ -294,6 +294,7 @@ def test_events_as_json_are_those_of_the_api(sostenuto, server):
         ("cancel", "queued", "cancelled", "ftjob-1: cancelled"),
         ("pause", "queued", "paused", "ftjob-1: paused"),
         ("resume", "paused", "queued", "ftjob-1: queued"),
+        ("resume", "paused", "running", "ftjob-1: running"),
     ],
 )
 def test_an_action_says_what_becomes_of_the_job(sostenuto, server, action, before, after, line):

@@ -122,6 +122,8 @@ WRONG_USAGE = {
     "generate a --regex b --field structured_outputs={}": "regex and structured_outputs exclude each other",
     "generate a --choice b --json-schema {}": "--choice and --json-schema exclude each other",
     "generate a --json-schema {'type':1}": "--json-schema is not JSON: Expecting property name",
+    f"generate a --json-schema {{'a':{'[' * 10_000}": "--json-schema is not JSON",
+    f"tokens --decode {'7' * 5000}": "is not a token id",
     "generate a --json-schema /nope/x": "cannot read /nope/x: No such file",
     "generate a --json-schema /dev/null": "/dev/null is not JSON",
     "generate a --top-texts 2 --save-state x": "--save-state is for a single completion: omit -n, --top-texts and",

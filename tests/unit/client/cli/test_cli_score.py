@@ -75,6 +75,20 @@ def test_lines_beyond_what_held_out_lines_reach_are_flagged(sostenuto, server, t
     assert "threshold 8.0000: 1 of 3 lines flagged" in shown.stderr
 
 
+def test_a_line_without_a_score_is_not_flagged(sostenuto, server, tmp_path):
+    """As an empty one of a running text, whose ratio is 0; that of other lines may be negative on both sides."""
+
+    def of(*ratios):
+        entries = [{"nats": 1.0, "num_tokens": int(ratio > 0), "ratio": ratio} for ratio in ratios]
+        return answer_json({"data": entries, "model": "tiny", "version": 3})
+
+    held_out = lines_of(tmp_path, "a", "b", name="normal.txt")
+    server.script = [OF_DOCUMENTS, of(8.0, 9.0), of(0.0, 7.0)]
+    options = ("--held-out", str(held_out), "--false-positive-rate", "0.5", "--ratio-to", "b")
+    shown = sostenuto("score", "--csv", *options, *TINY, given="\na\n")
+    assert [row["flagged"] for row in csv.DictReader(io.StringIO(shown.stdout))] == ["false", "true"]
+
+
 @pytest.mark.parametrize("row_format", ["csv", "json"])
 def test_lines_that_were_flagged_before_an_interruption_count(sostenuto, server, tmp_path, row_format):
     source, held_out, output = (

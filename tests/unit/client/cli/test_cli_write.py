@@ -158,6 +158,13 @@ def test_set_lists_sets_and_resets_options(write, server):
     assert (second["max_tokens"], {"temperature", "stop"} & set(second)) == (7, set())
 
 
+def test_a_space_may_be_one_of_the_characters(write):
+    assert write("/set allowed abc ", "/set banned  ", "/set").stdout.splitlines()[-2:] == [
+        'allowed "abc "',
+        'banned " "',
+    ]
+
+
 @pytest.mark.parametrize(("typed", "stop"), [("7", "7"), ("true", "true"), ("1.", "1."), ('["7", "b"]', ["7", "b"])])
 def test_a_stop_string_may_look_like_a_number(write, server, typed, stop):
     server.script = [turn("a")]

@@ -35,6 +35,7 @@ FAILED = (
         ("a.csv", "prompt,completion\na,b\n", ["ab"]),
         ("a.jsonl", '{"text": "x"}\n\n{"text": "y"}\n', ["x", "y"]),
         ("a.jsonl", '"x"\n"y"\n', ["x", "y"]),
+        ("a.jsonl", '{"text": "x\\r\\ny"}\n', ["x\ny"]),
         ("a.jsonl", BATCH + FAILED, ["x", "y"]),
         ("a.jsonl", FAILED + BATCH, ["x", "y"]),
     ],

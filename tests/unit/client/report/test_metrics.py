@@ -1,6 +1,7 @@
 """Each metric of a report on data so small that its value is known by hand."""
 
 import math
+import random
 import tracemalloc
 
 import numpy as np
@@ -140,8 +141,18 @@ def test_the_classifier_sees_pairs_of_values_of_a_table():
     """Each column alone has the same distribution; only their combination differs."""
     equal = [["a", "a"], ["b", "b"]] * 60
     crossed = [["a", "b"], ["b", "a"]] * 60
-    both = [Records("", ["-"] * 120, ("one", "two"), rows) for rows in (equal, crossed)]
+    rng = random.Random(0)
+    texts = [[f"{rng.getrandbits(32):032b}" for _ in equal] for _ in range(2)]
+    both = [Records("", text, ("one", "two"), rows) for text, rows in zip(texts, (equal, crossed), strict=True)]
     assert classifier_report(*both, "held_out", 0, nothing)["auc"] == 1
+
+
+def test_the_classifier_cannot_tell_copies():
+    """With a copy in the training folds, under the other label, it would call each record the opposite."""
+    rng = random.Random(0)
+    texts = [f"{rng.getrandbits(32):032b}" for _ in range(100)]
+    copied = [Records("", order) for order in (texts, texts[::-1])]
+    assert classifier_report(*copied, "held_out", 0, nothing)["auc"] == pytest.approx(0.5)
 
 
 def test_correlations_have_their_defined_values():

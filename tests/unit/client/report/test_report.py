@@ -1,6 +1,8 @@
 """A whole report on small lists and tables."""
 
 import json
+import math
+from datetime import date
 
 import pytest
 
@@ -105,6 +107,58 @@ def test_lines_are_rows_of_the_training_tables_columns():
     assert found["checks"] == ["columns"]
 
 
+ROWS = [(f"name{number}", number % 7) for number in range(40)]
+IN_OTHER_ORDER = [{"age": age, "name": name} for name, age in ROWS]
+
+
+@pytest.mark.parametrize("training_format", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "age,id,name\n" + "".join(f"{age},{age + 1},{name}\n" for name, age in ROWS)),
+        ("a.csv", "name,age\n" + "".join(f'"{name}","{age}"\n' for name, age in ROWS)),
+        ("a.jsonl", "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in IN_OTHER_ORDER)),
+        (None, IN_OTHER_ORDER),
+    ],
+)
+def test_equal_rows_are_copies_in_any_format_and_order_of_columns(tmp_path, training_format, name, content):
+    training = tmp_path / f"t.{training_format}"
+    if training_format == "csv":
+        training.write_text("name,age\n" + "".join(f"{name},{age}\n" for name, age in ROWS))
+    else:
+        training.write_text("".join(json.dumps({"name": name, "age": age}) + "\n" for name, age in ROWS))
+    if name is not None:
+        (tmp_path / name).write_text(content)
+    found = Report.compute(content if name is None else tmp_path / name, training).data["generated"]
+    assert (found["novel"], found["copied_share"], found["ngrams"][1]["js_bits"]) == (0, 1.0, 0.0)
+
+
+def test_a_row_is_checked_as_it_was_given():
+    schema = {"properties": {"age": {"type": "integer"}}}
+    generated = ['{"age": 5, "name": "a"}', '{"age": "5", "name": "a"}']
+    found = Report.compute(generated, [{"name": "a", "age": 5}], json_schema=schema).data["generated"]
+    assert (found["valid"], found["copied_share"]) == (1, 1.0)
+    assert found["invalid_examples"][0]["record"] == generated[1]
+
+
+def test_a_first_row_that_begins_with_a_brace_is_csv():
+    rows = ["{name} went,1", "b,2"]
+    assert Report.compute(rows, rows, columns=["text", "n"]).data["generated"]["valid"] == 2
+
+
+def test_a_data_frame_may_have_numbered_columns_and_missing_values():
+    rows = [{0: "a", 1: math.nan if number % 2 else number} for number in range(40)]
+    first, second = Report.compute(rows, rows).data["generated"]["columns"]
+    assert (first["name"], first["missing_share"]) == ("0", 0.0)
+    assert (second["kind"], second["missing_share"], second["training_missing_share"]) == ("number", 0.5, 0.5)
+
+
+@pytest.mark.parametrize("generated", ["1e400", "NaN", "-Infinity", "1"])
+def test_a_number_that_is_none_in_json_ends_no_report(generated):
+    found = Report.compute([generated], ["1"], json_schema={"multipleOf": 0.5}).data["generated"]
+    assert found["valid"] == (generated == "1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +171,9 @@ def test_lines_are_rows_of_the_training_tables_columns():
         ({"training": "names.txt"}, "training must be a list of records or a Path, got the str 'names.txt'"),
         ({"pattern": "("}, "pattern must be a regular expression in Python's syntax, got '\\('"),
         ({"json_schema": {"type": "nothing"}}, "json_schema must be a JSON Schema"),
+        ({"json_schema": {"$schema": ["x"]}}, "json_schema must be a JSON Schema"),
+        ({"json_schema": {"$ref": "#/$defs/x"}}, "json_schema must have no references to what is not in it"),
+        ({"generated": [{"a": date(2026, 12, 2)}]}, "generated must have values that JSON has"),
         ({"json_schema": 5}, "json_schema must be an object or a boolean, got 5"),
         ({"json_schema": {"$ref": "http://127.0.0.1:1/other"}}, "json_schema must have no references"),
         ({"validator": "no.such:f"}, "validator must be module:function, got 'no.such:f': ModuleNotFound"),

@@ -175,7 +175,7 @@ NONE = "their combination matches no text"
         ),
         ({"guided_regex": "a|b", "min_length": 9}, "guided_regex", f"guided_regex and min_length: {NONE}"),
         ({"guided_regex": "(foo", "min_length": 4}, "guided_regex", "guided_regex is not a valid regular expression"),
-        ({"guided_regex": "[a&&b]"}, "guided_regex", "guided_regex matches no text"),
+        ({"guided_regex": "[a&&b]"}, "guided_regex", "guided_regex must not have a class without characters"),
         ({"min_length": 10_001}, "min_length", "min_length must be less than or equal to 10000, got 10001"),
     ],
     ids=str,
