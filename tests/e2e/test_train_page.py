@@ -398,6 +398,25 @@ def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queue
     assert "lowest 2.000 after epoch 3" in page.page.get_attribute("#chart svg", "aria-label")
 
 
+def test_a_limit_of_streams_is_not_called_a_lost_connection(open_train, queueing):
+    page, job, refused = open_train(queueing), FakeJob("running"), []
+    job.asked.append("the events are complete")
+
+    def answer(route):
+        if "/events" in route.request.url and not refused:
+            refused.append(route.request.url)
+            route.fulfill(status=429, json={"error": {"message": "at most 8 streams of a tenant may be open"}})
+        else:
+            job.answer(route)
+
+    page.page.route(JOBS + "/**", answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    page.page.locator("#message", has_text="At most 8 streams of a tenant may be open.").wait_for()
+    page.wait_for_status("failed")
+    assert page.read("#message") == "The disk is full."
+    page.excuse_failed_loads()
+
+
 def test_a_connection_that_is_there_again_is_not_called_lost(open_train, queueing):
     page, job, held = open_train(queueing), FakeJob("running"), []
 
@@ -553,6 +572,7 @@ def test_a_key_without_the_role_is_told_so(browser, start_gateway, key_file, tmp
     page.click("#key button[value=use]")
     page.page.locator("#unavailable").wait_for(state="hidden")
     page.describe(CORPUS)
+    assert page.read("#name-help") == "Requests name it as its job will, with the prefix of the key's tenant."
     page.start()
     page.wait_for_status("waiting")
     page.page.context.close()

@@ -31,6 +31,12 @@ def test_columns_are_aligned_by_display_width(capsys):
     assert capsys.readouterr().out == "id    size\n大き     1\ne\u0301       10\n"
 
 
+def test_characters_that_a_terminal_lacks_are_question_marks(terminal, server):
+    server.script = [stream([chunk("a\u2603b", "stop"), DONE])]
+    code, shown = terminal(*GENERATE, "-q", PYTHONIOENCODING="latin-1").end()
+    assert (code, "a?b" in shown) == (0, True)
+
+
 def test_generated_escape_sequences_do_not_reach_the_terminal(terminal, server):
     server.script = [stream([chunk("a\x1b"), chunk("]0;mine\x07"), chunk("\x9b31m", "length"), DONE])]
     code, shown = terminal(*GENERATE, "-q").end()

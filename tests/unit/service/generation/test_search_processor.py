@@ -67,6 +67,15 @@ def test_top_texts_match_a_pattern(service, pattern):
     assert processor.limit_reached is False
 
 
+def test_the_metrics_have_the_finish_reason_of_each_text(service):
+    processor = service.start(top_texts=40, max_tokens=2)
+    reasons = [result.finish_reason for result in processor.results()]
+    processor.request.close()
+    ((_, finished),) = service.listener.finished_requests
+    assert finished["reasons"] == reasons
+    assert set(reasons) == {"stop", "length"}
+
+
 def test_a_text_of_several_token_sequences_is_returned_once(service):
     fields = {"model": "matches", "top_texts": 50, "max_tokens": 4, "guided_regex": r'(bc|12|"a":){2}'}
     texts = [result.text for result in service.results("a", **fields)]
