@@ -49,6 +49,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -77,16 +78,19 @@ class SostenutoError(Exception):
     @property
     def text(self) -> str:
         """The partial text of the first choice."""
-        return self._first.text if self._first else ""
-
-    @property
-    def _first(self) -> Choice | None:
-        return self.choices[0] if self.choices and self.choices[0].index == 0 else None
+        first = first_of(self.choices)
+        return first.text if first else ""
 
     @property
     def state(self) -> str | None:
         """The resume token of the first choice, if there is one."""
-        return self._first.state if self._first else None
+        first = first_of(self.choices)
+        return first.state if first else None
+
+
+def first_of(choices: Iterable[Choice]) -> Choice | None:
+    """Return the first choice; None before it has begun, which in a stream another one may do before it."""
+    return next((choice for choice in choices if choice.index == 0), None)
 
 
 class InvalidArgument(SostenutoError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
 
-from sostenuto._errors import UnexpectedResponse
+from sostenuto._errors import UnexpectedResponse, first_of
 
 T = TypeVar("T")
 
@@ -111,22 +111,20 @@ class Generation:
     @property
     def text(self) -> str:
         """The first choice's text; empty if there is no choice."""
-        return self._first.text if self._first else ""
-
-    @property
-    def _first(self) -> Choice | None:
-        # In a stream, another one may begin before it.
-        return self.choices[0] if self.choices and self.choices[0].index == 0 else None
+        first = first_of(self.choices)
+        return first.text if first else ""
 
     @property
     def finish_reason(self) -> str | None:
         """The first choice's finish reason, "stop" or "length"; None while a stream has not ended."""
-        return self._first.finish_reason if self._first else None
+        first = first_of(self.choices)
+        return first.finish_reason if first else None
 
     @property
     def state(self) -> str | None:
         """The first choice's resume token, for `state=` of another request; None if it was not requested."""
-        return self._first.state if self._first else None
+        first = first_of(self.choices)
+        return first.state if first else None
 
     def __str__(self) -> str:
         """Return the first choice's text."""

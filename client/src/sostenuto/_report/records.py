@@ -114,15 +114,15 @@ def with_equal_texts(records: Records, like: Records) -> Records:
 
     `like` has the columns, and the format of the texts.
     """
-    if _has_objects(like):
-        texts = [
-            text if row is None else json.dumps(dict(zip(like.columns, row, strict=True)), ensure_ascii=False)
-            for text, row in zip(records.texts, records.rows, strict=True)
-        ]
-    else:
-        rows = zip(records.texts, records.rows, strict=True)
-        texts = [text if row is None else csv_line("" if it is None else it for it in row) for text, row in rows]
-    return replace(records, texts=texts)
+    is_json = _has_objects(like)
+
+    def text_of(row: Row) -> str:
+        if is_json:
+            return json.dumps(dict(zip(like.columns, row, strict=True)), ensure_ascii=False)
+        return csv_line("" if value is None else value for value in row)
+
+    pairs = zip(records.texts, records.rows, strict=True)
+    return replace(records, texts=[text if row is None else text_of(row) for text, row in pairs])
 
 
 def _csv_row(text: str, columns: tuple[str, ...]) -> Row | None:
