@@ -572,7 +572,8 @@ def test_a_key_without_the_role_is_told_so(browser, start_gateway, key_file, tmp
     page.click("#key button[value=use]")
     page.page.locator("#unavailable").wait_for(state="hidden")
     page.describe(CORPUS)
-    assert page.read("#name-help") == "Requests name it as its job will, with the prefix of the key's tenant."
+    naming = "The server puts the prefix of your tenant before it; the job shows the name that requests use."
+    assert page.read("#name-help") == naming
     page.start()
     page.wait_for_status("waiting")
     page.page.context.close()

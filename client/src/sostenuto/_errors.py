@@ -89,7 +89,7 @@ class SostenutoError(Exception):
 
 
 def first_of(choices: Iterable[Choice]) -> Choice | None:
-    """Return the first choice; None before it has begun, which in a stream another one may do before it."""
+    """Return choice 0; None if it has not begun, as in a stream others may begin first."""
     return next((choice for choice in choices if choice.index == 0), None)
 
 

@@ -12,7 +12,7 @@ const RARE = 2;
 const LIST_WORDS = 4;
 const LONG_LINE = 30;
 const SORTED_SHARE = 0.95;
-const SINGLE = "One document is too few: some are held out, on which the model is evaluated.";
+const SINGLE = "One document is too few: the model is evaluated on documents that are held out.";
 const NAMES = {
   0x00: "zero character", 0x09: "tab", 0x0b: "vertical tab", 0x0c: "form feed", 0xa0: "no-break space", 0xad: "soft hyphen", 0x200b: "zero width space",
   0x200c: "zero width non-joiner", 0x200d: "zero width joiner", 0x200e: "left-to-right mark", 0x200f: "right-to-left mark", 0x2028: "line separator",

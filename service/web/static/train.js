@@ -172,7 +172,7 @@ function showName() {
   name.placeholder = (unowned(base.value) || stem).slice(0, MAX_NAME) || DEFAULT_NAME;
   const chosen = modelName();
   const served = models.find(({ id }) => unowned(id) === chosen && (id !== chosen || !hasKey()));
-  const naming = hasKey() ? `Requests name it as its job will, with the prefix of the key's tenant.` : `Requests name it: "model": "${chosen}".`;
+  const naming = hasKey() ? "The server puts the prefix of your tenant before it; the job shows the name that requests use." : `Requests name it: "model": "${chosen}".`;
   nameHelp.textContent = served ? `${served.id} is served: this becomes its next version.` : naming;
   showUnits();
 }

@@ -18,7 +18,7 @@ export async function unzip(archive) {
   const total = entries.reduce((sum, { size }) => sum + size, 0);
   if (total > MAX_BYTES) throw new Failure(`${archive.name} unpacks to ${total} bytes; the limit is ${MAX_BYTES}.`);
   return Promise.all(entries.map(async (entry) => {
-    if (!entry.canUnpack) throw new Failure(`${entry.name} of ${archive.name} is encrypted, or compressed by another method than DEFLATE. Pack it without.`);
+    if (!entry.canUnpack) throw new Failure(`${entry.name} of ${archive.name} is encrypted, or compressed by another method than DEFLATE. Create the archive without either.`);
     const bytes = await unpack(buffer, entry).catch(() => {
       throw new Failure(`${entry.name} of ${archive.name} is damaged.`);
     });
