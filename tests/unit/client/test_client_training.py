@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sostenuto import Client
 from sostenuto._resuming import PATIENCE_S
 from tests.unit.client.scripted_jobs import EVENTS, JOB, SUCCEEDED, TEXT, job_event, uploaded
 from tests.unit.client.scripted_responses import DONE, answer_json, hang_up, linger, refusal, stream
+from tests.waiting import until
 
 DELETED = answer_json({"id": "file-1", "object": "file", "deleted": True})
 
@@ -222,9 +224,18 @@ def test_wait_ends_at_its_timeout(server, job):
 
 
 def test_wait_ends_at_its_timeout_before_a_stream_begins(server, job):
-    server.script = [linger, answer_json({**JOB, "status": "running"})]
+    has_ended, were_late = threading.Event(), []
+
+    def late(handler):
+        were_late.append(not has_ended.wait(20))
+        stream([DONE])(handler)
+
+    server.script = [late, answer_json({**JOB, "status": "running"})]
     with pytest.raises(sostenuto.JobUnfinished, match=r"ftjob-1 is running after 0\.1 s"):
         job.wait(0.1)
+    has_ended.set()
+    until(lambda: were_late)
+    assert were_late == [False]
 
 
 def test_an_action_whose_response_was_lost_succeeds_at_the_retry(server, job):

@@ -141,9 +141,10 @@ def test_a_row_is_checked_as_it_was_given():
     assert found["invalid_examples"][0]["record"] == generated[1]
 
 
-def test_a_first_row_that_begins_with_a_brace_is_csv():
-    rows = ["{name} went,1", "b,2"]
-    assert Report.compute(rows, rows, columns=["text", "n"]).data["generated"]["valid"] == 2
+def test_a_first_row_that_begins_with_a_brace_is_csv(tmp_path):
+    training = tmp_path / "t.csv"
+    training.write_text("phrase,n\n{name} went,1\nb,2\n")
+    assert Report.compute(["{name} went,1", "c,2"], training).data["generated"]["valid"] == 2
 
 
 def test_a_data_frame_may_have_numbered_columns_and_missing_values():

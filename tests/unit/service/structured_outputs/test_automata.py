@@ -124,13 +124,6 @@ def test_tokens_of_several_characters_and_of_parts_of_characters_are_walked_by_t
         assert is_allowed == is_prefix, text
 
 
-def test_a_long_token_costs_no_pattern_its_time():
-    """A vocabulary of cells may have a note that occurs twice; all tokens were compared at each of its characters."""
-    tokens = (*(f"cell {number}".encode() for number in range(2000)), b"a note" * 20_000, b"yes")
-    automaton = compile_automaton(["yes|no"], TokenTexts(tokens, tokens, None, len(tokens)), LIMITS)
-    assert automaton.step(FIRST_ROW, len(tokens) - 1) == FINAL_ROW
-
-
 def test_words_are_separated_but_not_from_what_precedes_the_text():
     """The pattern has no space before the first word, wherever the text begins."""
     tokenizer = WordTokenizer.train(["the cat sat"])

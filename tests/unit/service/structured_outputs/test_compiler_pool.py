@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from contract.signatures import FINAL_ROW
 from service.errors import InternalError, Overloaded
+from service.scheduling.sampling import FIRST_ROW
 from service.settings import Settings
 from service.structured_outputs import compiler_pool as module
 from service.structured_outputs import compiler_process
@@ -81,6 +83,13 @@ def make_compiler():
     yield make
     for compiler in made:
         compiler.close()
+
+
+def test_a_long_token_costs_no_pattern_its_time(process):
+    """A vocabulary of cells may have a note that occurs twice; all tokens were compared at each of its characters."""
+    tokens = (*(f"cell {number}".encode() for number in range(20_000)), b"a note" * 2000, b"yes")
+    outcome = process.run(replace(job(regex("yes|no")), texts=TokenTexts(tokens, tokens, None, len(tokens))))
+    assert outcome.step(FIRST_ROW, len(tokens) - 1) == FINAL_ROW
 
 
 def test_a_pattern_is_compiled_once(make_compiler):
