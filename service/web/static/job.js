@@ -28,7 +28,7 @@ export class JobView {
   #progress = new Progress();
   #following = null;
   // Why events are not being read, as shown.
-  #unread = "";
+  #unread = null;
 
   // `changed` is called when the status of the job has changed.
   constructor(changed) {
@@ -65,7 +65,7 @@ export class JobView {
     const { lastEventId } = this.#progress;
     const path = `v1/fine_tuning/jobs/${id}`;
     try {
-      if (message.textContent && message.textContent === this.#unread) {
+      if (message.textContent === this.#unread) {
         const job = await get(path, signal);
         message.textContent = "";
         this.#showJob(job);

@@ -45,12 +45,12 @@ export class Progress {
   advice(status) {
     const { best } = this;
     if (!best) return "";
+    const isLost = status === "failed" || status === "cancelled";
     const since = this.epochs.length - 1 - this.epochs.indexOf(best);
     if (since >= STALLED) {
-      const isLost = status === "failed" || status === "cancelled";
       const published = isLost ? "" : ` Epoch ${best.epoch}, the best one, ${status === "succeeded" ? "was" : "will be"} published.`;
       return `Validation has not improved for ${since} epochs: the model begins to memorize the text. More text would help more than more time.${published}`;
     }
-    return status === "succeeded" && since === 0 && this.epochs.length > 1 ? "Validation improved to the end: more time may help." : "";
+    return (isLost || status === "succeeded") && since === 0 && this.epochs.length > 1 ? "Validation improved to the end: more time may help." : "";
   }
 }

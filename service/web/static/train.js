@@ -24,7 +24,7 @@ let models = [];
 let stem = "";
 // The id of each upload, so that the text of a refused job is not resent.
 const fileIds = new WeakMap();
-// The jobs that the page has listed, and the last request for one, as JSON, until it gets a response.
+// The jobs that the page has listed or created, and the last request for one, as JSON, until it gets a response.
 const knownJobs = new Set();
 let unanswered = null;
 const source = new Source(showDescription);
@@ -235,19 +235,23 @@ async function create(fileId) {
   if (units.value && !base.value) settings.units = Number(units.value);
   const request = { model: base.value || preset.recipe, training_file: fileId, suffix: modelName(), seed: Number(seed.value || 0), settings };
   const body = JSON.stringify(request);
-  if (body === unanswered) {
-    // The response may have been lost, not the request.
-    const { data } = await get("v1/fine_tuning/jobs?limit=50");
-    const created = data.find(({ id, training_file: file }) => file === fileId && !knownJobs.has(id));
-    if (created) return created;
-  }
+  const created = body === unanswered ? await createdFrom(fileId) : undefined;
   unanswered = body;
-  const job = await post("v1/fine_tuning/jobs", request).catch((error) => {
+  try {
+    const job = created ?? await post("v1/fine_tuning/jobs", request);
+    knownJobs.add(job.id);
+    unanswered = null;
+    return job;
+  } catch (error) {
     if (error.status >= 400 && error.status < 500) unanswered = null;
     throw error;
-  });
-  unanswered = null;
-  return job;
+  }
+}
+
+// Returns the job of a request whose response was lost; undefined if the request was.
+async function createdFrom(fileId) {
+  const { data } = await get("v1/fine_tuning/jobs?limit=50");
+  return data.find(({ id, training_file: file }) => file === fileId && !knownJobs.has(id));
 }
 
 begin();
