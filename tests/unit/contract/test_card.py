@@ -40,7 +40,7 @@ def test_assets_are_loaded_as_they_were_written_without_unknown_fields(tmp_path)
     card, tokenizer = GeneratorCard(**FIELDS), CharacterTokenizer.train("abc")
     text = json.dumps({**json.loads(card.model_dump_json()), "mood": "cheerful"})
     loaded, loaded_tokenizer = load_assets(write(tmp_path, text, tokenizer))
-    assert (loaded, loaded_tokenizer.to_json()) == (card, tokenizer.to_json())
+    assert (loaded, type(loaded_tokenizer), loaded_tokenizer.to_json()) == (card, type(tokenizer), tokenizer.to_json())
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(name, tmp_path):
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
     assert (again.special, again.tokens, again.unit) == (tokenizer.special, tokenizer.tokens, tokenizer.unit)
+    assert type(again) is type(tokenizer)
     assert again.to_json() == tokenizer.to_json()
     assert again.encode(ALL) == tokenizer.encode(ALL)
     assert HuggingFaceTokenizer.from_file(str(path)).get_vocab() == MADE[name].get_vocab()

@@ -117,7 +117,7 @@ def test_a_tokenizer_is_loaded_from_its_file_unchanged(kind, end_token, tmp_path
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json(), encoding="utf-8")
     again = load_tokenizer(path)
-    assert (again.special, again.unit) == (tokenizer.special, tokenizer.unit)
+    assert (type(again), again.special, again.unit) == (type(tokenizer), tokenizer.special, tokenizer.unit)
     assert again.encode(ALL) == tokenizer.encode(ALL)
     assert again.to_json() == tokenizer.to_json()
 

@@ -76,6 +76,7 @@ def test_ids_equal_those_of_keras(tmp_path, options, learned, text):
     assume(servable(oracle))
     tokenizer = read_tokenizer(write(tmp_path, oracle.to_json()))
     again = load_tokenizer(write(tmp_path, tokenizer.to_json(), "again.json"))
+    assert type(again) is type(tokenizer)
     assert (again.special, again.to_json()) == (tokenizer.special, tokenizer.to_json())
     for each in (text, *learned):
         assert tokenizer.encode(each) == again.encode(each) == oracle.texts_to_sequences([each])[0]

@@ -44,6 +44,7 @@ def test_a_created_run_can_be_loaded(tmp_path):
     assert folder.create(trainer.config, tokenizer, DESCRIPTION) is None
     config, loaded, description = folder.load()
     assert (config, loaded.to_json(), description) == (trainer.config, tokenizer.to_json(), DESCRIPTION)
+    assert type(loaded) is type(tokenizer)
     assert folder.progress() == Progress()
 
 
