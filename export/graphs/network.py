@@ -37,10 +37,11 @@ class Node:
 
 
 def all_layers(layer: Any) -> Iterator[Any]:
-    """Yield a layer and all its nested layers."""
+    """Yield a layer and all its nested layers, cells included."""
     yield layer
-    names = ("forward_layer", "backward_layer", "layer")
-    for inner in [*getattr(layer, "layers", ()), *(getattr(layer, name, None) for name in names)]:
+    names = ("forward_layer", "backward_layer", "layer", "cell")
+    several = [inner for name in ("layers", "cells") for inner in getattr(layer, name, ())]
+    for inner in [*several, *(getattr(layer, name, None) for name in names)]:
         if isinstance(inner, keras.layers.Layer):
             yield from all_layers(inner)
 

@@ -30,7 +30,7 @@ _LOOKUPS = (keras.layers.TextVectorization, keras.layers.StringLookup)
 # The slope of `hard_sigmoid` is 0.2 in Keras 2 and 1/6 in Keras 3: gate inputs are scaled by the ratio.
 _HARD_SIGMOID = 0.2 * 6
 # Which columns of LSTM's (i, f, c, o) and GRU's (z, r, h) weights are gates.
-_GATES = {"LSTM": (True, True, False, True), "GRU": (True, True, False)}
+_GATES = {"LSTMCell": (True, True, False, True), "GRUCell": (True, True, False)}
 # Exceptions of Keras and TensorFlow for an input that the model does not accept.
 _REFUSALS = (ValueError, TypeError, LookupError, AttributeError, NotImplementedError, tf.errors.OpError)
 _COLOUR_OR_NODE = re.compile(r"\x1b\[\d*m|\{\{[^}]*\}\} ?|\s*\[Op:\w+\] name:")
@@ -236,7 +236,7 @@ def _load_h5(path: Path) -> keras.Model:
 
 
 def _rescale_hard_sigmoid(layer: Any) -> None:
-    """Scale the weights before a Keras 2 layer's `hard_sigmoid`, so that the layer computes the same in Keras 3.
+    """Scale the weights before a Keras 2 cell's `hard_sigmoid`, so that the cell computes the same in Keras 3.
 
     Raises:
         UnsupportedModel: `hard_sigmoid` is also the activation of its state, which scaled weights cannot correct.

@@ -58,10 +58,10 @@ class ConfigEntry:
 
     def served_without(self, remaining: Collection[int]) -> Collection[int]:
         """Return the versions that are served once only `remaining` exist."""
-        if self.policy.specific is None or not self.labels:
+        if self.policy.specific is None or not _named_versions(self.labels, self.shares):
             return self.policy.select(remaining)
-        labels = {label: version for label, version in self.labels.items() if version in remaining}
-        return _versions_to_serve(labels, remaining)
+        named = _named_versions(self.labels, self.shares) & frozenset(remaining)
+        return _versions_to_serve(named, remaining)
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:
-    """Add a model to `models.config`; if it is listed and has labels, also serve its newest versions."""
+    """Add a model to `models.config`; if it is listed and served by version, also serve its newest versions."""
     with locked(models_dir):
         files = ConfigFiles(models_dir)
         entry = files.find(name)
@@ -104,19 +104,21 @@ def add_to_models_config(models_dir: Path, name: str) -> None:
             entry = files.entries.add(name=name, base_path=base_path, model_platform="tensorflow")
             entry.model_version_policy.latest.num_versions = VERSIONS_KEPT
             files.write_config()
-        elif labels := files.labels.get(name):
-            files.set_labels(entry, labels)
+        elif files.named_versions(name):
+            files.set_policy(entry)
             files.write_config()
 
 
 def forget_versions(models_dir: Path, folder: str) -> None:
     """Remove versions that no longer exist from the entries of a model's directory. The caller holds the lock."""
     files = ConfigFiles(models_dir)
-    changed = [entry for entry in files.entries if files.folder(entry) == folder and files.labels.get(entry.name)]
+    entries = [entry for entry in files.entries if files.folder(entry) == folder]
+    changed = [entry for entry in entries if files.named_versions(entry.name)]
     for entry in changed:
         existing = files.versions(entry)
-        labels = files.labels[entry.name].items()
-        files.set_labels(entry, {label: version for label, version in labels if version in existing})
+        labels = files.labels.get(entry.name, {}).items()
+        files.labels[entry.name] = {label: version for label, version in labels if version in existing}
+        files.set_policy(entry)
     if changed:
         files.write_labels()
         files.write_config()
@@ -177,18 +179,25 @@ class ConfigFiles:
         home = self._models_dir / (folder or "")
         return version_numbers(home) if folder is not None and home.is_dir() else []
 
-    def set_labels(self, entry: ModelConfig, labels: dict[str, int]) -> None:
-        """Set the labels of an entry, and its version policy: the labeled versions and the newest ones.
+    def named_versions(self, name: str) -> frozenset[int]:
+        """Return the versions of a model that a label or its traffic split names."""
+        return _named_versions(self.labels.get(name, {}), self.shares.get(name, {}))
+
+    def set_policy(self, entry: ModelConfig) -> None:
+        """Set the version policy of an entry by its labels and its traffic split: what these name, and the newest.
 
         With "latest", model servers would unload a labeled version once there are newer ones.
         """
-        self.labels[entry.name] = labels
         policy = entry.model_version_policy
-        if policy.WhichOneof("policy_choice") == "all":
+        choice = policy.WhichOneof("policy_choice")
+        if choice == "all":
             return
-        if labels:
-            policy.specific.versions[:] = _versions_to_serve(labels, self.versions(entry))
-        else:
+        existing = self.versions(entry)
+        # A split in a hand-written file may name what does not exist: a starting model server would wait for it.
+        labeled = frozenset(self.labels.get(entry.name, {}).values())
+        if named := self.named_versions(entry.name) & frozenset(existing) | labeled:
+            policy.specific.versions[:] = _versions_to_serve(named, existing)
+        elif choice == "specific":
             policy.latest.num_versions = VERSIONS_KEPT
 
     def write_config(self) -> None:
@@ -208,6 +217,9 @@ class ConfigFiles:
         write_atomically(self._models_dir / ROUTING_FILE, "\n".join(lines) + "\n")
 
 
-def _versions_to_serve(labels: Mapping[str, int], versions: Collection[int]) -> list[int]:
-    """Return the versions to serve of a model with labels: the labeled ones and the newest."""
-    return sorted({*labels.values(), *sorted(versions)[-VERSIONS_KEPT:]})
+def _named_versions(labels: Mapping[str, int], shares: Shares) -> frozenset[int]:
+    return frozenset(labels.values()) | frozenset(int(target) for target in shares if target.isdigit())
+
+
+def _versions_to_serve(named: Collection[int], existing: Collection[int]) -> list[int]:
+    return sorted({*named, *sorted(existing)[-VERSIONS_KEPT:]})

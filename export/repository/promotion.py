@@ -21,7 +21,7 @@ def move_labels(
     """Move labels of a model to versions, or remove them (None); return the labels before and after.
 
     The version that was stable gets the label `previous`. `shares` replaces the traffic split; an empty one ends it,
-    None keeps it. The labeled versions and the two newest ones are served. Idempotent.
+    None keeps it. The versions that either names and the two newest ones are served. Idempotent.
 
     Raises:
         NoSuchVersion: a version does not exist, or the model is not listed.
@@ -40,18 +40,22 @@ def move_labels(
             raise NoSuchVersion(f"{name} has no version {missing[0]} under its base_path in {MODELS_CONFIG}")
         labels = {label: number for label, number in {**before, **moved}.items() if number is not None}
         stable = before.get(STABLE, max(versions, default=None))
-        if moved.get(STABLE) is not None and stable is not None and labels[STABLE] != stable:
-            labels[PREVIOUS] = stable
+        if moved.get(STABLE) is not None and stable is not None:
+            # The version that has become stable without a promotion had replaced its predecessor.
+            replaced = stable if labels[STABLE] != stable else None if STABLE in before else _before(stable, versions)
+            labels |= {} if replaced is None else {PREVIOUS: replaced}
         kept = files.shares.get(name, {})
         # A split in a hand-written file may name what does not exist yet.
         _require_targets(name, kept.keys() & before.keys() if shares is None else shares, labels, versions)
-        if labels != before:
-            files.set_labels(entry, labels)
-            # Serve a version before a label points at it.
+        shares = kept if shares is None else shares
+        files.labels[name], files.shares[name] = labels, shares
+        if labels != before or shares != kept:
+            # Serve a version before a label or a share points at it.
+            files.set_policy(entry)
             files.write_config()
+        if labels != before:
             files.write_labels()
-        if shares is not None and shares != kept:
-            files.shares[name] = shares
+        if shares != kept:
             files.write_shares()
         return before, labels
 
@@ -69,11 +73,14 @@ def earlier_stable(models_dir: Path, name: str) -> int:
     labels = next((entry.labels for entry in read_entries(models_dir) if entry.name == name), {})
     stable = labels.get(STABLE, existing[-1])
     # Without a promotion the newest version was stable, and before that its predecessor.
-    before = [number for number in existing if number < stable]
-    earlier = labels.get(PREVIOUS) if STABLE in labels else max(before, default=None)
+    earlier = labels.get(PREVIOUS) if STABLE in labels else _before(stable, existing)
     if earlier is None or earlier not in existing:
         raise RepositoryError(f"{name} has no stable version before {stable}: nothing to roll back to")
     return earlier
+
+
+def _before(version: int, versions: Collection[int]) -> int | None:
+    return max((number for number in versions if number < version), default=None)
 
 
 @click.command(cls=Command)

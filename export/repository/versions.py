@@ -101,7 +101,9 @@ class Repository:
         """
         if not self.path.exists():
             return []
-        folders = sorted(path for path in self.path.iterdir() if path.is_dir() and not path.name.startswith("."))
+        # Other names are hidden directories, or a file system's own, as `lost+found`.
+        named = (path for path in self.path.iterdir() if re.fullmatch(ID_PATTERN, path.name))
+        folders = sorted(path for path in named if path.is_dir())
         return [model for model in map(Model.at, folders) if model.versions or model.problem]
 
     def model(self, name: str) -> Model:

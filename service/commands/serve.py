@@ -21,12 +21,14 @@ from pathlib import Path
 from types import FrameType
 
 import click
+from google.protobuf import text_format
 
 from contract.card import GeneratorCard
-from contract.files import write_atomically
-from contract.models_config import listed_names
+from contract.files import create_atomically, read_file
+from contract.models_config import version_numbers
 from contract.processes import terminate_with_parent
 from contract.signatures import ASSETS, CARD_FILE, MODELS_CONFIG
+from service.backends.messages import model_server_config_pb2
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
 from service.http_server.addresses import listen
@@ -45,7 +47,7 @@ EXIT_TIMEOUT_S = 10.0
 # In the working directory, like models and runs.
 STATE_KEY_FILE, TRAINING_DIR = Path(".sostenuto-state-key"), Path("training")
 # For a repository without models, until a job publishes the first one.
-EMPTY_CONFIG = b"model_config_list {\n}"
+EMPTY_CONFIG = b"model_config_list {\n}\n"
 
 
 class Ended(Exception):
@@ -109,8 +111,6 @@ class Supervisor:
         self._trainer: subprocess.Popen[bytes] | None = None
         self._trainer_at = 0.0
         self._is_loaded = False  # whether the model server has loaded its versions
-        config = settings.models_dir / MODELS_CONFIG
-        self._has_models = config.exists() and config.read_bytes().strip() != EMPTY_CONFIG
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._gateway_life = LifetimePipe()
         self._num_signals = 0
@@ -145,7 +145,8 @@ class Supervisor:
             raise Ended("stopping: draining accepted requests (signal again to stop at once)", 0)
         # The gateway first: if it has ended, the model server may have ended because of it.
         for name, process in reversed(self._children.items()):
-            if (code := process.poll()) is not None:
+            is_restarted = name == MODEL_SERVER and self._is_loaded
+            if not is_restarted and (code := process.poll()) is not None:
                 # A process that exits by itself is a failure, whatever its exit code; 128 + a signal as in shells.
                 raise Ended(f"error: the {name} {_how(code)}; stopping", code or 1 if code >= 0 else 128 - code)
 
@@ -189,23 +190,25 @@ class Supervisor:
 
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
-        if not self._has_models:
-            if settings.models_dir.exists() and not settings.models_dir.is_dir():
-                raise Ended(f"error: {settings.models_dir} is not a directory: set SOSTENUTO_MODELS_DIR", 1)
-            settings.models_dir.mkdir(parents=True, exist_ok=True)
-            write_atomically(settings.models_dir / MODELS_CONFIG, EMPTY_CONFIG)
+        if settings.models_dir.exists() and not settings.models_dir.is_dir():
+            raise Ended(f"error: {settings.models_dir} is not a directory: set SOSTENUTO_MODELS_DIR", 1)
+        settings.models_dir.mkdir(parents=True, exist_ok=True)
+        create_atomically(settings.models_dir / MODELS_CONFIG, EMPTY_CONFIG)
+        models = configured_models(settings.models_dir)
         port = _require_free(settings.host, settings.port)
+        metrics_port = settings.metrics_port_beside(port)
+        _require_free(settings.metrics_host, metrics_port)
         self._backend_port = _require_free("127.0.0.1", 0)
         self._launch_model_server()
-        # No time-out: it loads versions one after another, logs each, and exits if one fails.
+        # No time-out: it loads versions one after another, and logs each.
         self._wait(lambda: _listens(self._backend_port))
-        self._launch_gateway(port)
+        self._launch_gateway(port, metrics_port)
         # From now on only the gateway holds it.
         self._gateway_life.drop()
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        self._wait(lambda: is_ready(host, port) if self._has_models else _listens(port, host), GATEWAY_TIMEOUT_S)
+        self._wait(lambda: _listens(port, host) if models == [] else is_ready(host, port), GATEWAY_TIMEOUT_S)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._print_ready(f"http://{address}", time.monotonic() - started)
+        self._print_ready(f"http://{address}", models, time.monotonic() - started)
 
     def _launch_model_server(self) -> None:
         self._is_loaded = False
@@ -221,9 +224,10 @@ class Supervisor:
             pass_fds=[self._gateway_life.read_fd],
         )
 
-    def _launch_gateway(self, port: int) -> None:
+    def _launch_gateway(self, port: int, metrics_port: int) -> None:
         backends = f"127.0.0.1:{self._backend_port}"
-        variables = self._training | {"SOSTENUTO_BACKENDS": backends, "SOSTENUTO_PORT": str(port)}
+        ports = {"SOSTENUTO_PORT": str(port), "SOSTENUTO_METRICS_PORT": str(metrics_port)}
+        variables = self._training | {"SOSTENUTO_BACKENDS": backends} | ports
         if "log_format" not in self._settings.model_fields_set:
             # The output is for people: a terminal or a log file.
             variables["SOSTENUTO_LOG_FORMAT"] = "text"
@@ -260,12 +264,12 @@ class Supervisor:
             time.sleep(POLL_S)
         self._check()
 
-    def _print_ready(self, url: str, seconds: float) -> None:
-        if not self._has_models:
+    def _print_ready(self, url: str, models: list[str] | None, seconds: float) -> None:
+        if models == []:
             click.echo(f"ready after {seconds:.1f} s: {url}  (no models yet; Ctrl-C stops)")
             click.echo(f"train one:\n  sostenuto train book.txt --server {url}")
             return
-        models = _configured_models(self._settings.models_dir) or ["MODEL"]
+        models = models or ["MODEL"]
         click.echo(f"ready after {seconds:.1f} s: {url}  (models: {', '.join(models)}; Ctrl-C stops)")
         click.echo("try:")
         key = ' -H "Authorization: Bearer $KEY"' if self._settings.keys_file else ""
@@ -331,14 +335,18 @@ def _example_request(model_dir: Path) -> str:
     """Return the body of a request to a model, quoted for a shell, from its newest version's card."""
     fields = {"max_tokens": 300, "temperature": 0.5, "stream": True}
     with contextlib.suppress(OSError, ValueError):
-        newest = max((path for path in model_dir.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
-        return GeneratorCard.model_validate_json((newest / ASSETS / CARD_FILE).read_bytes()).example_request(**fields)
+        card = model_dir / str(max(version_numbers(model_dir))) / ASSETS / CARD_FILE
+        return GeneratorCard.model_validate_json(card.read_bytes()).example_request(**fields)
     return shlex.quote(json.dumps({"model": model_dir.name, "prompt": "", **fields}))
 
 
-def _configured_models(models_dir: Path) -> list[str]:
-    """Return the names in `models.config`; /readyz has none where API keys are required."""
+def configured_models(models_dir: Path) -> list[str] | None:
+    """Return the names of the models in `models.config`; none if it does not exist, None if it cannot be read."""
     try:
-        return listed_names(models_dir)
-    except (OSError, UnicodeDecodeError):
+        text = read_file(models_dir / MODELS_CONFIG).decode()
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except (OSError, UnicodeDecodeError, text_format.ParseError):
+        return None
+    return [entry.name for entry in config.model_config_list.config]

@@ -1,11 +1,12 @@
 """Routing of requests to versions: NAME, NAME:VERSION or NAME@LABEL, and the traffic split for NAME."""
 
 import hashlib
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from contract.models_config import LABEL_PATTERN, STABLE, Shares
+from contract.models_config import LABEL_PATTERN, PREVIOUS, STABLE, Shares
 from service.errors import ModelNotFound
 
 
@@ -54,9 +55,9 @@ class Route:
     def choose(self, reference: Reference, seed: int | None) -> int:
         """Return the version for a request.
 
-        With a traffic split, a seed always gets the same version, and keeps it when that version's share grows:
-        requests are reproducible while the split stays the same. Without a seed, it is the version with the largest
-        share.
+        With a traffic split, a seed always gets the same version: requests are reproducible while the split stays the
+        same. When it changes, a seed leaves its version only for one that has gained against it (weighted rendezvous
+        hashing). Without a seed, it is the version with the largest share.
 
         Raises:
             ModelNotFound: the version is not served, or the label is unknown; the message lists the alternatives.
@@ -76,14 +77,12 @@ class Route:
             return self.stable
         if seed is None:
             return self.primary
-        digest = hashlib.blake2b(f"{self.name} {seed}".encode(), digest_size=8).digest()
-        point = int.from_bytes(digest, "little") / 2**64 * sum(self.shares.values())
-        versions = sorted(self.shares)
-        for version in versions[:-1]:
-            point -= self.shares[version]
-            if point < 0:
-                return version
-        return versions[-1]
+        return min(self.shares, key=lambda version: (self._wait(version, seed), version))
+
+    def _wait(self, version: int, seed: int) -> float:
+        """Return an exponentially distributed number with the version's share as rate; the least of them wins."""
+        digest = hashlib.blake2b(f"{self.name} {seed} {version}".encode(), digest_size=8).digest()
+        return -math.log((int.from_bytes(digest, "little") + 1) / 2**64) / self.shares[version]
 
     def _require_served(self, version: int, what: str) -> int:
         if version not in self.versions:
@@ -108,13 +107,15 @@ def make_route(
 
     `stable_before` is the stable version until now, which is kept while the one labeled stable is being loaded; for
     `was_guess` see `Route.is_guess`. `available` are the versions whose backends take calls. The others belong to
-    ejected backends, and get no requests; if there are no available ones, `stable_before` is kept.
+    ejected backends, and get no requests; if there are no available ones, nothing changes, as requests wait.
     """
+    routable = available or versions
     if not available:
         available = versions if stable_before is None or stable_before not in versions else [stable_before]
     stable = labels.get(STABLE, max(available))
     if stable not in available:
-        stable = stable_before if stable_before is not None and stable_before in available else max(available)
+        substitutes = (stable_before, labels.get(PREVIOUS), max(available))
+        stable = next(version for version in substitutes if version is not None and version in available)
     is_guess = stable != labels.get(STABLE, stable) and (stable_before is None or was_guess)
     resolved: dict[int, float] = {}
     problems = []
@@ -122,7 +123,7 @@ def make_route(
         version = int(target) if target.isdigit() else stable if target == STABLE else labels.get(target)
         if version is None:
             problems.append(f"it has no label {target}")
-        elif version not in available:
+        elif version not in routable:
             problems.append(f"version {version} is not served")
         elif share > 0:
             resolved[version] = resolved.get(version, 0.0) + share

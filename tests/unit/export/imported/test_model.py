@@ -134,13 +134,15 @@ def test_a_stateful_model_of_batch_size_1_carries_its_state(make, kit, suffix, t
         np.testing.assert_allclose(logits[row], np.asarray(model(IDS[row : row + 1]))[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "Bidirectional"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "Bidirectional", "RNN", "stacked"])
 def test_hard_sigmoid_of_a_keras_2_model_is_that_of_keras_2(kind, tmp_path):
     """Keras 3 has another function of that name."""
     layers = tf_keras.layers
     options = {"recurrent_activation": "hard_sigmoid"}
     recurrent = layers.GRU(7, **options) if kind == "GRU" else layers.LSTM(7, **options)
     recurrent = layers.Bidirectional(recurrent) if kind == "Bidirectional" else recurrent
+    recurrent = layers.RNN(layers.LSTMCell(7, **options)) if kind == "RNN" else recurrent
+    recurrent = layers.RNN([layers.GRUCell(7, **options), layers.LSTMCell(5)]) if kind == "stacked" else recurrent
     model = tf_keras.Sequential([layers.Embedding(V, 8, input_length=9), recurrent, layers.Dense(V)])
     model.build((None, 9))
     for weight in model.weights:

@@ -61,6 +61,12 @@ def test_list_prints_one_line_of_metrics_per_version(repository, capsys):
     assert lines[3].endswith("not listed")
 
 
+def test_a_directory_of_the_file_system_is_no_model(repository, capsys):
+    store(repository, "m")
+    (repository / "lost+found/1").mkdir(parents=True)
+    assert [line.split()[0] for line in told(capsys, "list")[1:]] == ["m"]
+
+
 CARD = "assets.extra/generator.json"
 
 

@@ -8,6 +8,7 @@ import pytest
 from contract.models_config import read_labels
 from export.repository import removal
 from export.repository.models_config import add_to_models_config, read_entries
+from export.repository.promotion import move_labels
 from tests.commands import main
 from tests.faults import fill_disk
 from tests.unit.export.repository.stored import store
@@ -108,6 +109,27 @@ def test_a_policy_of_all_versions_is_kept(models_dir, capsys):
     run(capsys, "promote", "m:1")
     add_to_models_config(models_dir, "m")
     assert entry(models_dir)[1] == [*range(1, 10)]
+
+
+def test_a_version_with_a_share_stays_served_when_newer_ones_are_published(models_dir):
+    """Its requests would go to versions that nobody chose."""
+    move_labels(models_dir, "m", {}, {"2": 50, "4": 50})
+    for version in (5, 6, 7):
+        store(models_dir, version=version)
+    assert entry(models_dir) == ({}, [2, 4, 6, 7])
+    move_labels(models_dir, "m", {}, {})
+    assert read_entries(models_dir)[0].policy.latest == 2
+
+
+def test_a_share_of_a_version_that_does_not_exist_is_not_waited_for(models_dir):
+    (models_dir / "routing.toml").write_text("[m]\n9 = 1\n1 = 1\n")
+    add_to_models_config(models_dir, "m")
+    assert entry(models_dir) == ({}, [1, 3, 4])
+
+
+def test_a_rollback_returns_to_the_predecessor_of_a_version_that_was_stable_before_its_promotion(capsys):
+    run(capsys, "promote", "m:4")
+    assert run(capsys, "rollback", "m") == (0, "m: stable is now version 3 (was 4)\n")
 
 
 def test_a_stable_version_is_not_removed(models_dir, capsys):

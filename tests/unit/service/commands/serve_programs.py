@@ -31,7 +31,7 @@ def run_serve(port, folder):
             return super()._spawn(THIS, "gateway" if module == "service" else "model_server", *arguments, **how)
 
     os.chdir(folder)
-    settings = Settings(port=int(port), models_dir=Path(folder), drain_s=DRAIN_S)
+    settings = Settings(port=int(port), metrics_port=0, models_dir=Path(folder), drain_s=DRAIN_S)
     sys.exit(FakeSupervisor(settings).run())
 
 

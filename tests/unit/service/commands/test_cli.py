@@ -16,7 +16,7 @@ from contract.files import try_lock
 from service import cli
 from service.commands import demo as module
 from service.commands.health import is_ready
-from service.commands.serve import Supervisor
+from service.commands.serve import EMPTY_CONFIG, Supervisor
 from service.generation.resume_tokens import read_state_keys
 from service.settings import Settings
 from tests.http_server import http_server
@@ -42,7 +42,7 @@ def call(monkeypatch, tmp_path):
 def models(tmp_path):
     """A repository in the current directory."""
     (tmp_path / "models").mkdir()
-    (tmp_path / "models/models.config").write_text("model_config_list {}")
+    (tmp_path / "models/models.config").write_text('model_config_list { config { name: "m" } }')
 
 
 @pytest.mark.parametrize("stored", ["models", "tmp_path"], ids=["with a model", "for the jobs of clients"])
@@ -72,7 +72,7 @@ def test_options_of_serve_override_the_environment(call, monkeypatch, models):  
 def test_without_a_model_and_a_trainer_serve_says_how_to_train_one(call):
     done, started = call(cli.serve, "--no-trainer")
     assert (done.exit_code, started) == (1, [])
-    assert re.fullmatch(r"Error: there is no models.config in models: .*`sostenuto demo`\n", done.stderr)
+    assert re.fullmatch(r"Error: there is no model in models: .*`sostenuto demo`\n", done.stderr)
 
 
 @pytest.mark.parametrize("arguments", [("--port", "65536"), ("--backends", "nowhere")])
@@ -103,7 +103,7 @@ def processes(monkeypatch, tmp_path):
         name = command[command.index("-m") + 1]
         commands.append((name, command, env))
         if name == "export" and not codes[name]:
-            (tmp_path / "models").mkdir()
+            (tmp_path / "models").mkdir(exist_ok=True)
             (tmp_path / "models/models.config").touch()
         return codes[name]
 
@@ -162,6 +162,13 @@ def test_demo_in_a_directory_that_cannot_be_written_says_so(call, processes):
 def test_demo_says_that_it_ignores_other_model_servers(call, processes, monkeypatch):  # noqa: ARG001
     monkeypatch.setenv("SOSTENUTO_BACKENDS", "10.0.0.1:8500")
     assert "SOSTENUTO_BACKENDS is ignored" in call(cli.demo)[0].stdout
+
+
+def test_demo_trains_where_serve_has_left_an_empty_repository(call, processes, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/models.config").write_bytes(EMPTY_CONFIG)
+    call(cli.demo)
+    assert "export" in [name for name, _, _ in processes[0]]
 
 
 @pytest.mark.usefixtures("models")

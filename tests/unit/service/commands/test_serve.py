@@ -137,6 +137,27 @@ def test_a_file_in_place_of_the_repository_is_an_error(tmp_path, monkeypatch, ca
     assert "models is not a directory" in capsys.readouterr().out
 
 
+def test_a_taken_port_of_metrics_is_noticed_before_anything_is_started(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(Supervisor, "_spawn", lambda *_, **__: pytest.fail("started"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = Settings(models_dir=tmp_path, port=0, metrics_host="127.0.0.1", metrics_port=port)
+        assert Supervisor(settings).run() == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in capsys.readouterr().out
+
+
+def test_a_model_server_that_ends_between_two_checks_is_restarted(tmp_path):
+    supervisor = Supervisor(Settings(models_dir=tmp_path))
+    supervisor._children[module.MODEL_SERVER] = SimpleNamespace(poll=lambda: -signal.SIGKILL)
+    supervisor._is_loaded = True
+    supervisor._check()
+    supervisor._is_loaded = False
+    with pytest.raises(module.Ended):
+        supervisor._check()
+    supervisor._gateway_life.close()
+
+
 def test_how_a_trainer_ended_is_said(tmp_path, capsys):
     supervisor = Supervisor(Settings(models_dir=tmp_path), trains=True)
     supervisor._trainer = subprocess.Popen(["sleep", "60"])
@@ -196,7 +217,9 @@ def test_a_process_whose_parent_has_already_ended_does_not_start():
     assert orphan.wait(LIMIT_S) == 1
 
 
-TWO = b'model_config_list { config { name: "mine" } config { name: "other" } }'
+TWO = b"""model_config_list { config { name: "mine" } config { name: "other" }
+  # config { name: "old" }
+}"""
 
 
 @pytest.mark.parametrize(

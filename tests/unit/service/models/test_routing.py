@@ -43,6 +43,8 @@ def test_a_reference_is_parsed_into_name_version_and_label(text, expected):
         ({"stable": 4}, 2, 2),
         ({"stable": 4}, 7, 3),
         ({"stable": 4}, None, 3),
+        # It cannot be loaded after a restart: version 3 was never promoted.
+        ({"stable": 4, "previous": 2}, None, 2),
     ],
 )
 def test_the_stable_version_is_the_default(labels, before, stable):
@@ -84,12 +86,22 @@ def test_the_traffic_split_follows_its_shares_and_is_sticky_by_seed():
         assert abs(len(canary) / 4000 - share / 100) < 0.03
         assert before <= canary
         before = canary
+    before_growth = Route("demo", (1, 2, 3), 3, {}, {1: 80, 2: 10, 3: 10})
+    grown = Route("demo", (1, 2, 3), 3, {}, {1: 60, 2: 15, 3: 25})
+    of_two = [seed for seed in range(4000) if before_growth.choose(PLAIN, seed) == 2]
+    assert {grown.choose(PLAIN, seed) for seed in of_two} <= {2, 3}
     three = Route("demo", (1, 2, 3), 3, {}, {1: 0.2, 2: 0.2, 3: 0.6})
     counts = Counter(three.choose(PLAIN, seed) for seed in range(4000))
     assert [round(counts[version] / 400) for version in versions] == [2, 2, 6]
     assert Counter(Route("other", (1, 2, 3), 3, {}, {1: 1, 3: 1}).choose(PLAIN, seed) for seed in range(9)) != Counter(
         Route("demo", (1, 2, 3), 3, {}, {1: 1, 3: 1}).choose(PLAIN, seed) for seed in range(9)
     )
+
+
+def test_the_traffic_split_stays_while_no_backend_takes_calls():
+    """Requests wait for a model server that restarts; those of a seed must not change their version."""
+    route, problems = make_route("demo", [1, 2], {"stable": 1}, {"1": 50, "2": 50}, 1, [])
+    assert (route.stable, route.shares, problems) == (1, {1: 50.0, 2: 50.0}, [])
 
 
 def test_without_a_seed_the_version_with_the_largest_share_is_chosen():
