@@ -67,22 +67,6 @@ class Corpus:
     stop: int
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, name: str, documents: Iterable[str], *, ends: bool) -> "Corpus":
-        """Create a corpus of in-memory documents, without the blank ones.
-
-        Raises:
-            CorpusError: all documents are blank.
-        """
-        return cls._write(name, separate_documents(([document] for document in documents), "file"), "corpus", ends=ends)
-
-    @classmethod
-    def _write(cls, name: str, separated: Iterable[str], role: str, *, ends: bool) -> "Corpus":
-        spool = _write_documents(separated)
-        if not spool.size:
-            raise CorpusError(f"{role} {name}: it has no text")
-        return cls(name, ends, spool, 0, spool.size)
-
     @cached_property
     def num_characters(self) -> int:
         return sum(int(np.count_nonzero(_is_character(block))) for block in self.blocks("counting"))
@@ -236,14 +220,16 @@ def read_corpus(
             label column.
     """
     records = RecordReader(label_columns) if documents == "records" else None
-    separated = separate_documents(_read_texts(source, role, records), documents)
-    corpus = Corpus._write(source, separated, role, ends=documents != "none")
+    spool = _write_documents(separate_documents(_read_texts(source, role, records), documents))
+    if not spool.size:
+        raise CorpusError(f"{role} {source}: it has no text")
     labels = records.labels if records else {}
     for name in labels if records else ():
         if name not in records.fields and not any(labels[name]):
             fields = ", ".join(map(repr, records.fields))[:200]
             raise CorpusError(f"{role} {source}: no record has the label column {name!r}, only {fields}")
-    return replace(corpus, labels={name: np.array(values, object) for name, values in labels.items()})
+    columns = {name: np.array(values, object) for name, values in labels.items()}
+    return Corpus(source, documents != "none", spool, 0, spool.size, columns)
 
 
 def _read_texts(source: str, role: str, records: RecordReader | None = None) -> Iterator[Iterator[str]]:

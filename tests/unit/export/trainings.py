@@ -5,13 +5,13 @@ import tensorflow as tf
 
 from contract.card import CorpusDescription, Sample
 from export.config import load_config
-from export.corpora.corpus import Corpus
 from export.training.dataset import Dataset
 from export.training.model import build_model
 from export.training.runs import RunFolder
 from export.training.trainer import Trainer
 from export.training.workflow import train_tokenizer
 from tests.unit.export.repository.stored import store
+from tests.unit.export.texts import corpus_of
 
 TEXT = "the cat sat on the mat and the dog ran to the hill. " * 24
 SETTINGS = {"name": "m", "corpus": "c", "units": 6, "embedding": 4, "batch_size": 4, "sequence_length": 25, "epochs": 3}
@@ -71,7 +71,7 @@ class Watcher:
 def prepare(text=TEXT, **settings):
     config = load_config(None, {**SETTINGS, **settings})
     lines = text.splitlines() if config.documents == "lines" else []
-    corpus = Corpus.of("c", lines, ends=True) if len(lines) > 1 else Corpus.of("c", [text], ends=False)
+    corpus = corpus_of("c", lines, ends=True) if len(lines) > 1 else corpus_of("c", [text], ends=False)
     head, tail = corpus.split(config.validation_fraction(corpus.num_characters), config.seed)
     tokenizer = train_tokenizer(config, head)
     dataset = Dataset.lay_out(head, tail, tokenizer, config)
@@ -89,7 +89,7 @@ def start(path, text=TEXT, **settings):
 def store_trained(models_dir, name="base", text=TEXT, documents=False, **settings):
     """Write a version of an untrained model that can be a base, without a graph; return the model."""
     config = load_config(None, {**SETTINGS, "name": name, **settings})
-    corpus = Corpus.of("c", [text], ends=documents)
+    corpus = corpus_of("c", [text], ends=documents)
     tokenizer = train_tokenizer(config, corpus)
     model = build_model(config, len(tokenizer.tokens))
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ from export.corpora.packaged import ADDRESSES, HELP_TOPICS, SHAKESPEARE, provena
 from export.errors import CorpusError
 from export.terminal import ProgressLine
 from tests.paths import ROOT
+from tests.unit.export.texts import corpus_of
 
 
 def write(folder, files):
@@ -234,19 +235,19 @@ def test_every_error_begins_with_the_option(content, monkeypatch):
 def test_too_little_text_for_a_validation_split_is_rejected(documents, ends):
     told = rf"{len(documents[0])} character.* 1 document.*validation = 0\.1.*--validation 0"
     with pytest.raises(CorpusError, match=told):
-        Corpus.of("c", documents, ends=ends).split(0.1, 0)
+        corpus_of("c", documents, ends=ends).split(0.1, 0)
 
 
 @pytest.mark.parametrize(("length", "rate", "learned"), [(1_115_394, 0.1, 1_003_854), (10, 0.9, 1), (1000, 0.3, 700)])
 def test_a_running_text_is_split_as_by_nanogpt(length, rate, learned):
     """The length is rounded down, unaffected by binary fractions; the first case is nanoGPT's tiny Shakespeare."""
-    head, tail = Corpus.of("c", ["a" * length], ends=False).split(rate, 0)
+    head, tail = corpus_of("c", ["a" * length], ends=False).split(rate, 0)
     assert (head.num_characters, tail.num_characters) == (learned, length - learned)
 
 
 def test_the_validation_split_samples_all_parts_of_a_sorted_list():
     names = sorted(f"{letter}{number:02}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for number in range(60))
-    head, tail = Corpus.of("c", names, ends=True).split(0.1, seed=0)
+    head, tail = corpus_of("c", names, ends=True).split(0.1, seed=0)
     assert sorted((*head.documents, *tail.documents)) == names
     assert {name[0] for name in head.documents} == set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     assert len({name[0] for name in tail.documents}) > 20
@@ -258,7 +259,7 @@ def test_a_seed_always_selects_the_same_validation_documents():
     names = [f"name {number}" for number in range(50)]
 
     def held_out(seed):
-        return Corpus.of("c", names, ends=True).split(0.1, seed)[1].documents
+        return corpus_of("c", names, ends=True).split(0.1, seed)[1].documents
 
     assert held_out(0) == held_out(0) == ("name 18", "name 34", "name 36", "name 44", "name 20")
     assert held_out(0) != held_out(1)
@@ -288,7 +289,7 @@ def kept(length, fraction):
 @settings(deadline=None)
 @given(documents=DOCUMENTS)
 def test_stored_documents_have_the_right_text_size_and_hash(documents):
-    corpus = Corpus.of("c", documents, ends=True)
+    corpus = corpus_of("c", documents, ends=True)
     assert corpus.documents == tuple(documents)
     assert "".join(text + "\0" * ends for text, ends in corpus.chunks()) == "".join(f"{each}\0" for each in documents)
     assert (corpus.num_documents, corpus.num_characters) == (len(documents), sum(map(len, documents)))
@@ -301,7 +302,7 @@ def test_stored_documents_have_the_right_text_size_and_hash(documents):
 def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
     keep = kept(sum(map(len, documents)), fraction)
     boundaries = list(accumulate(map(len, documents)))[:-1]
-    corpus = Corpus.of("c", documents, ends=True)
+    corpus = corpus_of("c", documents, ends=True)
     if not boundaries:
         with pytest.raises(CorpusError):
             corpus.split(fraction, 0)
@@ -311,9 +312,9 @@ def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
     for part, expected in zip(corpus.split(fraction, 0), (documents[:count], documents[count:]), strict=True):
         assert (part.documents, part.ends) == (tuple(expected), True)
         assert (part.num_documents, part.num_characters) == (len(expected), sum(map(len, expected)))
-        assert part.sha256() == Corpus.of("d", expected, ends=True).sha256()
+        assert part.sha256() == corpus_of("d", expected, ends=True).sha256()
         if len(expected) > 1:
-            alone = Corpus.of("d", expected, ends=True).split(fraction, 0)
+            alone = corpus_of("d", expected, ends=True).split(fraction, 0)
             assert [each.documents for each in part.split(fraction, 0)] == [each.documents for each in alone]
 
 
@@ -321,7 +322,7 @@ def test_documents_are_split_at_the_nearest_boundary(documents, fraction):
 @settings(deadline=None)
 @given(document=st.text("ab é語😀\n", min_size=1, max_size=200).filter(str.strip), fraction=FRACTIONS)
 def test_a_running_text_is_split_at_a_character_not_a_byte(document, fraction):
-    corpus, keep = Corpus.of("c", [document], ends=False), kept(len(document), fraction)
+    corpus, keep = corpus_of("c", [document], ends=False), kept(len(document), fraction)
     if keep in {0, len(document)}:
         with pytest.raises(CorpusError):
             corpus.split(fraction, 0)
@@ -334,7 +335,7 @@ def test_a_running_text_is_split_at_a_character_not_a_byte(document, fraction):
 
 
 def test_a_running_text_holds_out_its_end_whatever_the_seed():
-    corpus = Corpus.of("c", ["abcdefghij"], ends=False)
+    corpus = corpus_of("c", ["abcdefghij"], ends=False)
     assert corpus.split(0, 0) == (corpus, None)
     for seed in (0, 3):
         assert [part.documents for part in corpus.split(0.2, seed)] == [("abcdefgh",), ("ij",)]
@@ -342,7 +343,7 @@ def test_a_running_text_holds_out_its_end_whatever_the_seed():
 
 def test_excerpts_of_a_long_text_come_from_all_parts_of_it(monkeypatch):
     documents = [f"word {number} " for number in range(1000)]
-    corpus = Corpus.of("c", documents, ends=True)
+    corpus = corpus_of("c", documents, ends=True)
     assert corpus.excerpts() == tuple(documents)
     monkeypatch.setattr(corpus_module, "SAMPLED_CHARACTERS", 1000)
     excerpts = corpus.excerpts()

@@ -19,10 +19,10 @@ from contract.tokenizers import (
 )
 from export.corpora import corpus as corpus_module
 from export.corpora import encoder, spool
-from export.corpora.corpus import Corpus
 from export.corpora.encoder import Encoder, encode_corpus
 from export.training.dataset import Sequences, SlidingWindows
 from tests.unit.contract.scripts import ALL
+from tests.unit.export.texts import corpus_of
 
 WHITE = " \n\t\x0b\r\x1c\x85\xa0\u2028"
 TOKENIZERS = {
@@ -90,7 +90,7 @@ def small_blocks():
 def test_a_document_in_many_chunks_is_reversed_as_a_whole(kind, ends, documents):
     documents = documents if ends else documents[:1]
     tokenizer = kind.train([*documents, "ab"], end_token=ends)
-    corpus = Corpus.of("c", documents, ends=ends)
+    corpus = corpus_of("c", documents, ends=ends)
     mark = [tokenizer.special.end] if ends else []
     for direction, step in (("forward", 1), ("backward", -1)):
         expected = [i for document in documents for i in tokenizer.encode(document)[::step] + mark]
@@ -99,7 +99,7 @@ def test_a_document_in_many_chunks_is_reversed_as_a_whole(kind, ends, documents)
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_sequences_and_windows_are_views_of_the_mapped_ids(direction):
-    corpus = Corpus.of("c", ["ab ab " * 200], ends=False)
+    corpus = corpus_of("c", ["ab ab " * 200], ends=False)
     ids = encode_corpus(corpus, CharacterTokenizer.train("ab "), direction)
     assert isinstance(ids.base, np.memmap)
     for laid_out in (Sequences.for_training(ids, 2, 4, 10), SlidingWindows(ids, 4, 2, None, 10)):

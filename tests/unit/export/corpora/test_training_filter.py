@@ -15,11 +15,11 @@ from contract.tokenizers import CharacterTokenizer, ExactWordTokenizer, SubwordT
 from contract.training_filter import DOCUMENTS, SPANS
 from export.corpora import corpus as corpus_module
 from export.corpora import training_filter as module
-from export.corpora.corpus import Corpus
 from export.corpora.encoder import encode_corpus
 from export.corpora.memorization import SPAN_WORDS
 from export.corpora.training_filter import build_training_filter
 from export.interrupts import deferred_interrupts
+from tests.unit.export.texts import corpus_of
 
 # A vocabulary of Keras's that was imported, with which a model is trained further.
 LOWER_CASE = "lower case"
@@ -62,7 +62,7 @@ def generated(tokenizer, document):
 @given(documents=SHORT)
 def test_every_document_is_found_as_the_model_generates_it(kind, documents):
     tokenizer = trained(kind, documents, ends=True)
-    found = build_training_filter(Corpus.of("c", documents, ends=True), tokenizer)
+    found = build_training_filter(corpus_of("c", documents, ends=True), tokenizer)
     assert (found.kind, found.num_entries) == (DOCUMENTS, len(documents))
     texts = [generated(tokenizer, document) for document in documents]
     assert all(found.contains([], text) for text in texts if text)
@@ -77,7 +77,7 @@ def test_every_document_is_found_as_the_model_generates_it(kind, documents):
 def test_every_span_is_found_in_the_order_of_generation(kind, ends, direction):
     """A span has no end token, so it crosses no boundary of documents."""
     documents = [sentences(seed, 60 + 20 * seed) for seed in range(3 if ends else 1)]
-    tokenizer, corpus = trained(kind, documents, ends=ends), Corpus.of("c", documents, ends=ends)
+    tokenizer, corpus = trained(kind, documents, ends=ends), corpus_of("c", documents, ends=ends)
     found = build_training_filter(corpus, tokenizer, direction)
     ids = encode_corpus(corpus, tokenizer, direction).tolist()
     expected = math.ceil(50 * (len(ids) - 3 * ends) / corpus.num_characters)
@@ -94,11 +94,11 @@ def test_every_span_is_found_in_the_order_of_generation(kind, ends, direction):
 def test_held_out_text_is_not_found(kind):
     text, other = sentences(0, 2000), sentences(1, 2000)
     tokenizer = trained(kind, [text], ends=False)
-    found = build_training_filter(Corpus.of("c", [text], ends=False), tokenizer)
+    found = build_training_filter(corpus_of("c", [text], ends=False), tokenizer)
     assert found.find_spans(tokenizer.encode(other)).tolist() == []
     lines = [f"line {number}" for number in range(2000)]
     tokenizer = trained(kind, lines, ends=True)
-    found = build_training_filter(Corpus.of("c", lines[::2], ends=True), tokenizer)
+    found = build_training_filter(corpus_of("c", lines[::2], ends=True), tokenizer)
     assert sum(found.contains([], line) for line in lines) == 1000
 
 
@@ -109,7 +109,7 @@ def test_a_large_text_has_fewer_spans_and_every_longer_copy_is_found(monkeypatch
     monkeypatch.setattr(module, "_BLOCK_TOKENS", 101)
     text = sentences(0, 400)
     tokenizer = CharacterTokenizer.train(text, end_token=ends)
-    found = build_training_filter(Corpus.of("c", [text], ends=ends), tokenizer)
+    found = build_training_filter(corpus_of("c", [text], ends=ends), tokenizer)
     assert found.stride == 5
     assert found.num_bytes <= 2048 + 64
     assert found.num_entries == len(range(0, len(text) - 50 + 1, 5))
@@ -122,8 +122,8 @@ def test_too_many_documents_have_no_filter(monkeypatch):
     lines = [f"line {number}" for number in range(700)]
     tokenizer = CharacterTokenizer.train(lines, end_token=True)
     monkeypatch.setattr(module, "MAX_BYTES", 2048)
-    assert build_training_filter(Corpus.of("c", lines, ends=True), tokenizer) is None
-    assert build_training_filter(Corpus.of("c", lines[:680], ends=True), tokenizer).num_bytes <= 2048 + 64
+    assert build_training_filter(corpus_of("c", lines, ends=True), tokenizer) is None
+    assert build_training_filter(corpus_of("c", lines[:680], ends=True), tokenizer).num_bytes <= 2048 + 64
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["running", "documents"])
@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_corpus(monkeypatch, ends):
     monkeypatch.setattr(module, "_BLOCK_TOKENS", 1 << 16)
     monkeypatch.setattr(corpus_module, "BLOCK_BYTES", 1 << 16)
     lines = (f"{i} " + "x" * 190 for i in range(80_000))
-    corpus = Corpus.of("c", lines if ends else ["".join(lines)], ends=ends)
+    corpus = corpus_of("c", lines if ends else ["".join(lines)], ends=ends)
     tokenizer = CharacterTokenizer.train("0123456789 x", end_token=ends)
     tracemalloc.start()
     found = build_training_filter(corpus, tokenizer)
@@ -147,12 +147,12 @@ def test_memory_does_not_grow_with_the_corpus(monkeypatch, ends):
 def test_long_documents_have_spans(length, kind):
     documents = ["ab" * 50, "a" * (2 * length - 100)]
     tokenizer = CharacterTokenizer.train(documents, end_token=True)
-    assert build_training_filter(Corpus.of("c", documents, ends=True), tokenizer).kind == kind
+    assert build_training_filter(corpus_of("c", documents, ends=True), tokenizer).kind == kind
 
 
 def test_a_text_shorter_than_a_span_has_an_empty_filter():
     tokenizer = CharacterTokenizer.train("abc")
-    found = build_training_filter(Corpus.of("c", ["abc"], ends=False), tokenizer)
+    found = build_training_filter(corpus_of("c", ["abc"], ends=False), tokenizer)
     assert (found.num_entries, found.false_positive_rate) == (0, 0.0)
     assert not found.contains(tokenizer.encode("abc" * 40), "")
 
@@ -160,7 +160,7 @@ def test_a_text_shorter_than_a_span_has_an_empty_filter():
 def test_the_tokens_of_a_text_do_not_matter_for_documents():
     """A model may sample other tokens than those that the tokenizer chooses; the text is a copy all the same."""
     tokenizer = SubwordTokenizer.train(["the man"] * 3, vocab_size=270, end_token=True)
-    found = build_training_filter(Corpus.of("c", ["the man"], ends=True), tokenizer)
+    found = build_training_filter(corpus_of("c", ["the man"], ends=True), tokenizer)
     spelled = list(itertools.chain.from_iterable(tokenizer.encode(character) for character in "the man"))
     assert spelled != tokenizer.encode("the man")
     assert found.contains(spelled, tokenizer.decode(spelled))
@@ -172,4 +172,4 @@ def test_building_can_be_interrupted_between_two_blocks():
         with deferred_interrupts():
             signal.raise_signal(signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
-                build_training_filter(Corpus.of("c", ["ab"], ends=ends), tokenizer)
+                build_training_filter(corpus_of("c", ["ab"], ends=ends), tokenizer)

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from contract.card import load_assets
 from contract.tokenizers import CharacterTokenizer
 from contract.training_filter import load_training_filter
-from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter
 from export.errors import CheckFailed, PublishError
 from export.graphs import cells, signatures
@@ -26,6 +25,7 @@ from export.repository.publishing import publish
 from model_server.servable import WARMUP_FILE, Servable, read_requests
 from tests.unit.export.models import VOCABULARY, make_model
 from tests.unit.export.repository.stored import make_progress
+from tests.unit.export.texts import corpus_of
 
 TOKENIZER = CharacterTokenizer.train("abcdefghij")
 
@@ -58,7 +58,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def training_filter():
-    return build_training_filter(Corpus.of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
+    return build_training_filter(corpus_of("c", ["abcdefghij" * 20], ends=False), TOKENIZER)
 
 
 @pytest.fixture(scope="module")

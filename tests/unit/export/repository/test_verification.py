@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from contract.signatures import SCORE
 from contract.tokenizers import CharacterTokenizer
 from export.cli import program
-from export.corpora.corpus import Corpus
 from export.corpora.training_filter import build_training_filter
 from export.graphs.exportable import prepare, prepare_function
 from export.graphs.signatures import Generator
@@ -24,6 +23,7 @@ from export.repository.versions import Version
 from tests.commands import main
 from tests.conftest import TEXT
 from tests.unit.export.models import make_model
+from tests.unit.export.texts import corpus_of
 
 TOKENIZER = CharacterTokenizer.train(TEXT)
 NUM_TOKENS = len(TOKENIZER.tokens)
@@ -225,7 +225,7 @@ def test_a_damaged_history_fails_and_an_intact_one_is_counted(version):
 
 @pytest.fixture
 def filtered(version):
-    training_filter = build_training_filter(Corpus.of("c", [TEXT * 2], ends=False), TOKENIZER)
+    training_filter = build_training_filter(corpus_of("c", [TEXT * 2], ends=False), TOKENIZER)
     (version / "assets.extra" / "training.bloom").write_bytes(training_filter.to_bytes())
     rewritten(version, training_filter=training_filter.description().model_dump())
     return version

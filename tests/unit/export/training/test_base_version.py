@@ -7,11 +7,11 @@ import pytest
 from contract.card import Ancestor, Lineage
 from contract.tokenizers import ImportedTokenizer
 from export.config import load_config
-from export.corpora.corpus import Corpus
 from export.errors import ConfigError, RepositoryError
 from export.training.base_version import BaseVersion
 from tests.unit.contract.imported_files import MADE
 from tests.unit.export.repository.stored import store
+from tests.unit.export.texts import corpus_of
 from tests.unit.export.trainings import store_trained
 
 WANTED = {"name": "new", "corpus": "c.txt", "from": "base"}
@@ -81,7 +81,7 @@ def test_a_lineage_has_the_bases_of_the_base(tmp_path):
     first = Ancestor(name="first", version=3, weights_sha256="f" * 64)
     stored(tmp_path, lineage=Lineage(ancestors=(first,), added_tokens=("x",)), card={"weights_sha256": "b" * 64})
     base = BaseVersion.find("base", tmp_path)
-    lineage = base.lineage(base.extended_tokenizer(Corpus.of("c", ["abcé?"], ends=False)))
+    lineage = base.lineage(base.extended_tokenizer(corpus_of("c", ["abcé?"], ends=False)))
     own = Ancestor(name="base", version=1, weights_sha256="b" * 64, corpus="book.txt", corpus_sha256="a" * 64)
     assert lineage == Lineage(ancestors=(own, first), added_tokens=("?", "é"))
     assert lineage.base == "base:1"

@@ -5,7 +5,6 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer, WordTokenizer
 from export.config import load_config
-from export.corpora.corpus import Corpus
 from export.errors import CorpusError
 from export.training.dataset import (
     BURN_IN,
@@ -16,6 +15,7 @@ from export.training.dataset import (
     Sequences,
     SlidingWindows,
 )
+from tests.unit.export.texts import corpus_of
 
 FIRST = 99
 
@@ -126,7 +126,7 @@ def test_a_long_text_is_shuffled_in_blocks(monkeypatch):
 
 def dataset(head, tail, tokenizer=None, window=10, **settings):
     config = load_config(None, {"name": "m", "corpus": "c", "batch_size": 4, "sequence_length": window, **settings})
-    parts = [text if text is None else Corpus.of("c", [text], ends=False) for text in (head, tail)]
+    parts = [text if text is None else corpus_of("c", [text], ends=False) for text in (head, tail)]
     return Dataset.lay_out(*parts, tokenizer or CharacterTokenizer.train(head), config)
 
 

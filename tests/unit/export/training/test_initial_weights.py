@@ -6,13 +6,13 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer
 from export.config import load_config
-from export.corpora.corpus import Corpus
 from export.errors import UnsupportedModel
 from export.training.base_version import BaseVersion
 from export.training.dataset import Dataset
 from export.training.initial_weights import initial_weights
 from export.training.model import build_model
 from tests.unit.export.repository.stored import store
+from tests.unit.export.texts import corpus_of
 from tests.unit.export.trainings import TEXT, store_trained
 
 ARCHITECTURES = {
@@ -29,7 +29,7 @@ def go_on(models_dir, text, *, documents=False):
     """Return the tokenizer of the base, that of a model that is fine-tuned from it, and this model."""
     base = BaseVersion.find("base", models_dir)
     config = base.complete(load_config(None, {"name": "new", "corpus": "c", "from": "base"}))
-    corpus = Corpus.of("c", [text], ends=documents)
+    corpus = corpus_of("c", [text], ends=documents)
     tokenizer = base.extended_tokenizer(corpus)
     model = build_model(config, len(tokenizer.tokens))
     model.set_weights(initial_weights(config, Dataset.lay_out(corpus, None, tokenizer, config), base))

@@ -7,7 +7,7 @@ import pytest
 
 from contract.label_columns import label_ids
 from export.config import load_config
-from export.corpora.corpus import Corpus, read_corpus
+from export.corpora.corpus import read_corpus
 from export.corpora.labels import LabelDropout, learn_columns
 from export.errors import ConfigError
 from export.training.dataset import Dataset
@@ -15,6 +15,7 @@ from export.training.model import build_model
 from export.training.samples import SampleWriter
 from export.training.trainer import Trainer
 from export.vocabulary import train_tokenizer
+from tests.unit.export.texts import corpus_of
 from tests.unit.export.trainings import SETTINGS
 
 
@@ -92,7 +93,7 @@ def test_the_card_counts_no_labels(lay_out):
 def test_a_running_text_has_no_labels_to_drop(lay_out):
     """A model with labels is trained further on it."""
     labeled, config = lay_out()
-    text = Corpus.of("c", ["abba" * 100], ends=False)
+    text = corpus_of("c", ["abba" * 100], ends=False)
     dataset = Dataset.lay_out(text, None, labeled.tokenizer, config, columns=labeled.columns)
     assert not dataset.dropouts
 

@@ -12,13 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from export.config import load_config
-from export.corpora.corpus import Corpus
 from export.training.dataset import Dataset
 from export.training.devices import Devices
 from export.training.model import build_model
 from export.training.runs import RunFolder
 from export.training.trainer import Trainer
 from export.vocabulary import train_tokenizer
+from tests.unit.export.texts import corpus_of
 from tests.unit.export.trainings import DESCRIPTION, TEXT
 
 SETTINGS = {
@@ -39,7 +39,7 @@ def main(path, kind):
     """Train and print the losses of the epochs, the sums of the weights and a hash of the weights."""
     devices = find_devices(kind)
     config = load_config(None, SETTINGS)
-    head, tail = Corpus.of("c", [TEXT], ends=False).split(0.1, config.seed)
+    head, tail = corpus_of("c", [TEXT], ends=False).split(0.1, config.seed)
     tokenizer = train_tokenizer(config, head)
     folder = RunFolder(Path(path))
     if devices.is_chief:
