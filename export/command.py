@@ -1,20 +1,22 @@
-"""Shared parts of commands: one-line errors, exit codes, option groups, common options, the import of TensorFlow."""
+"""Shared parts of commands: errors, exit codes, option groups, common options, locks, the import of TensorFlow."""
 
 import atexit
+import contextlib
 import functools
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from contract.errors import ContractError
+from contract.files import try_lock
 from contract.processes import suppress_stderr
 from export.config import MODELS
-from export.errors import ExportError
+from export.errors import ExportError, RunError
 from export.interrupts import exit_at_once, exit_code, raise_interrupt, signal_handlers
 
 # The command itself reports unreadable files.
@@ -83,6 +85,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON a
 def models_dir_option(group: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds the option of the model repository, in a group of the help."""
     return option("--models-dir", type=PATH, default=MODELS, metavar="DIR", help="Model repository.", group=group)
+
+
+@contextlib.contextmanager
+def locked_directory(directory: Path, user: str) -> Iterator[None]:
+    """Lock a directory of runs. The lock file is next to it; the lock ends with the process.
+
+    Raises:
+        RunError: another user, such as a training run, uses the directory.
+    """
+    path = directory.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with try_lock(path.with_name(f".{path.name}.lock")) as is_free:
+        if not is_free:
+            raise RunError(f"{directory}: another {user} uses this directory; give one of them another --name")
+        yield
 
 
 def import_tensorflow_quietly(*, start: bool = True) -> None:

@@ -1,10 +1,10 @@
 """The directory of a training run: its last checkpoint, and the best weights so far."""
 
-import contextlib
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from contract.card import CorpusDescription, Lineage
 from contract.errors import ContractError, first_problem
-from contract.files import sync_tree, try_lock, write_atomically
+from contract.files import sync_tree, write_atomically
 from contract.tokenizers import Tokenizer, load_tokenizer
+from export.command import locked_directory
 from export.config import TrainConfig
 from export.errors import RunError
 from export.repository.history import Progress
@@ -40,21 +41,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Lock the directory against other training runs. The lock file is next to it; the lock ends with the process.
-
-        Raises:
-            RunError: another training run uses the directory.
-        """
-        path = self.path.resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with try_lock(path.with_name(f".{path.name}.lock")) as is_free:
-            if not is_free:
-                raise RunError(
-                    f"{self.path}: another training run uses this directory; give one of them another --name"
-                )
-            yield
+    def locked(self) -> AbstractContextManager[None]:
+        """Lock the directory against other training runs; raise RunError if one uses it."""
+        return locked_directory(self.path, "training run")
 
     def create(
         self,

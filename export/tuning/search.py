@@ -5,13 +5,13 @@ import importlib.util
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contract.files import try_lock
 from export.child_process import EXPORT
+from export.command import locked_directory
 from export.config import (
     ARCHITECTURE,
     FINE_TUNING_RECIPE,
@@ -23,7 +23,7 @@ from export.config import (
     recipe_for,
     recipe_path,
 )
-from export.errors import ConfigError, ExportError, RunError, TrainingFailed
+from export.errors import ConfigError, ExportError, TrainingFailed
 from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
 from export.tuning.trials import Trial, run, run_command, start, stop
@@ -90,7 +90,7 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
     budget = Budget(minutes)
     config = _base_config(given, config_name, budget)
     home = runs_dir / f"{config.name}-tune"
-    with _locked(home):
+    with locked_directory(home, "search"):
         # No model name ends in ~, so this is not the directory of another search.
         aside = home.with_name(f"{home.name}~")
         if home.exists():
@@ -228,16 +228,6 @@ def _run_to_end(command: Sequence[str]) -> int:
         if child.returncode == 0:
             return 0
         raise
-
-
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """Lock the directory of a search; the lock file is next to it, and the lock ends with the process."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with try_lock(home.with_name(f".{home.name}.lock")) as is_free:
-        if not is_free:
-            raise RunError(f"{home}: another search uses this directory; give one of them another --name")
-        yield
 
 
 def other_recipes(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from contract.card import load_assets
+from export.command import locked_directory
 from export.config import DEFAULT_RECIPE, RECIPES, load_config
 from export.errors import RunError
 from export.tuning import search, trials
@@ -226,7 +227,7 @@ def test_two_searches_of_a_name_exclude_each_other(monkeypatch):
     def publish(*_, **__):
         with (
             pytest.raises(RunError, match="another search uses this directory"),
-            search._locked(Path("runs/book-tune")),
+            locked_directory(Path("runs/book-tune"), "search"),
         ):
             pass
         return 0
