@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sostenuto._errors import InvalidArgument
@@ -37,9 +38,9 @@ def write_activations(
     token_ids = client.tokenize(text, model=version).ids
     if not token_ids:
         raise InvalidArgument("text has no tokens: pass a text that is not empty")
-    draft = f"{os.fspath(path)}.part"
+    draft = Path(f"{os.fspath(path)}.part")
     try:
-        with open(draft, "wb") as file:
+        with draft.open("wb") as file:
             writer, done = None, 0
             is_backward = model.direction == "backward"
             for start, response in _inspections(client, token_ids, version, is_backward, fields, labels):
@@ -47,11 +48,9 @@ def write_activations(
                 writer.write(start, response)
                 done += len(response["token_ids"])
                 observe(done, len(token_ids))
-        os.replace(draft, path)
-    except BaseException:
-        if os.path.exists(draft):
-            os.unlink(draft)
-        raise
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _inspections(
