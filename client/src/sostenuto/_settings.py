@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -31,18 +30,12 @@ class Settings:
     max_retries: int  # per request
 
 
-def resolve(
-    base_url: str | None,
-    api_key: str | None,
-    timeout: TimeoutSeconds,
-    max_retries: int,
-    environ: Mapping[str, str] = os.environ,
-) -> Settings:
+def resolve(base_url: str | None, api_key: str | None, timeout: TimeoutSeconds, max_retries: int) -> Settings:
     """Complete the arguments from the environment; raise InvalidArgument if one is invalid."""
     if not isinstance(max_retries, int) or max_retries < 0:
         raise InvalidArgument(f"max_retries is {max_retries!r}: pass 0 or more")
-    url = base_url if base_url is not None else environ.get("SOSTENUTO_BASE_URL") or DEFAULT_BASE_URL
-    key = api_key if api_key is not None else environ.get("SOSTENUTO_API_KEY")
+    url = base_url if base_url is not None else os.environ.get("SOSTENUTO_BASE_URL") or DEFAULT_BASE_URL
+    key = api_key if api_key is not None else os.environ.get("SOSTENUTO_API_KEY")
     url = _base_url(url)
     return Settings(
         base_url=url,

@@ -1,6 +1,7 @@
 """A client's settings and their sources."""
 
 import re
+from unittest.mock import patch
 
 import pytest
 
@@ -11,7 +12,8 @@ URL = "http://example.test"
 
 
 def settings(base_url=None, api_key=None, **environ):
-    return resolve(base_url, api_key, DEFAULT_TIMEOUT, 2, environ)
+    with patch.dict("os.environ", environ, clear=True):
+        return resolve(base_url, api_key, DEFAULT_TIMEOUT, 2)
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/", "//", " "])
@@ -63,7 +65,7 @@ def test_a_key_that_is_no_valid_header_value_is_rejected_and_not_shown(key):
 
 
 def test_a_timeout_is_one_number_or_a_connect_and_a_read_timeout():
-    found = [resolve(URL, None, timeout, 2, {}).timeout for timeout in (3.0, (1.0, 2.0), None)]
+    found = [resolve(URL, None, timeout, 2).timeout for timeout in (3.0, (1.0, 2.0), None)]
     assert found == [(3.0, 3.0), (1.0, 2.0), (None, None)]
 
 
