@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -120,18 +121,16 @@ def _ngrams(report: dict[str, Any]) -> str:
 
 
 def _differences(found: dict[str, Any]) -> str:
-    rows = [
-        (
-            f"<td><code>{text(each['ngram'])}</code></td>",
-            number(share_of(each["share"])),
-            number(share_of(each["training_share"])),
-        )
-        for each in found["differences"]
-    ]
     title = "Characters" if found["order"] == 1 else f"{found['order']}-grams"
     unseen = f"{percent(found['unseen_share'])} of those generated do not occur in the training sample."
-    shown = table(["", "#generated", "#training"], rows)
+    shown = table(["", "#generated", "#training"], _share_rows(found["differences"], "ngram", "training_share"))
     return panel(f"{title} that differ most", soft(unseen, small=True), shown)
+
+
+def _share_rows(found: list[dict[str, Any]], what: str, beside: str) -> Iterator[list[str]]:
+    """Yield what each entry counts, and its share among generated and among other records."""
+    for each in found:
+        yield [f"<td><code>{text(each[what])}</code></td>", *(number(share_of(each[key])) for key in ("share", beside))]
 
 
 def _novelty(report: dict[str, Any]) -> str:
@@ -254,14 +253,7 @@ def _classifier(report: dict[str, Any]) -> str:
     beside = report["held_out"] and report["held_out"]["classifier"]
     if beside:
         marks.append(("held-out / training", SETS["held_out"][1], beside["auc"], beside["std"]))
-    rows = [
-        (
-            f"<td><code>{text(sign['feature'])}</code></td>",
-            number(share_of(sign["share"])),
-            number(share_of(sign["real_share"])),
-        )
-        for sign in found["signs"]
-    ]
+    rows = _share_rows(found["signs"], "feature", "real_share")
     about = (
         f"How well logistic regression tells generated from {against} records: the area under the ROC curve on records "
         f"that it was not trained on, mean ± standard deviation of {len(found['folds'])} folds of "
