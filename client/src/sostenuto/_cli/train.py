@@ -42,17 +42,10 @@ def train_on_server(
     settings: dict[str, Any],
     detach: bool = False,
 ) -> None:
-    """Train on a server, and show the progress.
+    """Train on a server, and show the progress; with `detach`, leave the job once it exists.
 
-    Args:
-        server: URL of the server.
-        corpus: Path of a file or directory, or `-` for standard input.
-        recipe: Recipe of a new model; None: the default one.
-        base: Served model to fine-tune; None: none.
-        name: Name of the trained model.
-        validation: Path of a text to validate with.
-        settings: Settings of the training, by name.
-        detach: Whether to leave the job once it exists.
+    `corpus` is the path of a file or directory, or `-` for standard input; `validation` that of a text to validate
+    with. `base` is a served model to fine-tune; without it and a recipe, the default recipe trains a new model.
     """
     if corpus is None:
         raise click.UsageError("a corpus is required with --server: pass a file, a directory, or - for standard input")

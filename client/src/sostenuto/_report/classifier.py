@@ -65,12 +65,7 @@ def classifier_report(
 ) -> dict[str, Any] | None:
     """Return the AUC by cross-validation and the features that give generated records away; None below 20 of a kind.
 
-    Args:
-        generated: Distinct records.
-        real: Distinct real records; equal numbers of both are used.
-        against: What the real ones are, for the report.
-        seed: Of the folds.
-        advance: Called with the part that is done, from 0 to 1.
+    Both are distinct records, of which equal numbers are used; `against` is what the real ones are, for the report.
     """
     size = min(len(generated), len(real), MAX_RECORDS)
     if size < MIN_RECORDS:

@@ -124,12 +124,7 @@ def jensen_shannon(first: NDArray[np.int64], second: NDArray[np.int64]) -> float
 
     With m = (p + q) / 2 it is (KL(p‖m) + KL(q‖m)) / 2 = H(m) - (H(p) + H(q)) / 2 (Lin 1991).
 
-    Args:
-        first: Counts, (kinds,).
-        second: Counts of the same kinds.
-
-    Returns:
-        None if one has no counts.
+    Both are counts of the same kinds, (kinds,). None if one has no counts.
     """
     if not first.sum() or not second.sum():
         return None

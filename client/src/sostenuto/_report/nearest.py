@@ -43,12 +43,7 @@ def nearest_report(
     The distance is Levenshtein's, divided by the number of characters of the longer text: 0 for equal texts, 1 if
     nothing is shared.
 
-    Args:
-        texts: Records that are not in the training file.
-        training: Training records, not empty.
-        near: Distance up to which a record counts as a near copy.
-        num_workers: Threads of the search.
-        advance: Called with the part that is done, from 0 to 1.
+    `texts` are not in the training file, of which there is at least one record; those up to `near` are near copies.
     """
     queries, choices = [text[:MAX_CHARACTERS] for text in texts], [text[:MAX_CHARACTERS] for text in training]
     distances, places = np.ones(len(queries)), np.zeros(len(queries), np.int64)

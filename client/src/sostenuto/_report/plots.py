@@ -33,15 +33,7 @@ class Series:
 def histogram(
     title: str, series: Sequence[Series], labels: Sequence[str], *, width: int = WIDTH, height: int = HEIGHT
 ) -> str:
-    """Return a histogram of several sets: the last one filled, the others as steps.
-
-    Args:
-        title: For screen readers.
-        series: The sets, with one share per bin.
-        labels: Of the bins.
-        width: Of the plot, in units of the picture.
-        height: Likewise.
-    """
+    """Return a histogram of several sets: the last one filled, the others as steps. The title is for screen readers."""
     top_share = max((share for each in series for share in each.shares), default=0.0) or 1.0
     plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
     step = plot_width / max(1, len(labels))
@@ -94,10 +86,7 @@ def bars(
 ) -> str:
     """Return groups of horizontal bars; the longest one has the full length.
 
-    Args:
-        title: For screen readers.
-        rows: A name, and for each bar the set's name, its class, its value and how that is shown.
-        width: Of the plot.
+    A row has a name, and for each bar the set's name, its class, its value and how that is shown.
     """
     largest = max((value or 0.0 for _, row in rows for _, _, value, _ in row), default=0.0) or 1.0
     num_bars = max((len(row) for _, row in rows), default=1)

@@ -63,12 +63,9 @@ class Records:
 
 
 def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) -> Records:
-    """Return records that are given as texts, or as objects of fields.
+    """Return records that are given as texts, str, or as objects of fields, dict.
 
-    Args:
-        name: Their name in the report.
-        values: All str, or all dict.
-        columns: Names of the columns of texts that are lines of CSV.
+    `columns` are the names of the columns of texts that are lines of CSV.
 
     Raises:
         InvalidArgument: there are none, or they are of other types.
@@ -92,12 +89,9 @@ def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) 
 
 
 def with_columns(records: Records, columns: tuple[str, ...], like: Records | None = None) -> Records:
-    """Parse texts as rows of a table: JSON objects if `like` has some, else lines of CSV without a header.
+    """Parse texts as rows of a table: JSON objects if `like`, of the same table, has some, else lines of CSV.
 
-    Args:
-        records: Those to parse; returned as they are if they have columns.
-        columns: Names of the columns.
-        like: Records of the same table, whose texts show the format.
+    The lines have no header. Records that have columns are returned as they are.
     """
     if records.columns or not columns:
         return records

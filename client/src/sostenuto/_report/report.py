@@ -58,12 +58,7 @@ def build_report(
 ) -> dict[str, Any]:
     """Return the report as JSON values; docs/how-to/report.md describes it.
 
-    Args:
-        generated: The records to report on.
-        training: Those that the model was trained on.
-        held_out: Real records that it was not trained on; they get the same report, as the ceiling.
-        options: Checks and seeds.
-        observe: Called with the completed share, from 0 to 1, and the current step.
+    The arguments are those of `Report.compute`.
 
     Raises:
         InvalidArgument: there are no records, a column is missing, or a check is invalid.
