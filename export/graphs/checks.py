@@ -172,12 +172,8 @@ def check_precision(
 ) -> PrecisionCheck:
     """Compute the loss of the signatures in float32 and in bfloat16, each carrying its own state, for the card.
 
-    Args:
-        functions: The signatures of a version, by name.
-        tokenizer: Its tokenizer.
-        documents: Held-out text, of which at most 16,384 tokens are used; if it has fewer than 256, tokens sampled from
-            the model are used instead.
-        card: Its card.
+    At most 16,384 tokens of the documents, which are held out, are used; if there are fewer than 256, tokens sampled
+    from the model instead.
     """
     token_ids, text = _encode(tokenizer, documents, backward=card.direction == "backward"), "held_out"
     lengths = np.full(len(token_ids), _SCORED_LENGTH, np.int32)

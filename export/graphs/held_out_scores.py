@@ -25,12 +25,8 @@ def score_held_out(
 ) -> HeldOutScores | None:
     """Return quantiles of nats per character, each text scored by itself; None with fewer than 100 texts.
 
-    Args:
-        score: The signature.
-        tokenizer: Its tokenizer.
-        documents: Held-out text. Documents of at most 1,000 characters on average are scored whole, with their end
-            token, if there is one; otherwise lines are scored.
-        card: Its card. A model with labels scores texts without labels.
+    Documents of at most 1,000 characters on average are scored whole, with their end token, if there is one; otherwise
+    lines are scored. A model with labels scores texts without labels.
     """
     is_short = sum(map(len, documents)) <= RECORD_CHARACTERS * len(documents)
     is_whole = is_short and tokenizer.special.end is not None

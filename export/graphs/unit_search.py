@@ -37,12 +37,7 @@ def find_discoveries(
 
     Each feature has one candidate: the unit with the highest correlation in the first half. It holds with the same sign
     and at least MIN_CORRELATION in both halves. The second half chooses nothing: `validated` is no maximum over units.
-
-    Args:
-        inspect: The signature.
-        tokenizer: Its tokenizer.
-        documents: Held-out text; with fewer than 16,384 tokens there are fewer sequences or none.
-        card: Its card.
+    The documents are held-out text; with fewer than 16,384 tokens there are fewer sequences or none.
     """
     token_ids, features = _lay_out(tokenizer, documents, backward=card.direction == "backward")
     half = len(token_ids) // 2

@@ -222,22 +222,18 @@ class Mixed:
 
     @property
     def ids(self) -> np.ndarray:
-        """All target tokens of the training split; see `_Split`."""
         return self.main.ids
 
     @property
     def batch_size(self) -> int:
-        """Rows of a batch."""
         return self.main.batch_size + self.num_rows
 
     @property
     def num_batches(self) -> int:
-        """Updates of an epoch."""
         return self.main.num_batches
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of one update."""
         return self.main.batch_tokens // self.main.batch_size * self.batch_size
 
     @property
