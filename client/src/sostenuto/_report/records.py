@@ -30,19 +30,12 @@ class InvalidInput(InvalidArgument):
 
 @dataclass(frozen=True)
 class Records:
-    """A list of records; `rows` are their fields, None for a record that is not a row of the table.
+    """A list of records; `rows` are their fields, None for a record that is not a row of the table."""
 
-    Attributes:
-        name: str. Their name in the report, such as that of their file.
-        texts: list of str.
-        columns: tuple of str. Names of the columns; empty if the records are texts alone.
-        rows: list of list, as long as `texts` if there are columns. A missing value is None.
-    """
-
-    name: str
+    name: str  # in the report, such as that of their file
     texts: list[str]
-    columns: tuple[str, ...] = ()
-    rows: list[Row | None] = field(default_factory=list)
+    columns: tuple[str, ...] = ()  # their names; empty if the records are texts alone
+    rows: list[Row | None] = field(default_factory=list)  # one per text if there are columns; a missing value is None
 
     def __len__(self) -> int:
         return len(self.texts)

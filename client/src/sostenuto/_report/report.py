@@ -30,23 +30,14 @@ Observe = Callable[[float, str], object]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a report.
+    """Options of a report."""
 
-    Attributes:
-        checks: Checks. What makes a record valid.
-        near: float. Normalized edit distance up to which a record is a near copy of a training record.
-        smiles: bool. Whether to add the metrics of MOSES, by their names.
-        seed: int. Of the samples and the folds.
-        search_s: float. Estimated CPU time of a search for nearest records, in seconds.
-        num_workers: int. Threads of the search for nearest records; None: one per core.
-    """
-
-    checks: Checks
-    near: float
-    smiles: bool
-    seed: int
-    search_s: float = 20.0
-    num_workers: int | None = None
+    checks: Checks  # what makes a record valid
+    near: float  # normalized edit distance up to which a record is a near copy of a training record
+    smiles: bool  # whether to add the metrics of MOSES, by their names
+    seed: int  # of the samples and the folds
+    search_s: float = 20.0  # estimated CPU time of a search for nearest records
+    num_workers: int | None = None  # threads of that search; None: one per core
 
 
 def build_report(
@@ -130,21 +121,14 @@ class _Progress:
 
 @dataclass(frozen=True)
 class _Basis:
-    """Data that all parts of a report share.
-
-    Attributes:
-        sample: Records. A sample of the training records, of `size`.
-        size: int. Records of each set whose distributions are compared: equal numbers, as each divergence is larger
-            for fewer records.
-        training_forms: set of str. The forms in which training records are compared with others.
-        edges: list of int. Of the bins of lengths.
-    """
+    """Data that all parts of a report share."""
 
     training: Records
-    sample: Records
+    sample: Records  # of the training records, of `size`
+    # Records of each set whose distributions are compared: equal numbers, as a divergence is larger for fewer records.
     size: int
-    training_forms: set[str]
-    edges: list[int]
+    training_forms: set[str]  # in which training records are compared with others
+    edges: list[int]  # of the bins of lengths
     options: Options
 
     @classmethod

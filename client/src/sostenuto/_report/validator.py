@@ -32,15 +32,10 @@ Verdict = tuple["str | None", "str | None"]
 
 @dataclass(frozen=True)
 class Validator:
-    """A function that gets a record and returns whether it is valid; or a str, its canonical form, or None.
+    """A function that gets a record and returns whether it is valid; or a str, its canonical form, or None."""
 
-    Attributes:
-        target: str. `module:function`; the module is also looked for in the current directory.
-        timeout_s: float. Limit of the time for a record.
-    """
-
-    target: str
-    timeout_s: float
+    target: str  # `module:function`; the module is also looked for in the current directory
+    timeout_s: float  # for a record
 
     def check(self, texts: Sequence[str], advance: Callable[[float], object]) -> list[Verdict]:
         """Return for each text the form in which it is compared with others, or the reason why it is invalid.

@@ -18,19 +18,12 @@ Check = Callable[[str], "str | None"]
 
 @dataclass(frozen=True)
 class Checks:
-    """The checks of a valid record, all of which must pass.
+    """The checks of a valid record, all of which must pass."""
 
-    Attributes:
-        pattern: str. Regular expression in Python's syntax that the whole record matches.
-        json_schema: Any. A record is JSON that is valid against it.
-        validator: Validator. A function of the user's.
-        has_columns: bool. Whether a record is a row of a table; one that is not is invalid.
-    """
-
-    pattern: str | None = None
-    json_schema: Any = None
-    validator: Validator | None = None
-    has_columns: bool = False
+    pattern: str | None = None  # regular expression in Python's syntax that the whole record matches
+    json_schema: Any = None  # a record is JSON that is valid against it
+    validator: Validator | None = None  # a function of the user's
+    has_columns: bool = False  # whether a record is a row of a table; one that is not is invalid
 
     def names(self) -> list[str]:
         given = {
@@ -44,18 +37,13 @@ class Checks:
 
 @dataclass(frozen=True)
 class Validity:
-    """Results of the checks.
+    """Results of the checks."""
 
-    Attributes:
-        forms: list of str or None, one per record. None for an invalid record; of a valid one, the form in which it is
-            compared with others: its text, unless the validator has returned another one.
-        reasons: Counter. Number of invalid records by reason.
-        examples: list of (record, reason), of different reasons first.
-    """
-
+    # One per record: None for an invalid one; of a valid one, the form in which it is compared with others: its text,
+    # unless the validator has returned another one.
     forms: list[str | None]
-    reasons: Counter[str]
-    examples: list[tuple[str, str]]
+    reasons: Counter[str]  # number of invalid records by reason
+    examples: list[tuple[str, str]]  # records with their reasons, of different reasons first
 
 
 def check(records: Records, checks: Checks, advance: Callable[[float], object]) -> Validity:
