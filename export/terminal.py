@@ -63,16 +63,11 @@ def wrap_sample(sample: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        right: Whether its cells are right-aligned, as numbers should be.
-        rank: If the table is too wide, columns of the highest rank are dropped first; rank 0 is never dropped.
-    """
+    """A column of a table."""
 
     title: str
-    right: bool = False
-    rank: int = 0
+    right: bool = False  # whether its cells are right-aligned, as numbers should be
+    rank: int = 0  # if the table is too wide, columns of the highest rank are dropped first; rank 0 is never dropped
 
 
 def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:

@@ -36,35 +36,22 @@ _SEARCHED_BYTES = 1 << 16
 
 
 class Chunk(NamedTuple):
-    """A chunk of a document; no word crosses its boundaries.
+    """A chunk of a document; no word crosses its boundaries."""
 
-    Attributes:
-        text: At least one character.
-        is_last: Whether it is the last chunk of the document.
-    """
-
-    text: str
-    is_last: bool
+    text: str  # at least one character
+    is_last: bool  # whether it is the last chunk of the document
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Consecutive documents in a file: at least one, none of them blank.
-
-    Attributes:
-        name: Its name.
-        ends: Whether each document ends with the end token; False if the corpus is one running text.
-        spool: The file; a corpus and its splits may share it.
-        start: Offset of the first document in bytes.
-        stop: End of the last document.
-        labels: By label column, the labels of the documents in order: str (documents,), "" where there is none.
-    """
+    """Consecutive documents in a file: at least one, none of them blank."""
 
     name: str
-    ends: bool
-    spool: Spool
-    start: int
-    stop: int
+    ends: bool  # whether each document ends with the end token; False if the corpus is one running text
+    spool: Spool  # the file; a corpus and its splits may share it
+    start: int  # offset of the first document in bytes
+    stop: int  # end of the last document
+    # By label column, the labels of the documents in order: str (documents,), "" where there is none.
     labels: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property

@@ -19,15 +19,10 @@ Words = Callable[[str], list[str]]
 
 @dataclass(frozen=True)
 class Memorization:
-    """The n-gram overlap.
+    """The n-gram overlap."""
 
-    Attributes:
-        num_spans: Number of generated runs of `SPAN_WORDS` words.
-        num_copied: Number of those that occur in the training text.
-    """
-
-    num_spans: int
-    num_copied: int
+    num_spans: int  # generated runs of `SPAN_WORDS` words
+    num_copied: int  # those that occur in the training text
 
     @property
     def share(self) -> float | None:

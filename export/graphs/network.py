@@ -24,16 +24,11 @@ INPUT = -1
 
 @dataclass(frozen=True)
 class Node:
-    """One call of a layer.
-
-    Attributes:
-        inputs: Indices of its input nodes, or `INPUT`.
-        reverse: Whether an embedding is used in reverse, from vectors to logits.
-    """
+    """One call of a layer."""
 
     layer: keras.layers.Layer
-    inputs: tuple[int, ...]
-    reverse: bool = False
+    inputs: tuple[int, ...]  # indices of its input nodes, or `INPUT`
+    reverse: bool = False  # whether an embedding is used in reverse, from vectors to logits
 
 
 def all_layers(layer: Any) -> Iterator[Any]:
@@ -167,15 +162,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Network:
-    """The operations for a token in topological order, and the output layer.
+    """The operations for a token in topological order, and the output layer."""
 
-    Attributes:
-        steps: Each after its inputs; the last one is the top of the network.
-        output: The output layer, linear: a final softmax is dropped.
-    """
-
-    steps: tuple[Step, ...]
-    output: Dense
+    steps: tuple[Step, ...]  # each after its inputs; the last one is the top of the network
+    output: Dense  # linear: a final softmax is dropped
 
     @property
     def embedding(self) -> Embedding:

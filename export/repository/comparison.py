@@ -18,18 +18,13 @@ _SHOWN = {"name", "cell", "layers", "units", "token_unit", "corpus", "direction"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version to compare.
-
-    Attributes:
-        progress: Its epochs; empty if they are unknown.
-        problem: Why its epochs are unknown; else empty.
-    """
+    """A version to compare."""
 
     label: str
     card: GeneratorCard
     tokenizer: Tokenizer
-    progress: Progress
-    problem: str = ""
+    progress: Progress  # its epochs; empty if they are unknown
+    problem: str = ""  # why they are unknown
 
     @classmethod
     def of(cls, version: Version) -> "Candidate":
@@ -58,18 +53,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, one row of the comparison.
-
-    Attributes:
-        needs: What must be equal for values to be comparable: "nothing", "text", or "tokens", which implies "text".
-        best: Which value is best, `min` or `max`; None if there is no best.
-    """
+    """A metric, one row of the comparison."""
 
     name: str
     title: str
     form: str
-    needs: str
-    best: Callable[..., float] | None
+    needs: str  # what must be equal for comparable values: "nothing", "text", or "tokens", which implies "text"
+    best: Callable[..., float] | None  # which value is best, `min` or `max`; None if there is no best
     value: Callable[[Candidate], float | None]
 
 

@@ -56,15 +56,7 @@ _BEST, _OTHER = " *", "  "
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the list; None stands for an unknown value.
-
-    Attributes:
-        listed: Whether `models.config` has an entry for the model; None if that file cannot be read.
-        served: Whether the entry's version policy selects this version.
-        labels: Labels that point at this version.
-        base: NAME:VERSION that it was fine-tuned from.
-        problem: Why the version cannot be read.
-    """
+    """A row of the list; None stands for an unknown value."""
 
     name: str
     version: int | None
@@ -77,12 +69,12 @@ class Row:
     validation_loss: float | None = None
     bits_per_character: float | None = None
     size_bytes: int | None = None
-    base: str | None = None
+    base: str | None = None  # NAME:VERSION that it was fine-tuned from
     created: int | None = None
-    listed: bool | None = None
-    served: bool | None = None
-    labels: tuple[str, ...] = ()
-    problem: str | None = None
+    listed: bool | None = None  # whether `models.config` has an entry for the model; None if it cannot be read
+    served: bool | None = None  # whether the entry's version policy selects this version
+    labels: tuple[str, ...] = ()  # that point at this version
+    problem: str | None = None  # why the version cannot be read
 
     def cells(self) -> list[str]:
         start = [visible(self.name), format_number(self.version, "d")]

@@ -36,20 +36,13 @@ _ROUTING_HEADER = "# Traffic splits: a share per label or version of a model."
 
 @dataclass(frozen=True)
 class ConfigEntry:
-    """An entry of `models.config`.
+    """An entry of `models.config`."""
 
-    Attributes:
-        name: Name of the model in requests.
-        folder: The model's directory in the repository; None if its base path is elsewhere.
-        labels: Version of each label.
-        shares: Its traffic split, by label or version; empty without one.
-    """
-
-    name: str
-    folder: str | None
+    name: str  # of the model in requests
+    folder: str | None  # the model's directory in the repository; None if its base path is elsewhere
     policy: VersionPolicy
-    labels: Mapping[str, int]
-    shares: Shares
+    labels: Mapping[str, int]  # version of each label
+    shares: Shares  # its traffic split, by label or version; empty without one
 
     def shared(self, existing: Collection[int]) -> set[int | None]:
         """Return the versions that the traffic split names."""

@@ -30,15 +30,11 @@ _DOTTED_EPOCHS = 40
 
 @dataclass(frozen=True)
 class Run:
-    """The losses of a training run of at least one epoch.
-
-    Attributes:
-        scale: Factor from nats per token to the unit of the plot.
-    """
+    """The losses of a training run of at least one epoch."""
 
     label: str
     progress: Progress
-    scale: float = 1.0
+    scale: float = 1.0  # factor from nats per token to the unit of the plot
 
 
 def history_png(progress: Progress, title: str) -> bytes:

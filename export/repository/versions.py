@@ -25,14 +25,10 @@ _MAX_NAMED = 20
 
 @dataclass(frozen=True)
 class Version:
-    """The directory of a version, which may be damaged.
-
-    Attributes:
-        label: Name in messages: `name:version`, or the requested path.
-    """
+    """The directory of a version, which may be damaged."""
 
     path: Path
-    label: str
+    label: str  # name in messages: `name:version`, or the requested path
 
     @property
     def number(self) -> int:
@@ -64,17 +60,12 @@ class Version:
 
 @dataclass(frozen=True)
 class Model:
-    """The directory of a model.
-
-    Attributes:
-        versions: Sorted by number, the newest last.
-        problem: Why the versions cannot be listed; else empty.
-    """
+    """The directory of a model."""
 
     name: str
     path: Path
-    versions: tuple[Version, ...]
-    problem: str = ""
+    versions: tuple[Version, ...]  # sorted by number, the newest last
+    problem: str = ""  # why they cannot be listed
 
     @classmethod
     def at(cls, path: Path) -> "Model":

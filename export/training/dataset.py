@@ -267,26 +267,16 @@ Split = Sequences | SlidingWindows
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and validation split of a corpus, encoded and laid out.
+    """Training and validation split of a corpus, encoded and laid out."""
 
-    Attributes:
-        head: Text of the training split.
-        tail: Text of the validation split; None if nothing is held out.
-        train: Batches of the training split.
-        validation: Batches of the validation split; None if nothing is held out.
-        mixed: Text that is mixed into the training split, or None.
-        columns: Label columns of the model.
-        dropouts: The labels of both texts to train on.
-    """
-
-    head: Corpus
-    tail: Corpus | None
-    train: Split | Mixed
-    validation: Split | None
+    head: Corpus  # text of the training split
+    tail: Corpus | None  # text of the validation split; None if nothing is held out
+    train: Split | Mixed  # batches of the training split
+    validation: Split | None  # batches of the validation split; None if nothing is held out
     tokenizer: Tokenizer
-    mixed: Corpus | None = None
-    columns: tuple[LabelColumn, ...] = ()
-    dropouts: tuple[LabelDropout, ...] = ()
+    mixed: Corpus | None = None  # text that is mixed into the training split
+    columns: tuple[LabelColumn, ...] = ()  # label columns of the model
+    dropouts: tuple[LabelDropout, ...] = ()  # the labels of both texts to train on
 
     @classmethod
     def lay_out(

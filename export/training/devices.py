@@ -36,33 +36,22 @@ class Compute:
 
     Partitions of rows never synchronize, but each reads all weights in every step. Partitions of units read only their
     own weights, and synchronize once per step.
-
-    Attributes:
-        precision: float32 or bfloat16, for the factors of matrix products on a CPU.
-        on_gpu: Whether Keras's own layers run, by cuDNN.
-        row_parts: Number of partitions of the batch, one per core.
-        unit_parts: Number of partitions of the units of a layer, one per core.
     """
 
-    precision: tf.DType = tf.float32
-    on_gpu: bool = False
-    row_parts: int = 1
-    unit_parts: int = 1
+    precision: tf.DType = tf.float32  # or bfloat16, for the factors of matrix products on a CPU
+    on_gpu: bool = False  # whether Keras's own layers run, by cuDNN
+    row_parts: int = 1  # partitions of the batch, one per core
+    unit_parts: int = 1  # partitions of the units of a layer, one per core
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Devices of a training run.
+    """Devices of a training run."""
 
-    Attributes:
-        strategy: For one device, for the GPUs of this machine, or for several machines.
-        cores: CPU cores that a replica's computation is partitioned over; 1 on a GPU.
-        on_gpu: Whether the training runs on GPUs.
-    """
-
+    # For one device, for the GPUs of this machine, or for several machines.
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
-    cores: int = 1
-    on_gpu: bool = False
+    cores: int = 1  # of the CPU, over which a replica's computation is partitioned; 1 on a GPU
+    on_gpu: bool = False  # whether the training runs on GPUs
 
     @classmethod
     def find(cls, rows: int, units: int) -> "Devices":

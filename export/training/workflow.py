@@ -42,13 +42,7 @@ from export.vocabulary import describe_dropped_words, train_tokenizer
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A training run in its directory, and the repository that it publishes to.
-
-    Attributes:
-        progress_file: See `ProgressFile`; None: none is written.
-        evaluations: See `Trainer`.
-        publishes: Whether the best epoch is published at the end.
-    """
+    """A training run in its directory, and the repository that it publishes to."""
 
     folder: RunFolder
     models_dir: Path
@@ -56,9 +50,9 @@ class TrainingRun:
     tokenizer: Tokenizer
     corpus: CorpusDescription
     devices: Devices = field(default_factory=Devices)
-    progress_file: Path | None = None
-    evaluations: int = 1
-    publishes: bool = True
+    progress_file: Path | None = None  # see `ProgressFile`
+    evaluations: int = 1  # see `Trainer`
+    publishes: bool = True  # whether the best epoch is published at the end
 
     def _describe(self, corpus: Corpus, dataset: Dataset) -> None:
         """Print the model and its training text."""

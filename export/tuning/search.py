@@ -46,15 +46,11 @@ EXTRA = "pip install 'sostenuto-server[tune]'"
 
 @dataclass
 class Budget:
-    """The minutes of a search.
-
-    Attributes:
-        startup: Minutes from the start of a trial's process to its first update: the most so far.
-    """
+    """The minutes of a search."""
 
     minutes: float
     started: float = field(default_factory=time.monotonic)
-    startup: float = 0.2
+    startup: float = 0.2  # minutes from the start of a trial's process to its first update: the most so far
 
     @property
     def publishing(self) -> float:

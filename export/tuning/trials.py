@@ -20,30 +20,20 @@ _STOP_S = 60.0
 
 @dataclass
 class Trial:
-    """A trial and its results so far.
-
-    Attributes:
-        settings: Its differences from the recipe.
-        directory: Of its run, its log and its progress file.
-        minutes: The time limit of its run.
-        evaluated: The fraction of the run that was done at the last evaluation between epochs.
-        loss: The lowest validation loss so far, in nats per token, and `epoch_loss` at the end of an epoch.
-        epochs: Complete epochs.
-        error: The exporter's message, if it has failed.
-    """
+    """A trial and its results so far."""
 
     number: int
-    settings: Mapping[str, Any]
-    directory: Path
-    minutes: float
+    settings: Mapping[str, Any]  # its differences from the recipe
+    directory: Path  # of its run, its log and its progress file
+    minutes: float  # the time limit of its run
     state: State = "running"
     trained_minutes: float = 0.0
     train_loss: float | None = None
-    evaluated: float = 0.0
-    loss: float | None = None
-    epochs: int = 0
-    epoch_loss: float | None = None
-    error: str | None = None
+    evaluated: float = 0.0  # the fraction of the run that was done at the last evaluation between epochs
+    loss: float | None = None  # the lowest validation loss so far, in nats per token
+    epochs: int = 0  # complete ones
+    epoch_loss: float | None = None  # the lowest loss at the end of an epoch
+    error: str | None = None  # the exporter's message, if it has failed
 
     @property
     def log(self) -> Path:
