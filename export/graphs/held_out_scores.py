@@ -18,10 +18,7 @@ _MAX_LENGTH, _BATCH_SIZE = 1024, 64
 
 
 def score_held_out(
-    score: Callable[..., Mapping[str, tf.Tensor]],
-    tokenizer: Tokenizer,
-    documents: Sequence[str],
-    card: GeneratorCard,
+    score: Callable[..., Mapping[str, tf.Tensor]], tokenizer: Tokenizer, documents: Sequence[str], card: GeneratorCard
 ) -> HeldOutScores | None:
     """Return quantiles of nats per character, each text scored by itself; None with fewer than 100 texts.
 

@@ -28,10 +28,7 @@ Feature = Callable[[str], Iterator[int]]
 
 
 def find_discoveries(
-    inspect: Callable[..., Mapping[str, tf.Tensor]],
-    tokenizer: Tokenizer,
-    documents: Sequence[str],
-    card: GeneratorCard,
+    inspect: Callable[..., Mapping[str, tf.Tensor]], tokenizer: Tokenizer, documents: Sequence[str], card: GeneratorCard
 ) -> tuple[Discovery, ...]:
     """Return a unit that follows a feature of each kind, if the correlation holds in the second half of the text.
 

@@ -189,12 +189,7 @@ def _num_vectors(layer: keras.layers.Layer) -> int:
 
 
 def layer_outputs(
-    model: keras.Model,
-    token_ids: tf.Tensor,
-    states: Sequence[Sequence[tf.Tensor]],
-    *,
-    training: bool,
-    compute: Compute,
+    model: keras.Model, token_ids: tf.Tensor, states: Sequence[Sequence[tf.Tensor]], *, training: bool, compute: Compute
 ) -> tuple[list[Parts], States]:
     """Run the model over a BPTT window of token ids, int32 (T, batch): time first.
 

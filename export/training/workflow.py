@@ -244,13 +244,7 @@ class TrainingRun:
         return shlex.join(words if self.models_dir == MODELS else [*words, "--models-dir", str(self.models_dir)])
 
 
-def train(
-    config: TrainConfig,
-    models_dir: Path,
-    runs_dir: Path,
-    base: BaseVersion | None = None,
-    **output: Any,
-) -> int:
+def train(config: TrainConfig, models_dir: Path, runs_dir: Path, base: BaseVersion | None = None, **output: Any) -> int:
     """Train from the beginning, or fine-tune a base, and publish the best epoch. Returns the exit code.
 
     For `progress_file`, `evaluations` and `publishes` see `TrainingRun`.
@@ -367,11 +361,7 @@ def _read(config: TrainConfig, source: str, role: str = "corpus") -> Corpus:
 
 
 def _lay_out(
-    config: TrainConfig,
-    head: Corpus,
-    tail: Corpus | None,
-    tokenizer: Tokenizer,
-    columns: tuple[LabelColumn, ...],
+    config: TrainConfig, head: Corpus, tail: Corpus | None, tokenizer: Tokenizer, columns: tuple[LabelColumn, ...]
 ) -> Dataset:
     mixed = None if config.mix is None else _read(config, config.mix, "mix")
     dataset = Dataset.lay_out(head, tail, tokenizer, config, mixed, columns)

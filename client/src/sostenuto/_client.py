@@ -146,12 +146,7 @@ class Client(AbstractContextManager["Client"]):
 
     @with_signature(CompletionArguments)
     def stream(
-        self,
-        prompt: Prompt = "",
-        *,
-        prepend: bool = False,
-        resume: bool = False,
-        **fields: Unpack[CompletionArguments],
+        self, prompt: Prompt = "", *, prepend: bool = False, resume: bool = False, **fields: Unpack[CompletionArguments]
     ) -> Stream:
         """Generate a completion and stream it.
 

@@ -306,10 +306,7 @@ def _archive(directory: Path) -> tuple[str, bytes]:
 
 
 def create_job(
-    transport: Transport,
-    text: Source | UploadedFile,
-    validation: Source | UploadedFile | None,
-    fields: dict[str, Any],
+    transport: Transport, text: Source | UploadedFile, validation: Source | UploadedFile | None, fields: dict[str, Any]
 ) -> Job:
     """Upload the texts, and create a job; if the server refuses it, delete the uploads."""
     given = {"training_file": text, **({} if validation is None else {"validation_file": validation})}

@@ -76,11 +76,7 @@ def _source(value: str) -> Path:
     help="Concurrent requests.  [default: as many as the server admits, up to 64]",
 )
 @click.option(
-    "--give-up-after",
-    type=seconds,
-    default=600.0,
-    metavar="SECONDS",
-    help="Stop after this time without any response.",
+    "--give-up-after", type=seconds, default=600.0, metavar="SECONDS", help="Stop after this time without any response."
 )
 @click.option(
     "--retry-errors", is_flag=True, help="Remove errors from OUT or OUT.errors.jsonl, and retry their requests."

@@ -70,9 +70,7 @@ def train_on_server(
 
 
 @click.command(
-    epilog=EPILOG,
-    short_help="Train a generator on a server.",
-    context_settings={"ignore_unknown_options": True},
+    epilog=EPILOG, short_help="Train a generator on a server.", context_settings={"ignore_unknown_options": True}
 )
 @click.argument("corpus", metavar="CORPUS [--SETTING VALUE]...")
 @click.argument("settings", nargs=-1, type=click.UNPROCESSED, metavar="")

@@ -32,11 +32,7 @@ def sizes(texts: Sequence[str], num_training: int, budget_s: float) -> tuple[int
 
 
 def nearest_report(
-    texts: Sequence[str],
-    training: Sequence[str],
-    near: float,
-    num_workers: int,
-    advance: Callable[[float], object],
+    texts: Sequence[str], training: Sequence[str], near: float, num_workers: int, advance: Callable[[float], object]
 ) -> dict[str, Any]:
     """Return how far records are from the nearest training record.
 

@@ -79,10 +79,7 @@ def _grid(top_share: float, width: int, y: Callable[[float], float]) -> str:
 
 
 def bars(
-    title: str,
-    rows: Sequence[tuple[str, Sequence[tuple[str, str, float | None, str]]]],
-    *,
-    width: int = WIDTH,
+    title: str, rows: Sequence[tuple[str, Sequence[tuple[str, str, float | None, str]]]], *, width: int = WIDTH
 ) -> str:
     """Return groups of horizontal bars; the longest one has the full length.
 
