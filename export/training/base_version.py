@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from contract.card import Ancestor, GeneratorCard, Lineage
 from contract.label_columns import LabelColumn, label_tokens
@@ -52,10 +51,6 @@ class BaseVersion:
     def keras_file(self) -> Path:
         return self.version.path / ASSETS / KERAS_FILE
 
-    @property
-    def architecture(self) -> dict[str, Any]:
-        return architecture_of(self.card)
-
     def complete(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of a run with the architecture of this version, and its number in `base`.
 
@@ -63,7 +58,7 @@ class BaseVersion:
             ConfigError: a setting that was given contradicts the architecture.
         """
         require_architecture(config, self.card, self.version.label)
-        return validated({**config.model_dump(), **self.architecture, "base": self.version.label})
+        return validated({**config.model_dump(), **architecture_of(self.card), "base": self.version.label})
 
     def extended_tokenizer(self, corpus: Corpus, columns: Iterable[LabelColumn] = ()) -> Tokenizer:
         """Return the tokenizer with the new characters and labels of a training split.

@@ -59,7 +59,8 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
     keras.utils.set_random_seed(config.seed)
     token_ids = keras.layers.Input([config.window_length], dtype="int32", name="token_ids")
     kind = keras.layers.ReversibleEmbedding if config.tie_embeddings else keras.layers.Embedding
-    limit = TIED_RANGE if config.tie_embeddings else 3**0.5 * _embedding_std(vocab_size)
+    std = min(1.0, max(_MIN_EMBEDDING_STD, (_FEW_TOKENS / vocab_size) ** 0.5))  # unless it is the output layer, too
+    limit = TIED_RANGE if config.tie_embeddings else 3**0.5 * std
     embedding = kind(
         vocab_size,
         config.embedding,
@@ -90,11 +91,6 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
         log_counts = np.log(target_counts + 1.0)
         model.get_layer(_LOGITS).bias.assign(log_counts - log_counts.mean())
     return model
-
-
-def _embedding_std(vocab_size: int) -> float:
-    """Return the standard deviation of initial embeddings that are not tied to the output layer."""
-    return min(1.0, max(_MIN_EMBEDDING_STD, (_FEW_TOKENS / vocab_size) ** 0.5))
 
 
 def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -92,11 +92,10 @@ def ngrams(texts: Sequence[str], order: int) -> tuple[Integers, Integers]:
         owners: int64 (occurrences,). Index of the text in which it occurs; ascending.
     """
     marked = [START + text + END for text in texts] if order > 1 else texts
-    lengths = np.fromiter(map(len, marked), np.int64, len(marked))
     # A lone half of a surrogate pair, which JSON can have, counts as a character.
     joined = "".join(marked).encode("utf-32-le", "surrogatepass")
     characters = np.frombuffer(joined, np.uint32).astype(np.int64)
-    owners = np.repeat(np.arange(len(marked)), lengths)
+    owners = np.repeat(np.arange(len(marked)), lengths(marked))
     size = max(0, len(characters) - order + 1)
     keys = np.zeros(size, np.int64)
     for place in range(order):
