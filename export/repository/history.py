@@ -14,26 +14,17 @@ HISTORY_FILE = "history.json"
 
 # A version's history has more fields per epoch than a resumed run needs.
 class Epoch(BaseModel, frozen=True, extra="ignore"):
-    """Result of one epoch.
+    """Result of one epoch."""
 
-    Attributes:
-        train_loss: Nats per token, with dropout, while the weights change.
-        validation_loss: Nats per token of the validation split; None if nothing is held out.
-        tokens: Tokens trained on since the run began.
-        seconds: Training time since the run began, without interruptions.
-        accuracy: Share of the validation tokens that were the most probable one; None if nothing is held out.
-        logit_scale: Factor of the logits, in the validation loss and in the model of the epoch: temperature scaling,
-            Guo et al. 2017 (arXiv 1706.04599).
-        next_logit_scale: Factor of the next epoch: the one with the lowest validation loss after this epoch.
-    """
-
-    train_loss: float
-    validation_loss: float | None
-    accuracy: float | None
-    tokens: int
-    seconds: float
+    train_loss: float  # nats per token, with dropout, while the weights change
+    validation_loss: float | None  # nats per token of the validation split; None if nothing is held out
+    accuracy: float | None  # share of the validation tokens that were the most probable one; None likewise
+    tokens: int  # trained on since the run began
+    seconds: float  # of training since the run began, without interruptions
+    # Factor of the logits, in the validation loss and in the model of the epoch: temperature scaling, Guo et al. 2017
+    # (arXiv 1706.04599).
     logit_scale: float = 1.0
-    next_logit_scale: float = 1.0
+    next_logit_scale: float = 1.0  # of the next epoch: the one with the lowest validation loss after this epoch
 
     @property
     def loss(self) -> float:

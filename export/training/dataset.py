@@ -130,14 +130,10 @@ class SlidingWindows(_Split):
     """Windows for models without carried state: each token with its context, padded on the left.
 
     A window does not cross documents: it begins at the earliest with the special token before its document.
-
-    Attributes:
-        end_id: The end token's id, which separates documents; None for one running text.
-        context: Context length: tokens of a window.
     """
 
-    end_id: int | None
-    context: int
+    end_id: int | None  # the end token's id, which separates documents; None for one running text
+    context: int  # context length: tokens of a window
 
     @property
     def batch_tokens(self) -> int:
