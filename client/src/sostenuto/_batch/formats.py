@@ -57,8 +57,6 @@ class OutputFormat:
     """A format of OUT."""
 
     name: str  # as `--format` has it
-    urls: tuple[str, ...]  # endpoints with supported responses
-    has_errors: bool  # whether errors are lines of OUT; otherwise they go to a file of their own, in OpenAI's format
     header: bytes  # the beginning of OUT
     # Returns what a response adds to OUT: (custom_id, status, request id, body). An error is in OpenAI's format. Raises
     # LineError if the format cannot represent the response.
@@ -66,6 +64,8 @@ class OutputFormat:
     # Yields each response, as bytes and parsed, from the lines after the header; ends before an incomplete one of a
     # killed run. Raises ForeignContent.
     read: Callable[[Iterable[bytes]], Iterator[tuple[bytes, OutputRecord]]]
+    urls: tuple[str, ...] = (COMPLETIONS,)  # endpoints with supported responses
+    has_errors: bool = False  # whether errors are lines of OUT; otherwise in a file of their own, in OpenAI's format
 
 
 def response_line(custom_id: str, status: int, request_id: str | None, content: bytes) -> OutputLine:
@@ -159,25 +159,20 @@ class _Record(NamedTuple):
     choice: int
 
 
-def read_json(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    return _by_response(_json_records(lines))
-
-
-def read_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    return _by_response(_csv_records(lines))
-
-
 def read_escaped_csv(lines: Iterable[bytes]) -> Iterator[tuple[bytes, OutputRecord]]:
-    for content, record in read_csv(lines):
+    for content, record in read_records(_csv_records, lines):
         custom_id = record.custom_id or ""
         is_escaped = custom_id.startswith("'") and _FORMULA.match(custom_id)
         yield content, replace(record, custom_id=custom_id[1:] if is_escaped else custom_id)
 
 
-def _by_response(records: Iterator[_Record]) -> Iterator[tuple[bytes, OutputRecord]]:
+def read_records(
+    parse: Callable[[Iterable[bytes]], Iterator[_Record]], lines: Iterable[bytes]
+) -> Iterator[tuple[bytes, OutputRecord]]:
+    """Read responses whose choices are the records that `parse` finds in the lines."""
     contents: list[bytes] = []
     before: _Record | None = None
-    for record in records:
+    for record in parse(lines):
         is_next = before is not None and record.custom_id == before.custom_id and record.choice < before.choice
         # In a reordered file, complete records at the end could be taken for incomplete ones.
         if is_next != bool(contents) or (not contents and before and record.custom_id == before.custom_id):
@@ -265,14 +260,12 @@ def _new_id() -> bytes:
     return b"batch_req_" + uuid.uuid4().hex.encode()
 
 
-OPENAI = OutputFormat("openai", URLS, True, b"", response_line, read_lines)
-JSONL = OutputFormat("jsonl", (COMPLETIONS,), False, b"", partial(choice_records, write_json), read_json)
-CSV = OutputFormat("csv", (COMPLETIONS,), False, write_csv(COLUMNS), partial(choice_records, write_csv), read_csv)
+OPENAI = OutputFormat("openai", b"", response_line, read_lines, URLS, has_errors=True)
+JSONL = OutputFormat("jsonl", b"", partial(choice_records, write_json), partial(read_records, _json_records))
+CSV = OutputFormat("csv", write_csv(COLUMNS), partial(choice_records, write_csv), partial(read_records, _csv_records))
 # The quoted header is equivalent to programs, but refuses a run without the option on this OUT, and vice versa.
 ESCAPED_CSV = OutputFormat(
     "csv --escape-formulas",
-    (COMPLETIONS,),
-    False,
     b",".join(b'"%b"' % name.encode() for name in COLUMNS) + b"\r\n",
     partial(choice_records, write_escaped_csv),
     read_escaped_csv,
