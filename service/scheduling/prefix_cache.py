@@ -14,7 +14,6 @@ import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
@@ -41,13 +40,9 @@ def _key(block: bytes, tail: bytes) -> bytes:
     return _hash(block, tail) if tail else block
 
 
-def _root(namespace: Hashable) -> bytes:
-    return hashlib.blake2b(repr(namespace).encode(), digest_size=32).digest()
-
-
 def block_hashes(namespace: Hashable, token_ids: np.ndarray) -> tuple[bytes, ...]:
     """Return the hash chain of token ids, int32 (tokens,): that of the namespace, then one per whole block."""
-    hashes, tokens = [_root(namespace)], token_ids.tobytes()
+    hashes, tokens = [hashlib.blake2b(repr(namespace).encode(), digest_size=32).digest()], token_ids.tobytes()
     for start in range(0, len(token_ids) // BLOCK * BLOCK * _ITEM_BYTES, BLOCK * _ITEM_BYTES):
         hashes.append(_hash(hashes[-1], tokens[start : start + BLOCK * _ITEM_BYTES]))
     return tuple(hashes)
@@ -65,11 +60,6 @@ class Prefix:
     tail: bytes = b""  # the tokens after the last whole block, as the bytes of an int32 array
     length: int = 0  # number of tokens
     kept: int = 0  # `length` when a state was last cached
-
-    @classmethod
-    def of(cls, namespace: Hashable) -> Self:
-        """Return the prefix of no tokens."""
-        return cls(_root(namespace))
 
     def extend(self, token_ids: np.ndarray | Sequence[int]) -> None:
         self.length += len(token_ids)

@@ -211,11 +211,11 @@ class Scheduler:
         num_cacheable = sequence.num_remaining_prompt_tokens - (sequence.max_tokens == 0)
         needs_outputs = sequence.next_prefill[0] not in (signatures.PREFILL, signatures.NEXT_LOGPROBS)
         cacheable = sequence.prompt_ids[: 0 if needs_outputs else num_cacheable]
-        hit = self.prefix_cache.find(sequence.prefix_blocks, cacheable)
+        hit, root = self.prefix_cache.find(sequence.prefix_blocks, cacheable), sequence.prefix_blocks[0]
         # No longer needed; up to 0.3 MB.
         sequence.prefix_blocks = ()
         if hit is None:
-            sequence.prefix = Prefix.of(sequence.cache_namespace)
+            sequence.prefix = Prefix(root)
             return
         prefix, state = hit
         sequence.prefix, sequence.state = prefix, state

@@ -84,7 +84,7 @@ def test_the_state_is_read_at_the_scrape(metrics):
     assert value(metrics, "request_memory_bytes") == 0
     assert value(metrics, "request_memory_limit_bytes") == 10_000_000
     for token_id in (1, 2):
-        prefix = Prefix.of("here")
+        prefix = Prefix(b"here")
         prefix.extend([token_id])
         cache.keep(prefix, np.zeros(30, np.float32))
     assert value(metrics, "prefix_cache_states") == 1

@@ -20,8 +20,13 @@ from service.scheduling.prefix_cache import (
 STATE_BYTES = 16
 
 
+def empty(namespace="here"):
+    """Return the prefix of no tokens."""
+    return Prefix(block_hashes(namespace, np.zeros(0, np.int32))[0])
+
+
 def named(token_ids, namespace="here"):
-    prefix = Prefix.of(namespace)
+    prefix = empty(namespace)
     prefix.extend(np.array(token_ids, np.int32))
     return prefix
 
@@ -83,7 +88,7 @@ def count_hashes(monkeypatch):
 
 def test_the_cost_of_a_lookup_does_not_grow_with_cached_lengths(count_hashes):
     text = np.arange(3000, dtype=np.int32)
-    cache, prefix = PrefixCache(10**7), Prefix.of("here")
+    cache, prefix = PrefixCache(10**7), empty()
     for token_id in text:
         prefix.extend([token_id])
         cache.keep(prefix, state(0))
@@ -108,7 +113,7 @@ def test_an_adversarial_prompt_costs_a_bounded_number_of_hashes(count_hashes):
 
 @given(st.lists(st.integers(1, 2 * BLOCK), min_size=1, max_size=6))
 def test_a_key_does_not_depend_on_slices(sizes):
-    prefix, text = Prefix.of("here"), list(range(sum(sizes)))
+    prefix, text = empty(), list(range(sum(sizes)))
     for end, size in zip(np.cumsum(sizes), sizes, strict=True):
         part = text[end - size : end]
         prefix.extend(np.array(part, np.int32) if size % 2 else part)
@@ -163,7 +168,7 @@ def test_an_entry_that_is_too_large_or_empty_is_not_cached(max_bytes, token_ids)
 
 
 def test_states_are_cached_at_a_distance_during_prefill():
-    cache, prefix = PrefixCache(10**6), Prefix.of("here")
+    cache, prefix = PrefixCache(10**6), empty()
     for _ in range(100):
         prefix.extend([1] * 50)
         cache.keep_if_due(prefix, state(0))
