@@ -117,13 +117,8 @@ def accept_without_effect(fields: Accepted) -> Callable[[type[AnyBody]], type[An
 
 def _drop(value: Any, values: tuple[Any, ...], instead: str | None) -> None:
     """Accept a value without an effect; refuse any other."""
-    if values is ANY or any(type(value) in _equal_types(each) and value == each for each in values):
+    if values is ANY or any(type(value) is type(each) and value == each for each in values):
         return
     hint = f"unsupported; use {instead}" if instead else "unsupported"
     allowed = " or ".join(["absent", *map(repr, values)])
     raise PydanticCustomError("unsupported", "be {allowed} ({hint})", {"allowed": allowed, "hint": hint})
-
-
-def _equal_types(accepted: Any) -> tuple[type, ...]:
-    """Return the types of JSON values that may equal an accepted value: 1 is 1.0, but True is neither."""
-    return (int, float) if type(accepted) in (int, float) else (type(accepted),)
