@@ -231,10 +231,9 @@ class _Tokenizer:
             raise PatternError(
                 f"must not have backreferences, got {text} at position {position}: they are not supported"
             )
-        if text[1] in "pP" or text in _SHORTHANDS:
-            _checked("class", text, f"class {text}", position)
-            return self._nonempty(text, position), match.end()
-        return _checked("character", text, f"escape {text}", position), match.end()
+        is_class = text[1] in "pP" or text in _SHORTHANDS
+        _require_valid(text, f"{'class' if is_class else 'escape'} {text}", position)
+        return self._nonempty(text, position) if is_class else "character", match.end()
 
     def _class(self, start: int) -> tuple[Kind, int]:
         """Return where a character class ends; it may contain classes, brackets and, in verbose mode, comments.
@@ -276,7 +275,7 @@ class _Tokenizer:
             _fail(f"group ({self._regex[inside : inside + 2]} at position {position} is invalid")
         text = start.group()
         is_flags = text.endswith(")")
-        _checked("group", f"({text}" if is_flags else f"({text}a)", f"group ({text}", position)
+        _require_valid(f"({text}" if is_flags else f"({text}a)", f"group ({text}", position)
         if text.endswith(">"):
             name = text.partition("<")[2]
             if name in self._names:
@@ -312,11 +311,10 @@ def _fail(what: str) -> NoReturn:
     raise PatternError(f"is not a valid regular expression: {what}")
 
 
-def _checked(kind: Kind, alone: str, name: str, position: int) -> Kind:
-    """Return the kind of a token if the library accepts it alone."""
+def _require_valid(alone: str, name: str, position: int) -> None:
+    """Refuse a token unless the library accepts it alone."""
     if not (alone in _SHORTHANDS or _is_valid(alone)):
         _fail(f"{name} at position {position} is invalid")
-    return kind
 
 
 @functools.lru_cache(1000)
