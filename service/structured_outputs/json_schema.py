@@ -100,12 +100,10 @@ class SchemaError(PatternError):
 def _any_value(depth: int) -> str:
     """Return any JSON value whose arrays and objects nest at most `depth` levels deep."""
     scalar = f"{_ANY_STRING}|{ANY_NUMBER}|true|false|null"
-    return f"(?:{scalar}|{_any_array(depth)}|{_any_object(depth)})" if depth else f"(?:{scalar})"
-
-
-def _any_array(depth: int) -> str:
-    value = _any_value(depth - 1)
-    return rf"\[{_separated([], value, 0, None)}\]"
+    if not depth:
+        return f"(?:{scalar})"
+    array = rf"\[{_separated([], _any_value(depth - 1), 0, None)}\]"
+    return f"(?:{scalar}|{array}|{_any_object(depth)})"
 
 
 def _any_object(depth: int) -> str:
