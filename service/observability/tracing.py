@@ -119,7 +119,7 @@ class Tracing:
         span = self._tracer.start_span(name, self._propagator.extract(headers), self._api.SpanKind.SERVER, attributes)
         return Trace(span, self._api.set_span_in_context(span)) if span.is_recording() else None
 
-    def begin_call(self, call: Call, address: str | None = None) -> CallSpans | None:
+    def begin_call(self, call: Call, address: str) -> CallSpans | None:
         """Start a span of a call in every trace of its sequences; return None if there is none."""
         traces: Counter[Trace] = Counter(sequence.trace for sequence in call.sequences if sequence.trace is not None)
         if not traces:
@@ -205,9 +205,10 @@ def _provider(exporter: "SpanExporter", ratio: float, version: str) -> "TracerPr
     return provider
 
 
-def _call_attributes(call: Call, address: str | None) -> dict[str, str | int]:
+def _call_attributes(call: Call, address: str) -> dict[str, str | int]:
     """Return the attributes that all spans of a call share."""
-    attributes: dict[str, str | int] = {
+    host, _, port = address.rpartition(":")
+    return {
         "rpc.system.name": "grpc",
         "rpc.method": RPC,
         "sostenuto.call.id": secrets.token_hex(8),
@@ -217,11 +218,9 @@ def _call_attributes(call: Call, address: str | None) -> dict[str, str | int]:
         "sostenuto.call.steps": call.size,
         "sostenuto.model.name": call.version.name,
         "sostenuto.model.version": call.version.number,
+        "server.address": host,
+        "server.port": int(port),
     }
-    if address is not None:
-        host, _, port = address.rpartition(":")
-        attributes |= {"server.address": host, "server.port": int(port)}
-    return attributes
 
 
 def _error_type(error: GatewayError) -> str:

@@ -22,6 +22,7 @@ PATIENCE_S = 20.0  # with what takes milliseconds on an idle machine
 POST = {"method": "POST", "route": "/v1/completions", "path": "/v1/completions"}
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
+ADDRESS = "10.0.0.7:8500"
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_request_and_its_calls_are_exported_as_one_trace(collector):
     tracing = Tracing.to(collector.endpoint, ratio=1.0, version="1.2.3")
     trace = tracing.begin_request(traceparent(), **POST)
     for _ in range(2):
-        tracing.end_call(tracing.begin_call(call(trace)))
+        tracing.end_call(tracing.begin_call(call(trace), ADDRESS))
     trace.end(200)
     tracing.shutdown(PATIENCE_S)
     path, sent = collector.requests.get(timeout=PATIENCE_S)
@@ -91,8 +92,8 @@ def test_a_request_and_its_calls_are_exported_as_one_trace(collector):
 
 def test_a_batched_call_is_in_the_trace_of_each_of_its_requests(tracing, exporter):
     first, second = (tracing.begin_request({}, **POST) for _ in range(2))
-    tracing.end_call(tracing.begin_call(call(first, None, second, first), "10.0.0.7:8500"))
-    tracing.end_call(tracing.begin_call(call(second)))
+    tracing.end_call(tracing.begin_call(call(first, None, second, first), ADDRESS))
+    tracing.end_call(tracing.begin_call(call(second), ADDRESS))
     first.end(200)
     second.end(200)
     requests, calls = spans_of(tracing, exporter)
@@ -113,13 +114,13 @@ def test_a_batched_call_is_in_the_trace_of_each_of_its_requests(tracing, exporte
 
 def test_a_call_propagates_the_trace_of_its_first_traced_request(tracing):
     trace = tracing.begin_request(traceparent() | {"tracestate": "vendor=1"}, **POST)
-    begun = tracing.begin_call(call(None, trace))
+    begun = tracing.begin_call(call(None, trace), ADDRESS)
     span_id = begun.spans[0].get_span_context().span_id
     assert dict(begun.metadata) == {"traceparent": f"00-{TRACE_ID}-{span_id:016x}-01", "tracestate": "vendor=1"}
 
 
 def test_a_call_without_traced_requests_has_no_span(tracing, exporter):
-    assert tracing.begin_call(call(None, None)) is None
+    assert tracing.begin_call(call(None, None), ADDRESS) is None
     tracing.end_call(None, BackendUnavailable("away"))
     assert spans_of(tracing, exporter) == ([], [])
 
@@ -159,7 +160,7 @@ def test_server_errors_mark_the_span_as_failed_and_client_errors_do_not(tracing,
 
 def test_a_failed_call_marks_its_span_with_the_error_code(tracing, exporter):
     trace = tracing.begin_request({}, **POST)
-    tracing.end_call(tracing.begin_call(call(trace)), BackendUnavailable("away"))
+    tracing.end_call(tracing.begin_call(call(trace), ADDRESS), BackendUnavailable("away"))
     _, (span,) = spans_of(tracing, exporter)
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes["error.type"] == "backend_unavailable"
@@ -183,7 +184,7 @@ def test_the_sampled_flag_of_traceparent_overrides_the_ratio(exporter, ratio, he
     tracing = Tracing(exporter, ratio=ratio, version="1")
     trace = tracing.begin_request(headers, **POST)
     assert (trace is not None) == traced
-    tracing.end_call(tracing.begin_call(call(trace)))
+    tracing.end_call(tracing.begin_call(call(trace), ADDRESS))
     if trace:
         trace.end(200)
     requests, calls = spans_of(tracing, exporter)
