@@ -221,8 +221,9 @@ class ResumeTokens:
         """
         match = _TOKEN.fullmatch(token)
         if match is None:
+            got = token if len(token) <= 24 else token[:24] + "…"
             raise StateRefused(
-                f"state must be a complete resume token, unchanged, {KIND}.….….…, got {_shorten(token)} of "
+                f"state must be a complete resume token, unchanged, {KIND}.….….…, got {got!r} of "
                 f"{len(token)} characters",
                 "state_malformed",
             )
@@ -262,7 +263,3 @@ def _sign(key: bytes, signed: str) -> bytes:
 
 def _to_base64(content: bytes) -> str:
     return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
-
-
-def _shorten(token: str) -> str:
-    return repr(token if len(token) <= 24 else token[:24] + "…")
