@@ -176,12 +176,8 @@ def _add_versions(connection: Connection) -> None:
     connection.execute(insert(versions).from_select(["tenant", "name", "version"], published))
 
 
-def _add_operations(connection: Connection) -> None:
-    Record.metadata.tables["operations"].create(connection)
-
-
 # Each takes a database from one version of the schema, the first from 1, to the next. A new database has the last one.
-_MIGRATIONS: tuple[Callable[[Connection], object], ...] = (_add_operations, _add_versions)
+_MIGRATIONS: tuple[Callable[[Connection], object], ...] = (Record.metadata.tables["operations"].create, _add_versions)
 SCHEMA_VERSION = 1 + len(_MIGRATIONS)
 
 
