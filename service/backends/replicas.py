@@ -4,7 +4,6 @@ Calls have no side effects, so one that fails or hangs is retried on another ser
 detection.
 """
 
-import ipaddress
 import logging
 import socket
 import threading
@@ -25,6 +24,7 @@ from service.errors import (
     ServerBusy,
     VersionGone,
 )
+from service.http_server.addresses import is_address
 from service.scheduling.call import NOT_FINITE, Arrays, Call, OnCompleted, finite_sequences
 from service.scheduling.sequence import ModelVersion
 
@@ -418,12 +418,10 @@ class _Attempt:
 def resolved(address: str) -> list[str]:
     """Return the sorted `ip:port` addresses of `host:port`; raise OSError if its name cannot be resolved."""
     name, port = _host(address), address.rpartition(":")[2]
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        ips = {entry[4][0] for entry in socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)}
-        return sorted(f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in ips)
-    return [address]
+    if is_address(name):
+        return [address]
+    ips = {entry[4][0] for entry in socket.getaddrinfo(name, int(port), type=socket.SOCK_STREAM)}
+    return sorted(f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in ips)
 
 
 def _host(address: str) -> str:

@@ -38,7 +38,7 @@ def is_allowed_host(host: str | None, names: Collection[str] = ()) -> bool:
     if host is None or ANY in names:
         return True
     name = _name_in(host)
-    return name in names or name == "localhost" or name.endswith(".localhost") or _is_address(name)
+    return name in names or name == "localhost" or name.endswith(".localhost") or is_address(name)
 
 
 def _name_in(host: str) -> str:
@@ -48,7 +48,7 @@ def _name_in(host: str) -> str:
     return host.partition(":")[0].lower().removesuffix(".")
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
