@@ -177,16 +177,10 @@ class Supervisor:
     @property
     def _limits(self) -> dict[str, str]:
         """Further variables of the trainer, which reads no file of settings."""
-        settings = self._settings
-        values = {
-            "MODELS_DIR": settings.models_dir,
-            "AUDIT_FILE": settings.audit_file,
-            "TRAINING_DATABASE": settings.training_database,
-            "MAX_FILE_AGE_S": settings.max_file_age_s,
-            "MAX_JOB_AGE_S": settings.max_job_age_s,
-            "MAX_TRAINING_BYTES": settings.max_training_bytes,
-        }
-        return {f"SOSTENUTO_{name}": str(value) for name, value in values.items() if value is not None}
+        limits = ("max_file_age_s", "max_job_age_s", "max_training_bytes")
+        names = ("models_dir", "audit_file", "training_database", *limits)
+        values = {name: getattr(self._settings, name) for name in names}
+        return {f"SOSTENUTO_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
     def _start(self) -> None:
         settings, started = self._settings, time.monotonic()
