@@ -48,11 +48,10 @@ def embeddings(services: Services) -> Response:
     """
     with ExitStack() as stack:
         processor = start_request(services, EmbeddingsRequest, services.engine.start_embedding, stack)
-        running, as_base64 = processor.request, processor.body.encoding_format == "base64"
-        data = [
-            {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else vector}
-            for index, vector in enumerate(processor.vectors())
-        ]
+        running, vectors = processor.request, list[Any](processor.vectors())
+        if processor.body.encoding_format == "base64":
+            vectors = [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+        data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(vectors)]
         response = {
             "object": "list",
             "data": data,
@@ -62,10 +61,6 @@ def embeddings(services: Services) -> Response:
             "usage": {"prompt_tokens": running.num_prompt_tokens, "total_tokens": running.num_prompt_tokens},
         }
         return json_response(orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY))
-
-
-def _base64(vector: np.ndarray) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 @Endpoint(
