@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Self
 
 from contract.tokenizers.base import END, PADDING, START, UNKNOWN, JoinedTexts, LookupVocabulary
+from contract.tokenizers.huggingface import split_by
 from contract.tokenizers.rules import LOWERCASE, Standardization, sources
 
-EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+EVERY_CHARACTER = split_by(r"[\s\S]")
 _AS_IT_IS = Standardization()
 
 

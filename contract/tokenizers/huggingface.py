@@ -34,9 +34,9 @@ _CUTS = (re.compile(r"(?<=\S)\n"), re.compile(r"(?<=\S)[ \t]"))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def split_by(pattern: str) -> dict[str, Any]:
-    """Return the pre-tokenizer that splits text into all matches of a pattern."""
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+def split_by(pattern: str, behavior: str = "Isolated") -> dict[str, Any]:
+    """Return the pre-tokenizer that splits text into all matches of a pattern, or, with "Removed", what is between."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
 
 
 def byte_pairs(vocabulary: Mapping[str, int], merges: Sequence[Sequence[str]], unknown: str | None) -> dict[str, Any]:

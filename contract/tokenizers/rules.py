@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
+from contract.tokenizers.huggingface import split_by
+
 # Keras's default `filters`: each of these characters separates words and is dropped.
 # https://github.com/keras-team/keras/blob/v3.15.0/keras/src/legacy/preprocessing/text.py
 KERAS_FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
@@ -80,12 +82,7 @@ class WhitespaceRules:
 
     # Joins words.
     split: ClassVar[str] = " "
-    pre_tokenizer: ClassVar[dict[str, Any]] = {
-        "type": "Split",
-        "pattern": {"Regex": "[ \\t\\n\\x0b\\x0c\\r]+"},
-        "behavior": "Removed",
-        "invert": False,
-    }
+    pre_tokenizer: ClassVar[dict[str, Any]] = split_by("[ \\t\\n\\x0b\\x0c\\r]+", "Removed")
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text, split as Keras does."""
