@@ -66,7 +66,6 @@ def label_tokens(columns: Iterable[LabelColumn]) -> list[str]:
 
 
 def label_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the ids of the label tokens, by name."""
     return {tokenizer.tokens[i]: i for i in tokenizer.special.labels}
 
 

@@ -80,7 +80,6 @@ def require_jobs(session: Session, tenant: str, minutes: float, quota: Quota, is
 
 
 def training_minutes(session: Session, tenant: str) -> TrainingMinutes:
-    """Return the minutes that count toward a tenant's quota."""
     ended = and_(Job.tenant == tenant, Job.finished_at > time.time() - DAY_S)
     trained_s = session.execute(select(func.coalesce(func.sum(Job.trained_s), 0.0)).where(ended)).scalar_one()
     active = and_(Job.tenant == tenant, Job.status.in_(ACTIVE))

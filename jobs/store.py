@@ -122,7 +122,6 @@ class JobStore:
             return job
 
     def minutes(self, tenant: str) -> TrainingMinutes:
-        """Return the minutes that count toward a tenant's quota."""
         with self._begin() as session:
             return training_minutes(session, tenant)
 

@@ -35,7 +35,6 @@ class TensorSpec(NamedTuple):
 
     @classmethod
     def of(cls, info: TensorInfo) -> "TensorSpec":
-        """Convert a SavedModel's TensorInfo."""
         shape = info.tensor_shape
         return cls(info.dtype, None if shape.unknown_rank else tuple(dim.size for dim in shape.dim))
 

@@ -85,7 +85,6 @@ class WhitespaceRules:
     pre_tokenizer: ClassVar[dict[str, Any]] = split_by("[ \\t\\n\\x0b\\x0c\\r]+", "Removed")
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text, split as Keras does."""
         return [match[0] for match in _WORD.finditer(self.standardization.apply(text))]
 
     def offsets(self, text: str) -> list[int]:
@@ -124,7 +123,6 @@ class WordRules:
     split: str = " "
 
     def words(self, text: str) -> list[str]:
-        """Return the words of a text, split as Keras does."""
         return [word for word in self._normalized(text).split(self.split) if word]
 
     def offsets(self, text: str) -> list[int]:

@@ -59,7 +59,6 @@ class KubernetesLauncher:
         self._api, self._template, self._queue = api, template, queue
 
     def find(self, job: str) -> "KubernetesJob | None":
-        """Return the Job of a training job that has not ended."""
         found = self._api.call("GET", _BATCH, "jobs", params={"labelSelector": f"{_JOB_LABEL}={job}"})
         running = (each for each in found["items"] if not _ended(each))
         return next((KubernetesJob(self._api, each["metadata"]["name"]) for each in running), None)

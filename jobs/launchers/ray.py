@@ -23,7 +23,6 @@ class RayLauncher:
         self._url, self._num_cpus = url.rstrip("/"), num_cpus
 
     def find(self, job: str) -> "RayJob | None":
-        """Return the Ray job of a training job that has not ended."""
         found = call("GET", f"{self._url}/api/jobs/", headers=_headers())
         names = (each["submission_id"] for each in found if each["status"] in _RUNNING and each["submission_id"])
         return next((RayJob(self._url, name) for name in names if name.startswith(f"{job}-")), None)

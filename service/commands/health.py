@@ -21,7 +21,6 @@ def check(settings: Settings) -> int:
 
 
 def is_ready(host: str, port: int) -> bool:
-    """Return whether a gateway responds that it is ready."""
     try:
         return _get_readiness(host, port)[0] == http.client.OK
     except (OSError, http.client.HTTPException):

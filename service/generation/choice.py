@@ -145,7 +145,6 @@ class Choice:
         return "".join(self._texts)
 
     def add_logprobs(self, logprobs: Logprobs, shift: int = 0) -> None:
-        """Append log probabilities, with `shift` added to their offsets."""
         self._logprobs.extend(logprobs, shift)
 
     def take(self, result: Result) -> int:

@@ -64,7 +64,6 @@ def resolve_interventions(requested: abc.Sequence[Intervention], model: ServedMo
 
 
 def _unit_index(intervention: Intervention, field: str, parts: list[tuple[Activation, slice]]) -> int:
-    """Return the index of a unit in the state."""
     of_layer = {part.kind: place for part, place in parts if part.layer == intervention.layer}
     kind = intervention.kind or (signatures.CELL if signatures.CELL in of_layer else signatures.HIDDEN)
     given: int | str = intervention.layer
@@ -142,7 +141,6 @@ class InspectionProcessor:
 
     @property
     def num_values(self) -> int:
-        """Number of values in the result."""
         return len(self._positions) * sum(len(self._units[each.layer]) for each in self._activations)
 
     @property

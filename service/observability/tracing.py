@@ -206,7 +206,6 @@ def _provider(exporter: "SpanExporter", ratio: float, version: str) -> "TracerPr
 
 
 def _call_attributes(call: Call, address: str) -> dict[str, str | int]:
-    """Return the attributes that all spans of a call share."""
     host, _, port = address.rpartition(":")
     return {
         "rpc.system.name": "grpc",

@@ -213,7 +213,6 @@ class ModelQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there are neither sequences nor calls in flight."""
         return not self.sequences and not self.calls
 
     def sequence_ended(self, now: float) -> None:

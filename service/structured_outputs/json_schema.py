@@ -144,7 +144,6 @@ class _Converter:
         raise SchemaError(f"{self._at[:60]}… must nest at most {_MAX_DEPTH} levels deep")
 
     def convert(self, schema: Any, place: str = "") -> str:
-        """Return the regular expression of a subschema."""
         with self._inside(place):
             schema = self._resolved(schema)
             if schema is True or (isinstance(schema, dict) and not _keywords(schema)):
