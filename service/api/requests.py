@@ -7,7 +7,7 @@ whether ids are in its vocabulary, and its direction.
 import re
 import secrets
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import orjson
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -138,8 +138,9 @@ OnePrompt = Annotated[
 
 
 class TimedBody(Body):
-    """A request with a deadline."""
+    """A request with prompts and a deadline."""
 
+    prompt_field: ClassVar[str] = "input"
     timeout_s: Annotated[float, Field(gt=0)] = RESOLVED
     """Deadline in seconds, after which the request fails; the server's maximum by default."""
 
@@ -147,6 +148,11 @@ class TimedBody(Body):
         timeout_s, limit = self.timeout_s or settings.max_timeout_s, settings.max_timeout_s
         require(timeout_s <= limit, "timeout_s", f"be at most {limit:g}, got {timeout_s:g}")
         return self.model_copy(update={"timeout_s": timeout_s})
+
+    @property
+    def prompts(self) -> tuple[PromptText, ...]:
+        """Prompts: at least one, each a text or token ids; one empty text if the field was empty or absent."""
+        return _as_prompts(getattr(self, self.prompt_field))
 
 
 @accept_without_effect(STREAM_FIELDS)
@@ -250,6 +256,7 @@ _NOT_IN_SEARCHES = (
 class CompletionRequest(TimedBody):
     """A request of `/v1/completions`: prompts to continue, or suffixes to generate the text before."""
 
+    prompt_field = "prompt"
     model: str | None = None
     """NAME, NAME:VERSION or NAME@LABEL of a model, as /v1/models lists them; required if several models are served,
     unless `state` is given: then it is the resume token's model."""
@@ -422,11 +429,6 @@ class CompletionRequest(TimedBody):
         return best_of
 
     @property
-    def prompts(self) -> tuple[PromptText, ...]:
-        """Prompts: at least one, each a text or token ids; one empty text if the field was empty or absent."""
-        return _as_prompts(self.prompt)
-
-    @property
     def suffixes(self) -> tuple[PromptText, ...]:
         """Suffixes, in the form of `prompts`; a model reads one or the other."""
         return _as_prompts(self.suffix)
@@ -541,10 +543,6 @@ class EmbeddingsRequest(TimedBody):
         _require_few_prompts(self.prompts, settings, "input")
         return super().resolve(settings)
 
-    @property
-    def prompts(self) -> tuple[PromptText, ...]:
-        return _as_prompts(self.input)
-
 
 class ScoreRequest(TimedBody):
     """A request of `/v1/score`: texts, and what their scores are compared with."""
@@ -574,10 +572,6 @@ class ScoreRequest(TimedBody):
         require(self.carry_state or self.state is None, "state", "be absent without carry_state")
         require(not (self.carry_state and self.ratio_to), "ratio_to", "be absent with carry_state", self.ratio_to)
         return super().resolve(settings)
-
-    @property
-    def prompts(self) -> tuple[PromptText, ...]:
-        return _as_prompts(self.input)
 
 
 class InspectRequest(TimedBody):
@@ -618,14 +612,11 @@ class InspectRequest(TimedBody):
         _require_no_labels_with_state(self)
         return super().resolve(settings)
 
-    @property
-    def prompts(self) -> tuple[PromptText, ...]:
-        return (self.input,)
-
 
 class NextRequest(TimedBody):
     """A request of `/v1/next`: a text, and how many of the most probable words that continue it to return."""
 
+    prompt_field = "prompt"
     model: str | None = None
     """Name of a model; required if several models are served."""
     prompt: OnePrompt = ""
@@ -644,10 +635,6 @@ class NextRequest(TimedBody):
         max_tokens = min(limit, DEFAULT_NEXT_TOKENS) if given is RESOLVED else given
         require(max_tokens <= limit, "max_tokens", f"be at most {limit}", max_tokens)
         return super().resolve(settings).model_copy(update={"max_tokens": max_tokens})
-
-    @property
-    def prompts(self) -> tuple[PromptText, ...]:
-        return (self.prompt,)
 
 
 class TokenizeRequest(Body):
