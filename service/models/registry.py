@@ -56,18 +56,14 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class StoredModel:
+class StoredModel(ListedModel):
     """A model in the repository, served or not.
 
     Attributes:
-        versions: In its directory, ascending.
-        labels: Version of each label.
         shares: Its traffic split as configured, by label or version.
         route: How requests are routed; None while no version is served.
     """
 
-    versions: tuple[int, ...]
-    labels: Mapping[str, int]
     shares: Shares
     route: Route | None
 
@@ -77,7 +73,7 @@ class StoredModel:
 
     @property
     def unloaded(self) -> list[int]:
-        return [number for number in self.versions if number not in self.served]
+        return [number for number in self.existing if number not in self.served]
 
 
 @dataclass(frozen=True)
@@ -227,7 +223,7 @@ class ModelRegistry:
         self._require_known(snapshot)
         if listed is None or not may_use(name):
             raise ModelNotFound(f"model {name[:64]!r} does not exist", param="name")
-        return StoredModel(listed.existing, listed.labels, self._config.shares.get(name, {}), snapshot.routes.get(name))
+        return StoredModel(**vars(listed), shares=self._config.shares.get(name, {}), route=snapshot.routes.get(name))
 
     def refresh(self) -> None:
         """Read the repository's configuration now, and route by it."""

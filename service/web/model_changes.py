@@ -65,9 +65,9 @@ def delete_model(services: Services, name: str) -> DeletedObject:
     if reference.label is not None:
         raise InvalidRequest(f"name must be NAME or NAME:VERSION, got {name[:64]!r}", param="name")
     stored = _require_managed(services, reference.name)
-    numbers = set(stored.versions) if reference.version is None else {reference.version}
-    if not numbers <= set(stored.versions):
-        existing = ", ".join(map(str, stored.versions))
+    numbers = set(stored.existing) if reference.version is None else {reference.version}
+    if not numbers <= set(stored.existing):
+        existing = ", ".join(map(str, stored.existing))
         raise ModelNotFound(f"{reference.name} has no version {reference.version}; it has {existing}", param="name")
     number = "" if reference.version is None else f":{reference.version}"
     _operate(services, "remove", f"{reference.name}{number}", jobs=_jobs_of(services, reference.name, numbers))
@@ -88,14 +88,14 @@ def _require_managed(services: Services, name: str) -> StoredModel:
 
 def _require_existing(change: ModelChange, stored: StoredModel) -> None:
     """Raise InvalidRequest if a label is moved, or a share given, to a version or label that does not exist."""
-    labels, existing = {STABLE, *stored.labels}, ", ".join(map(str, stored.versions))
+    labels, existing = {STABLE, *stored.labels}, ", ".join(map(str, stored.existing))
     for label, number in change.labels.items():
         labels = labels - {label} if number is None and label != STABLE else labels | {label}
-        is_known = number is None or number in stored.versions
+        is_known = number is None or number in stored.existing
         require(is_known, "labels", f"have existing versions: {existing}", f"{label}: {number}")
     require(len(labels) <= MAX_LABELS, "labels", f"be at most {MAX_LABELS} in all", len(labels))
     for target in change.shares or ():
-        is_known = int(target) in stored.versions if target.isdigit() else target in labels
+        is_known = int(target) in stored.existing if target.isdigit() else target in labels
         require(is_known, "shares", f"have labels, or existing versions: {existing}", target)
 
 

@@ -227,7 +227,7 @@ def test_what_is_stored_includes_versions_that_are_not_served(model_registry, se
         model_registry.stored("demo")
     model_registry.refresh()
     stored = model_registry.stored("demo")
-    assert (stored.versions, stored.served, stored.unloaded) == ((1, 2, 3), (2,), [1, 3])
+    assert (stored.existing, stored.served, stored.unloaded) == ((1, 2, 3), (2,), [1, 3])
     assert (stored.labels, stored.shares) == ({"stable": 2, "next": 3}, {"stable": 3, "next": 1})
     poll(models={"demo": {}})
     assert model_registry.stored("demo").served == ()
