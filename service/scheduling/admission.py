@@ -74,9 +74,8 @@ class AdmissionControl:
         """Tokens of those sequences to be prefilled and generated, as of their admission."""
         return self._server.tokens
 
-    def open(self, context: RequestContext | None = None) -> "Admission":
-        """Return the admission of a new request, which holds nothing yet; None: its key has no limits."""
-        context = context or RequestContext()
+    def open(self, context: RequestContext) -> "Admission":
+        """Return the admission of a new request, which holds nothing yet."""
         with self._lock:
             key = self._keys.setdefault(context.key, _Scope("for this API key"))
             # The key file may have changed.

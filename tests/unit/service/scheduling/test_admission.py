@@ -14,7 +14,7 @@ def control(max_sequences=10, max_tokens=100):
 
 
 def fill(admissions, count, cost=1):
-    requests = [admissions.open() for _ in range(count)]
+    requests = [admissions.open(RequestContext()) for _ in range(count)]
     return [release for request in requests for release in request.admit([cost])]
 
 
@@ -29,7 +29,7 @@ def fill(admissions, count, cost=1):
 def test_a_full_server_refuses_requests_until_sequences_finish(count, cost, needed, message):
     admissions = control()
     first, *_ = fill(admissions, count, cost)
-    late = admissions.open()
+    late = admissions.open(RequestContext())
     with pytest.raises(Overloaded, match=message) as caught:
         late.admit([needed])
     assert caught.value.retry_after_s == 1
@@ -71,15 +71,15 @@ def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(context, cost, message
 
 def test_many_choices_leave_a_third_of_the_queue_to_other_requests():
     admissions = control(30, 10_000)
-    assert len(admissions.open().admit([1] * 10_000)) == 20
+    assert len(admissions.open(RequestContext()).admit([1] * 10_000)) == 20
     fill(admissions, 10)
     with pytest.raises(Overloaded):
-        admissions.open().admit([1])
+        admissions.open(RequestContext()).admit([1])
 
 
 def test_requests_with_many_choices_share_equally():
     admissions = control(30, 10_000)
-    first, second = admissions.open(), admissions.open()
+    first, second = admissions.open(RequestContext()), admissions.open(RequestContext())
     releases = first.admit([1] * 100)
     assert (len(releases), len(second.admit([1] * 100))) == (20, 1)
     moved = 0
