@@ -20,14 +20,8 @@ ANY = ("any value",)
 
 _OF_CLIENTS: Accepted = dict.fromkeys(
     (
-        "metadata",
-        "store",
-        "service_tier",
-        "safety_identifier",
-        "prompt_cache_key",
-        "priority",
-        "cache_salt",
-        "request_id",
+        *("metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("priority", "cache_salt", "request_id"),
     ),
     ANY,
 )

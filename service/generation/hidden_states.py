@@ -21,12 +21,8 @@ KINDS = {
     "hidden": (signatures.HIDDEN, signatures.TOP),
     "cell": (signatures.CELL,),
     "gates": (
-        signatures.FORGET,
-        signatures.INPUT,
-        signatures.CANDIDATE,
-        signatures.OUTPUT,
-        signatures.UPDATE,
-        signatures.RESET,
+        *(signatures.FORGET, signatures.INPUT, signatures.CANDIDATE, signatures.OUTPUT),
+        *(signatures.UPDATE, signatures.RESET),
     ),
 }
 # Bytes of a number: of an embedding, float32 and JSON; of /v1/inspect, float32, as its JSON is streamed.

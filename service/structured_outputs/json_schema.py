@@ -57,13 +57,8 @@ _KEYWORDS: Mapping[str, set[str]] = {
     "string": {"minLength", "maxLength", "pattern", "format"},
     "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"},
     "object": {
-        "properties",
-        "required",
-        "additionalProperties",
-        "minProperties",
-        "maxProperties",
-        "propertyNames",
-        "patternProperties",
+        *("properties", "required", "additionalProperties", "minProperties", "maxProperties"),
+        *("propertyNames", "patternProperties"),
     },
 }
 _YEAR, _MONTH, _DAY = "[1-9][0-9]{3}", "(?:0[1-9]|1[0-2])", "(?:0[1-9]|1[0-9]|2[0-8])"
