@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.quality import score, split
 from benchmarks.report import machine, print_table, write_results
 from export.child_process import EXPORT, environment, train_options
-from export.config import FINE_TUNING_RECIPE
+from export.config import FINE_TUNING_RECIPE, architecture_of
 from export.corpora.corpus import read_corpus
 from export.repository.history import read_history
 from export.training.base_version import BaseVersion
@@ -73,7 +73,7 @@ class Bench:
             # With the new characters in its vocabulary, as in the other runs, and weights that hardly change.
             yield "base", {**base, "learning_rate": 1e-9, "epochs": 1}
         if "anew" in kinds:
-            architecture = {**self._base.architecture, "config": FINE_TUNING_RECIPE}
+            architecture = {**architecture_of(self._base.card), "config": FINE_TUNING_RECIPE}
             yield f"anew, {ANEW_RATE:g}", {**architecture, "learning_rate": ANEW_RATE}
         for rate in options.rates:
             if "fine-tuned" in kinds:
