@@ -1,12 +1,12 @@
 """`sostenuto trainer`, and `python -m jobs` in containers."""
 
+import functools
 import logging
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -22,13 +22,9 @@ from jobs.store import JobStore
 from jobs.trainer import MAX_MEMORY_BYTES, Trainer
 
 _PATH = click.Path(path_type=Path, file_okay=False)
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _option(name: str, **options: Any) -> Callable[[Command], Command]:
-    """Declare an option; by default its variable is SOSTENUTO_ and its name."""
-    variable = name.replace("--", "SOSTENUTO_").replace("-", "_").upper()
-    return click.option(name, **{"envvar": variable, "show_envvar": True, **options})
+_option = functools.partial(click.option, show_envvar=True)
 
 
 @click.command("trainer", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -36,6 +32,7 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
     "--training-dir",
     type=_PATH,
     default=Path("training"),
+    envvar="SOSTENUTO_TRAINING_DIR",
     metavar="DIR",
     help="Directory of uploaded files and runs, which gateways share.",
 )
@@ -43,6 +40,7 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
     "--models-dir",
     type=_PATH,
     default=Path("models"),
+    envvar="SOSTENUTO_MODELS_DIR",
     metavar="DIR",
     help="Model repository.",
 )
@@ -55,6 +53,7 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
 @_option(
     "--audit-file",
     type=click.Path(path_type=Path, dir_okay=False),
+    envvar="SOSTENUTO_AUDIT_FILE",
     metavar="FILE",
     help="File to which publications and changes of models are appended, as JSON Lines.",
 )
@@ -62,6 +61,7 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
     "--max-file-age-s",
     type=click.FloatRange(min=0, min_open=True),
     default=2_592_000.0,
+    envvar="SOSTENUTO_MAX_FILE_AGE_S",
     metavar="SECONDS",
     help="Delete uploaded files after this time, unless a job that has not ended needs them.",
 )
@@ -69,6 +69,7 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
     "--max-job-age-s",
     type=click.FloatRange(min=DAY_S),
     default=7_776_000.0,
+    envvar="SOSTENUTO_MAX_JOB_AGE_S",
     metavar="SECONDS",
     help="Delete jobs and their events this long after their end; the versions that they have published stay.",
 )
@@ -85,23 +86,27 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
     "--launcher",
     type=click.Choice(["process", "kubernetes", "ray"]),
     default="process",
+    envvar="SOSTENUTO_LAUNCHER",
     help="Where trainings run: as child processes, as Jobs of the Kubernetes cluster that this program runs in, or as "
     "jobs of a Ray cluster. Beyond this machine the directories must be on a shared file system, at the same paths.",
 )
 @_option(
     "--pod-template",
     default="training",
+    envvar="SOSTENUTO_POD_TEMPLATE",
     metavar="NAME",
     help="Kubernetes: PodTemplate of the Jobs' pods, in the namespace of this program's pod.",
 )
 @_option(
     "--kueue-queue",
+    envvar="SOSTENUTO_KUEUE_QUEUE",
     metavar="NAME",
     help="Kubernetes: LocalQueue of Kueue, which admits the Jobs.  [default: none; Jobs start at once]",
 )
 @_option(
     "--ray-url",
     default="http://127.0.0.1:8265",
+    envvar="SOSTENUTO_RAY_URL",
     metavar="URL",
     help="Ray: address of the dashboard, which has the REST API of Ray Jobs. RAY_AUTH_TOKEN is its token, if it needs "
     "one.",
@@ -110,6 +115,7 @@ def _option(name: str, **options: Any) -> Callable[[Command], Command]:
     "--ray-cpus",
     type=click.FloatRange(min=0),
     default=2.0,
+    envvar="SOSTENUTO_RAY_CPUS",
     metavar="NUMBER",
     help="Ray: CPUs that a training reserves.",
 )
