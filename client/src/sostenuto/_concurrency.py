@@ -249,10 +249,14 @@ class Progress(AbstractContextManager["Progress"]):
         elapsed_s, done = monotonic() - self._begun_at, self._num_done
         rate = (done - self._num_before) / elapsed_s if elapsed_s > 0 else 0.0
         if not self._total:
-            return f"{done:,} done, {rate:.3g}/s{self.note}"
+            return f"{done:,} done, {_rate(rate)}/s{self.note}"
         filled = BAR_WIDTH * done // self._total
         left = f", {clock((self._total - done) / rate)} left" if rate and done < self._total else ""
-        return f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {done:,}/{self._total:,}, {rate:.3g}/s{left}{self.note}"
+        return f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {done:,}/{self._total:,}, {_rate(rate)}/s{left}{self.note}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def clock(seconds: float) -> str:

@@ -281,9 +281,9 @@ class BodyTimeout(APIError, statuses=(408,)):
 
 
 class Conflict(APIError, code="conflict", statuses=(409,)):
-    """The state of a job does not allow the action (409)."""
+    """The state of a job or a model does not allow the action (409)."""
 
-    advice = "look at the job's status"
+    advice = "look at its state first"
 
 
 class TooManyRequests(APIError, statuses=(429,), types=("rate_limit_error",)):

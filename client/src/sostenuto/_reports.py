@@ -83,6 +83,9 @@ class Report:
                 raise
             raise InvalidArgument(MISSING) from None
 
+        if len(set(columns)) < len(columns):
+            raise InvalidArgument(f"columns must have different names, got {', '.join(columns)[:200]}")
+
         def read(name: str, source: RecordSource, format_here: str | None = file_format) -> Any:
             if isinstance(source, PathLike):
                 return read_records(Path(source), file_format=format_here, field=field, columns=tuple(columns))

@@ -9,7 +9,7 @@ import click
 
 from sostenuto import InvalidArgument, Report
 from sostenuto._cli import INTERRUPTED
-from sostenuto._cli.errors import Failure
+from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import FILE, api_key, given_options, seconds, server_options
 from sostenuto._cli.report import ReportProgress, save
 from sostenuto._cli.terminal import as_json, say
@@ -127,6 +127,9 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
         raise click.UsageError("--held-out requires --training")
     if options["escape_formulas"] and training is not None:
         raise click.UsageError("--escape-formulas and --training exclude each other: a report is on unchanged texts")
+    for path in filter(None, (training, held_out)):
+        with failing_to(f"read {path}"):
+            path.open("rb").close()
     chosen = _options(**options)
     try:
         code = 0 if run(chosen) else 1

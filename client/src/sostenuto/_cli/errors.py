@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 
@@ -77,6 +79,14 @@ def failing_to(action: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Failure(f"cannot {action}: {error.strerror or type(error).__name__}") from error
+
+
+def check_place(path: Path) -> None:
+    """Raise Failure, before there is anything to write, if nothing can be written to a path."""
+    if not path.parent.is_dir():
+        raise Failure(f"cannot write {path}: there is no directory {path.parent}")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Failure(f"cannot write {path}: pass a file in a writable directory")
 
 
 def _with_advice(error: sostenuto.APIError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import Any
 import click
 
 from sostenuto import Client, Generation, SostenutoError, Stream, TextDelta
-from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.errors import Failure, check_place, failing_to
 from sostenuto._cli.options import (
     FILE,
     chosen_model,
@@ -191,7 +190,7 @@ def _stream(client: Client, fields: dict[str, Any], is_shown: bool, as_json: boo
         finally:
             if is_shown and not as_json and sys.stdout.isatty():
                 write_text("\n")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         state = stream.generation.state if is_shown else None  # of the printed text
         _save_state(state, save_state)
         if state is None and save_state is not None:
@@ -206,14 +205,6 @@ def _write_choices(generation: Generation) -> None:
     for choice in generation.choices:
         write_text(f"==> {choice.index + 1} of {len(generation.choices)} <==\n{choice.text}\n")
     return None
-
-
-def check_place(path: Path) -> None:
-    """Raise Failure, before there is anything to write, if nothing can be written to a path."""
-    if not path.parent.is_dir():
-        raise Failure(f"cannot write {path}: there is no directory {path.parent}")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise Failure(f"cannot write {path}: pass a file in a writable directory")
 
 
 def _save_state(state: str | None, path: Path | None) -> None:

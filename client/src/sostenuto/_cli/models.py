@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from sostenuto import Client, Model, ModelVersion
-from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.errors import SERVER_FAILED, Failure, failing_to
 from sostenuto._cli.options import connect, server_options
 from sostenuto._cli.terminal import print_table, write_json, write_text
 
@@ -126,8 +126,9 @@ def delete(model: str, *, yes: bool) -> None:
     """Delete MODEL, or the version NAME:VERSION of one, and its files."""
     if not yes and not sys.stdin.isatty():
         raise Failure("nothing was deleted: there is no terminal to confirm on; pass --yes")
-    if not yes:
-        click.confirm(f"delete {model}? This cannot be undone.", abort=True, err=True)
+    if not yes and not click.confirm(f"delete {model}? This cannot be undone.", err=True):
+        write_text("nothing was deleted\n")
+        click.get_current_context().exit(SERVER_FAILED)
     with connect() as client:
         client.delete_model(model)
     write_text(f"deleted {model}\n")

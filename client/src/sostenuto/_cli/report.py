@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sostenuto import Report
-from sostenuto._cli.errors import failing_to
+from sostenuto._cli.errors import Failure, check_place, failing_to
 from sostenuto._cli.options import FILE, parse_schema
 from sostenuto._cli.terminal import as_json, console, say, write_text
 
@@ -87,6 +88,10 @@ def report(
     of training; and how well a classifier tells generated from held-out records.
     """
     names = tuple(name.strip() for name in columns.split(",")) if columns else ()
+    _check_outputs(
+        [generated, training, *filter(None, [options["held_out"]])],
+        [path for path in (html, None if json_file in {None, "-"} else Path(str(json_file))) if path is not None],
+    )
     with ReportProgress() as progress:
         found = Report.compute(generated, training, columns=names, observe=progress.show, **options)
     if json_file not in {None, "-"}:
@@ -94,6 +99,16 @@ def report(
     if html is not None:
         save(found.to_html(), html)
     return write_text(as_json(found.data) if json_file == "-" else f"{found.summary()}\n")
+
+
+def _check_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raise Failure, before anything is computed, if an output cannot be written, or would replace another file."""
+    used = {path.resolve() for path in inputs}
+    for path in outputs:
+        check_place(path)
+        if path.resolve() in used:
+            raise Failure(f"cannot write the report to {path}, which another argument names: pass another file")
+        used.add(path.resolve())
 
 
 def save(text: str, path: Path) -> None:

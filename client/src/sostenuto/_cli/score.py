@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -34,8 +35,8 @@ Examples:
   sostenuto score domains.txt --ratio-to generated-domains --json | jq .ratio
   sostenuto score --text "To be, or not to be"
 
-A line without a score, as an empty one may be, has empty columns. Held-out lines are normal ones that the model was
-not trained on."""
+A line without a score, as an empty one may be, has no nats_per_token, nats_per_character and percentile. Held-out lines
+are normal ones that the model was not trained on."""
 
 
 @click.command(epilog=EPILOG, short_help="Score each line of FILE: how surprising it is.")
@@ -171,7 +172,7 @@ class Run:
         """Score the lines, write their rows, and print how many are flagged."""
         threshold = None if self._held_out is None else self._threshold(Lines(self._held_out))
         rows = list[dict[str, Any]]()
-        with self._writer(lines) as (write, num_before, num_flagged_before):
+        with self._writer(lines, threshold) as (write, num_before, num_flagged_before):
             num_rows, num_flagged = num_before, num_flagged_before
             for row in self._rows(lines, threshold, num_before):
                 num_rows, num_flagged = num_rows + 1, num_flagged + row.get("flagged", False)
@@ -185,12 +186,15 @@ class Run:
 
     def _rows(self, lines: Lines, threshold: float | None, num_before: int) -> Iterator[dict[str, Any]]:
         for score in self._scores(lines, num_before):
-            row = {name: getattr(score, name, None) for name in self._columns}
-            row["text"] = score.text.removesuffix(self._line_break)
-            if threshold is not None:
-                surprise = self._surprise(score)
-                row["flagged"] = surprise is not None and surprise > threshold
-            yield row
+            yield self._row(score, threshold)
+
+    def _row(self, score: Score, threshold: float | None) -> dict[str, Any]:
+        row = {name: getattr(score, name, None) for name in self._columns}
+        row["text"] = score.text.removesuffix(self._line_break)
+        if threshold is not None:
+            surprise = self._surprise(score)
+            row["flagged"] = surprise is not None and surprise > threshold
+        return row
 
     def _scores(self, lines: Lines, num_before: int = 0) -> Iterator[Score]:
         """Yield the scores of the lines after the first `num_before`, and show progress."""
@@ -219,7 +223,9 @@ class Run:
         return sorted(found)[-1 - int(len(found) * self._rate)]
 
     @contextmanager
-    def _writer(self, lines: Lines) -> Iterator[tuple[Callable[[dict[str, Any]], object], int, int]]:
+    def _writer(
+        self, lines: Lines, threshold: float | None
+    ) -> Iterator[tuple[Callable[[dict[str, Any]], object], int, int]]:
         """Yield a function that writes a line of output, and how many lines, and flagged ones, the output has."""
         if self._row_format is None:
             yield lambda _: None, 0, 0
@@ -230,7 +236,7 @@ class Run:
             yield lambda row: write_text(self._line(row)), 0, 0
             return
         with failing_to(f"write {self._output}"), self._output.open("a+b") as file:
-            num_rows, num_flagged = self._recover(file, header, lines)
+            num_rows, num_flagged = self._recover(file, header, lines, threshold)
             if not num_rows:
                 file.write(header.encode())
             try:
@@ -245,45 +251,79 @@ class Run:
             return json.dumps(row, ensure_ascii=False) + "\n"
         return csv_line(str(value).lower() if isinstance(value, bool) else value for value in row.values()) + "\n"
 
-    def _recover(self, file: io.BufferedRandom, header: str, lines: Lines) -> tuple[int, int]:
+    def _recover(self, file: io.BufferedRandom, header: str, lines: Lines, threshold: float | None) -> tuple[int, int]:
         """Return how many complete lines, and flagged ones, a file has, and remove an incomplete last one.
 
         Raise Failure, and change nothing, if they are not those of this command.
         """
         file.seek(0)
         num_rows, last, end, begins = 0, b"", 0, (header or '{"text": ').encode()
-        num_flagged, flagged = 0, self._line({"flagged": True, "model": self._model}).removeprefix("{").encode()
+        num_flagged = 0
         for line in file:
             if not end and not line.startswith(begins):
                 raise Failure(f"{self._output} has other columns: remove it, or name another file")
             if line.endswith(b"\n"):
                 num_rows, last, end = num_rows + 1, line, end + len(line)
-                num_flagged += line.endswith(flagged)
+                if threshold is not None and (num_rows > 1 or not header):
+                    num_flagged += self._is_flagged(line, threshold)
         num_rows -= bool(header and num_rows)
         if num_rows and self._carries:
             raise Failure(f"{self._output} has rows, and --carry-state begins with the first line: remove it")
         if num_rows and not lines.is_readable_again:
             raise Failure(f"{self._output} has rows, and {lines.name} cannot be read again: remove it, or name a file")
         if num_rows:
-            self._require_same(last.decode("utf-8", "replace"), next(islice(lines, num_rows - 1, None), None))
+            self._require_same(last, next(islice(lines, num_rows - 1, None), None), threshold)
             say(f"continuing after {num_rows:,} rows of {self._output}")
         file.truncate(end if num_rows else 0)
         return num_rows, num_flagged
 
-    def _require_same(self, last: str, text: str | None) -> None:
-        """Raise Failure unless the last row is that of the line, by the same model."""
-        if self._row_format == "csv":
-            start, end = csv_line((text, "")), f",{self._model}\n"
-            is_same = text is not None and last.startswith(start) and last.endswith(end)
-        else:
-            try:
-                values = json.loads(last)
-                is_same = [*values] == [*self._columns] and (values["text"], values["model"]) == (text, self._model)
-            except ValueError:
-                is_same = False
+    def _is_flagged(self, line: bytes, threshold: float) -> bool:
+        """Return whether a row is flagged; raise Failure unless it is by this threshold."""
+        row = self._parsed(line)
+        try:
+            has_score = float(row["num_tokens"]) > 0
+            surprise = -float(row["ratio"]) if "ratio" in self._columns else float(row["nats_per_character"])
+        except (KeyError, TypeError, ValueError):
+            has_score, surprise = False, math.nan
+        is_flagged = has_score and surprise > threshold
+        if f"{row.get('flagged')}".lower() != f"{is_flagged}".lower():
+            raise Failure(f"{self._output} has rows by another threshold: remove it, or name another file")
+        return is_flagged
+
+    def _require_same(self, last: bytes, text: str | None, threshold: float | None) -> None:
+        """Raise Failure unless the last row is that of the line, by the same model and options.
+
+        Its numbers may differ in the last digits, as another machine may have computed them.
+        """
+        found = self._parsed(last)
+        is_same = text is not None and (found.get("text"), found.get("model")) == (text, self._model)
+        if is_same and text is not None:
+            options = {name: self._options[name] for name in ("model", "whole", "labels", "ratio_to")}
+            score = self._client.score(text + self._line_break, **options)
+            expected = self._parsed(self._line(self._row(score, threshold)).encode())
+            is_same = all(_is_close(found.get(name), expected[name]) for name in self._columns)
         if not is_same:
-            what = f"the last row of {self._output} is not that of the same line by {self._model}"
+            what = f"the last row of {self._output} is not that of the same line by {self._model} with these options"
             raise Failure(f"{what}: remove the file, or name another one")
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        """Return the values of a row by column; none of a row that is malformed."""
+        text = line.decode("utf-8", "replace")
+        if self._row_format == "csv":
+            values = next(csv.reader([text.rstrip("\n")]), [])
+            return dict(zip(self._columns, values, strict=True)) if len(values) == len(self._columns) else {}
+        try:
+            row = json.loads(text)
+        except ValueError:
+            return {}
+        return row if isinstance(row, dict) and [*row] == [*self._columns] else {}
+
+
+def _is_close(found: Any, expected: Any) -> bool:
+    try:
+        return found == expected or math.isclose(float(found), float(expected), rel_tol=1e-3, abs_tol=1e-6)
+    except (TypeError, ValueError):
+        return False
 
 
 _HEADINGS = tuple(name.replace("_", " ") for name in (*COLUMNS, "ratio"))

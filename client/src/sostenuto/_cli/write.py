@@ -16,8 +16,7 @@ from typing import Any
 import click
 
 from sostenuto import Client, Conversation, InvalidArgument, SostenutoError, StateRefused, Turn
-from sostenuto._cli.errors import Failure, error_line, failing_to
-from sostenuto._cli.generate import check_place
+from sostenuto._cli.errors import Failure, check_place, error_line, failing_to
 from sostenuto._cli.options import (
     FILE,
     NAMES,
@@ -153,7 +152,7 @@ class Session:
             "branches": self._list_branches,
             "switch": self._switch,
             "set": self._set,
-            "save": lambda name: self._save(_path(name, "/save")),
+            "save": self._save_to,
             "load": self._load,
             "text": self._show_text,
             "help": lambda _: write_text(HELP + "\n"),
@@ -317,6 +316,12 @@ class Session:
         write_text(self.conversation.text)
         if sys.stdout.isatty():
             write_text("\n")
+
+    def _save_to(self, name: str) -> None:
+        path = _path(name, "/save")
+        if path.exists():
+            _loaded(self._client, path)  # only another conversation is replaced
+        self._save(path)
 
     def _save(self, path: Path) -> None:
         with failing_to(f"write {path}"):

@@ -39,28 +39,31 @@ def kind_of(values: Sequence[str | None]) -> str:
     return CATEGORY if few else TEXT
 
 
-def column_report(own: Records, training: Records) -> list[dict[str, Any]]:
+def column_report(own: Records, sample: Records, training: Records) -> list[dict[str, Any]]:
+    """Return the distribution of each column beside that of a sample of the training records."""
     return [
-        _column(name, own.values(place), training.values(place))
+        _column(name, own.values(place), sample.values(place), training.values(place))
         for place, name in enumerate(training.columns[:MAX_COLUMNS])
     ]
 
 
-def _column(name: str, own: list[str | None], training: list[str | None]) -> dict[str, Any]:
-    kind = kind_of(training)
-    describe = {NUMBER: _numbers, CATEGORY: _categories, TEXT: _texts}[kind]
+def _column(
+    name: str, own: list[str | None], training: list[str | None], all_training: list[str | None]
+) -> dict[str, Any]:
+    kind, known = kind_of(all_training), set(all_training)
     missing = [float(np.mean([value is None for value in values])) if values else None for values in (own, training)]
     present = [[value for value in values if value is not None] for values in (own, training)]
-    known = set(present[1])
     unseen = float(np.mean([value not in known for value in present[0]])) if present[0] else None
     facts = {"name": name, "kind": kind, "missing_share": missing[0], "training_missing_share": missing[1]}
-    return {**facts, "unseen_share": unseen, **describe(*present)}
+    facts["unseen_share"] = unseen
+    if kind == NUMBER:
+        return {**facts, **_numbers(*present, _edges(numbers_of(all_training)))}
+    return {**facts, **(_categories if kind == CATEGORY else _texts)(*present)}
 
 
-def _numbers(own: list[str], training: list[str]) -> dict[str, Any]:
+def _numbers(own: list[str], training: list[str], edges: list[float]) -> dict[str, Any]:
     found = [numbers_of(values) for values in (own, training)]
     finite = [values[~np.isnan(values)] for values in found]
-    edges = _edges(finite[1])
     counts = [histogram(values, edges) for values in finite]
     return {
         "not_numbers_share": float(np.isnan(found[0]).mean()) if own else None,
@@ -75,6 +78,7 @@ def _numbers(own: list[str], training: list[str]) -> dict[str, Any]:
 
 def _edges(values: Floats) -> list[float]:
     """Return edges of bins from the first to the 99th percentile; few whole numbers get a bin each."""
+    values = values[~np.isnan(values)]
     low, high = float(np.quantile(values, 0.01)), float(np.quantile(values, 0.99))
     if (values == np.round(values)).all() and high - low < NUM_BINS:
         return [float(edge) for edge in range(math.floor(low), math.ceil(high) + 2)]
@@ -105,15 +109,15 @@ def _texts(own: list[str], training: list[str]) -> dict[str, Any]:
     return {"js_bits": jensen_shannon(*counts), "mean_length": means[0], "training_mean_length": means[1]}
 
 
-def correlation_report(own: Records, training: Records) -> dict[str, Any] | None:
-    """Return the correlation of each pair of columns beside that of the training records; None without pairs.
+def correlation_report(own: Records, sample: Records, training: Records) -> dict[str, Any] | None:
+    """Return the correlation of each pair of columns beside that in a sample of the training records; None without.
 
     Two columns of numbers: Pearson's r; two of categories: Cramér's V; one of each: the correlation ratio η.
     """
     kinds = {place: kind_of(training.values(place)) for place in range(min(MAX_COLUMNS, len(training.columns)))}
     pairs: list[dict[str, Any]] = []
     for first, second in combinations([place for place, kind in kinds.items() if kind != TEXT], 2):
-        measured = [_correlation(records, first, second, kinds) for records in (own, training)]
+        measured = [_correlation(records, first, second, kinds) for records in (own, sample)]
         names = {"columns": [training.columns[first], training.columns[second]]}
         measure = _measure(kinds[first], kinds[second])
         pairs.append({**names, "measure": measure, "value": measured[0], "training_value": measured[1]})

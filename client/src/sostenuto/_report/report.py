@@ -58,6 +58,9 @@ def build_report(
         if records is not None and not len(records):
             raise InvalidInput(f"{records.name} must have at least one record, got none", param)
     columns = training.columns
+    if columns and not any(training.rows):
+        named = ", ".join(columns)[:200]
+        raise InvalidInput(f"{training.name} must have rows of {len(columns)} columns, {named}, got none", "training")
     generated = _as_table("generated", generated, training)
     held_out = None if held_out is None else _as_table("held_out", held_out, training)
     options = replace(options, checks=replace(options.checks, has_columns=bool(columns)))
@@ -165,8 +168,8 @@ def _subject(
         **_counts(records, validity, basis),
         "lengths": length_report(sample.texts, basis.edges, basis.sample.texts),
         "ngrams": ngram_report(sample.texts, basis.sample.texts),
-        "columns": column_report(sample, basis.sample),
-        "correlations": correlation_report(sample, basis.sample) if basis.training.columns else None,
+        "columns": column_report(sample, basis.sample, basis.training),
+        "correlations": correlation_report(sample, basis.sample, basis.training) if basis.training.columns else None,
     }
     compare(1.0)
     report["nearest"] = _nearest(validity, basis, progress)

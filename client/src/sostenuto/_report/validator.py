@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -202,6 +203,8 @@ def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
 
 def main() -> None:
     """Import a function and answer for each record on standard input, a line of JSON each; the process of a check."""
+    # Ctrl-C reaches all processes of the terminal; the report ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The user's code may print to standard output.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

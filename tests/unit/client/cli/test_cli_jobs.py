@@ -59,6 +59,11 @@ def test_detach_prints_the_id_and_does_not_wait(train, server, book):
     assert train(book, "--detach").stdout == "ftjob-1\n"
 
 
+def test_a_job_that_has_not_ended_is_listed_with_the_name_of_its_model(sostenuto, server):
+    server.script = [answer_json({"object": "list", "data": [{**JOB, "user_provided_suffix": "mine"}]})]
+    assert "mine" in sostenuto("jobs").stdout
+
+
 @BOTH
 def test_train_continues_from_a_model_of_the_server(train, server, book):
     server.script = [uploaded(1), uploaded(2), answer_json(JOB)]

@@ -49,7 +49,12 @@ def test_json_is_printed_in_place_of_the_summary(sostenuto, files):  # noqa: ARG
         (["--training", "list.txt", "--pattern", "("], "pattern must be a regular expression in Python's syntax"),
         (["--training", "list.txt", "--near", "2"], "2.0 is not in the range 0<=x<=1"),
         (["--training", "list.txt", "--field", "a"], "a field needs CSV or JSON Lines"),
-        (["--training", "list.txt", "--html", "no/r.html"], "cannot write no/r.html: No such file or directory"),
+        (["--training", "list.txt", "--html", "no/r.html"], "cannot write no/r.html: there is no directory no"),
+        (["--training", "list.txt", "--html", "new.txt"], "cannot write the report to new.txt, which another argument"),
+        (["--training", "list.txt", "--json", "./list.txt"], "which another argument names: pass another file"),
+        (["--training", "list.txt", "--html", "both", "--json", "both"], "cannot write the report to both"),
+        (["--training", "list.txt", "--columns", "a,a"], "columns must have different names, got a, a"),
+        (["--training", "list.txt", "--columns", "a,b"], "must have rows of 2 columns, a, b, got none"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_exit_code_2(sostenuto, files, options, message):  # noqa: ARG001 - as above

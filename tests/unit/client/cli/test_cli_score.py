@@ -102,8 +102,24 @@ def test_lines_that_were_flagged_before_an_interruption_count(sostenuto, server,
     assert "3 of 4 lines flagged" in sostenuto(*command).stderr
     rows = output.read_bytes().splitlines(keepends=True)
     output.write_bytes(b"".join(rows[:-1]))
-    server.script = [OF_DOCUMENTS, scores(1.0, 9.0), scores(5.0)]
+    server.script = [OF_DOCUMENTS, scores(1.0, 9.0), scores(5.0), scores(5.0)]
     assert "3 of 4 lines flagged" in sostenuto(*command).stderr
+
+
+@pytest.mark.parametrize("row_format", ["csv", "json"])
+def test_rows_by_another_threshold_are_not_continued(sostenuto, server, tmp_path, row_format):
+    """The last row may have the same flag by chance."""
+    output = tmp_path / "out"
+    held_out = lines_of(tmp_path, *"wxyz", name="normal.txt")
+    command = ("score", str(lines_of(tmp_path, *"abc")), f"--{row_format}", "-o", str(output), *TINY)
+    command += ("--held-out", str(held_out), "--false-positive-rate")
+    server.script = [OF_DOCUMENTS, scores(1.0, 2.0, 3.0, 9.0), scores(2.5, 0.5, 10.0)]
+    assert "2 of 3 lines flagged" in sostenuto(*command, "0.5").stderr
+    whole = output.read_bytes()
+    server.script = [OF_DOCUMENTS, scores(1.0, 2.0, 3.0, 9.0)]
+    shown = sostenuto(*command, "0.25")
+    assert (shown.exit_code, output.read_bytes()) == (2, whole)
+    assert "has rows by another threshold" in shown.stderr
 
 
 def test_too_few_held_out_lines_are_refused(sostenuto, server, tmp_path):
@@ -126,17 +142,31 @@ def test_an_interrupted_output_is_continued(sostenuto, server, tmp_path, row_for
     for kept in (1, 2):
         rows = [row + b"\n" for row in whole.split(b"\n")][: kept + (row_format == "csv")]
         output.write_bytes(b"".join(rows) + b'{"text": "x')
-        server.script = [OF_DOCUMENTS, scores(*[1.0, 2.0, 3.0][kept:])]
+        server.script = [OF_DOCUMENTS, scores([1.0, 2.0][kept - 1]), scores(*[1.0, 2.0, 3.0][kept:])]
         shown = sostenuto(*command)
         assert (shown.exit_code, output.read_bytes()) == (0, whole), shown.stderr
         assert server.bodies[-1]["input"] == ["a", second, "c"][kept:]
         assert f"continuing after {kept} rows" in shown.stderr
 
 
+def test_rows_of_other_options_are_not_continued(sostenuto, server, tmp_path):
+    """Such as those by another --ratio-to, or of whole documents: the numbers of the last row differ."""
+    output = tmp_path / "out"
+    command = ("score", str(lines_of(tmp_path, "a", "b")), "--csv", "-o", str(output), *TINY, "--ratio-to")
+    server.script = [OF_DOCUMENTS, scores(1.0, 1.0, ratio=0.5)]
+    sostenuto(*command, "first")
+    rows = output.read_bytes()
+    server.script = [OF_DOCUMENTS, scores(1.0, ratio=0.7)]
+    shown = sostenuto(*command, "second")
+    assert (shown.exit_code, output.read_bytes()) == (2, rows)
+    assert "is not that of the same line by tiny:3 with these options" in shown.stderr
+    assert server.bodies[-1]["ratio_to"] == "second"
+
+
 def test_only_standard_input_cannot_continue_an_output(sostenuto, server, tmp_path):
     """It cannot be read again; a text of the command line is there again."""
     command = ("score", "--csv", "-o", str(tmp_path / "out"), *TINY)
-    server.script = [OF_DOCUMENTS, scores(1.0), OF_DOCUMENTS, OF_DOCUMENTS]
+    server.script = [OF_DOCUMENTS, scores(1.0), OF_DOCUMENTS, scores(1.0), OF_DOCUMENTS]
     assert sostenuto(*command, "--text", "a").exit_code == 0
     whole = (tmp_path / "out").read_bytes()
     assert sostenuto(*command, "--text", "a").exit_code == 0

@@ -251,6 +251,14 @@ def test_a_branch_replaces_no_file_that_is_there(write, tmp_path):
     assert (tmp_path / "story.branch-2.json").read_text() == "of the text before"
 
 
+def test_save_replaces_only_another_conversation(write, tmp_path):
+    table = tmp_path / "people.csv"
+    table.write_text("name,age\n")
+    shown = write(f"/save {table}")
+    assert (shown.exit_code, table.read_text()) == (2, "name,age\n")
+    assert "people.csv" in shown.stderr
+
+
 def test_load_adds_a_branch_named_after_the_file(write, server, tmp_path):
     path = tmp_path / "my story.json"
     server.script = [turn("1"), turn("2")]

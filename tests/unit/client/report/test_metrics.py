@@ -185,7 +185,7 @@ def test_correlations_take_memory_for_the_values_that_occur():
     generated = Records("", ["-"] * 3000, ("a", "b"), [[f"x{i}", f"y{i}"] for i in range(3000)])
     generated.rows[0] = ["x", "y" * 10_000]
     tracemalloc.start()
-    (pair,) = correlation_report(generated, training)["pairs"]
+    (pair,) = correlation_report(generated, training, training)["pairs"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (pair["measure"], pair["value"]) == ("cramers_v", pytest.approx(1))

@@ -97,6 +97,20 @@ def test_a_table_has_its_columns_and_correlations():
     assert pair["training_value"] < 0.1
 
 
+def test_kinds_and_unseen_values_of_columns_are_those_of_all_training_records():
+    """However few are generated; distributions are compared with a sample of equal size."""
+    table = [{"name": f"n{number}", "score": number / 7, "rare": number if number % 9 else "x"} for number in range(99)]
+    data = Report.compute(table[:3], table).data["generated"]
+    assert [column["kind"] for column in data["columns"]] == ["text", "number", "text"]
+    assert [column["unseen_share"] for column in data["columns"]] == [0, 0, 0]
+
+
+def test_a_number_column_whose_sample_has_no_number_is_reported():
+    table = [{"a": 1.5 if number else "x", "b": "y"} for number in range(40)]
+    for seed in range(99):
+        json.dumps(Report.compute(table[:1], table, seed=seed).data, allow_nan=False)
+
+
 def test_lines_are_rows_of_the_training_tables_columns():
     training = [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}] * 10
     json_lines = ['{"a": 1, "b": "x"}', '{"a": 1, "b"', "7"]
