@@ -52,13 +52,13 @@ def _column(
 ) -> dict[str, Any]:
     kind, known = kind_of(all_training), set(all_training)
     missing = [float(np.mean([value is None for value in values])) if values else None for values in (own, training)]
-    present = [[value for value in values if value is not None] for values in (own, training)]
-    unseen = float(np.mean([value not in known for value in present[0]])) if present[0] else None
+    mine, theirs = ([value for value in values if value is not None] for values in (own, training))
+    unseen = float(np.mean([value not in known for value in mine])) if mine else None
     facts = {"name": name, "kind": kind, "missing_share": missing[0], "training_missing_share": missing[1]}
     facts["unseen_share"] = unseen
     if kind == NUMBER:
-        return {**facts, **_numbers(*present, _edges(numbers_of(all_training)))}
-    return {**facts, **(_categories if kind == CATEGORY else _texts)(*present)}
+        return {**facts, **_numbers(mine, theirs, _edges(numbers_of(all_training)))}
+    return {**facts, **(_categories if kind == CATEGORY else _texts)(mine, theirs)}
 
 
 def _numbers(own: list[str], training: list[str], edges: list[float]) -> dict[str, Any]:
