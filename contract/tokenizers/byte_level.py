@@ -11,6 +11,8 @@ from contract.tokenizers.base import AT_THE_EDGE, Detokenizer, Tokenizer
 _VISIBLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 _OTHERS = [byte for byte in range(256) if byte not in _VISIBLE]
 BYTES = {chr(byte): byte for byte in sorted(_VISIBLE)} | {chr(256 + i): byte for i, byte in enumerate(_OTHERS)}
+# Begins the label of a token that is not whole characters.
+PARTIAL = "bytes:"
 # Bytes that a label shows unescaped; a backslash would look like an escape.
 _PRINTABLE = frozenset(range(0x20, 0x7F)) - {ord("\\")}
 # UTF-8 continuation bytes, and the maximum number of them per character.
@@ -43,7 +45,7 @@ class ByteTexts(Tokenizer):
         try:
             return token.decode() or self.tokens[token_id]
         except UnicodeDecodeError:
-            return "bytes:" + "".join(chr(b) if b in _PRINTABLE else f"\\x{b:02x}" for b in token)
+            return PARTIAL + "".join(chr(b) if b in _PRINTABLE else f"\\x{b:02x}" for b in token)
 
 
 class _ByteDetokenizer(Detokenizer):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from contract import signatures
 from contract.card import Activation, Discovery, GeneratorCard
 from contract.tokenizers import Tokenizer
+from contract.tokenizers.byte_level import PARTIAL
 
 # Sequences and tokens of each. A call with all of them would take 200 MB for the states and gates of an LSTM of 512
 # units.
@@ -74,7 +75,8 @@ def _lay_out(tokenizer: Tokenizer, documents: Sequence[str], *, backward: bool) 
         if len(ids) >= _NUM_SEQUENCES * (_LENGTH + 1):
             break
         encoded = tokenizer.encode(document)
-        texts = ["" if token_id in tokenizer.textless_ids else label(token_id) for token_id in encoded]
+        labels = ["" if token_id in tokenizer.textless_ids else label(token_id) for token_id in encoded]
+        texts = ["" if text.startswith(PARTIAL) else text for text in labels]
         text = "".join(texts)
         if not text:
             continue

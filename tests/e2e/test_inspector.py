@@ -452,6 +452,32 @@ def test_the_exporter_knows_the_features_of_the_page(open_inspector, gateway):
         assert along == [float(value) for value in feature(text)], name
 
 
+def test_bytes_of_an_incomplete_character_are_no_text(page):
+    """Their labels have digits and letters."""
+    values = page.page.evaluate(
+        r"""async () => {
+            const {FEATURES, featureOf} = await import('/static/features.js');
+            const tokens = ['a', 'bytes:\\xe2\\x82', 'bytes:\\xac', 'b'];
+            return Object.keys(FEATURES).map((name) => [...featureOf(name, {tokens, logprobs: []})])
+                .concat([[...featureOf('own', {tokens, logprobs: []}, '[0-9]')]]);
+        }"""
+    )
+    assert values[-1] == [0, 0, 0, 0]
+    assert [1, 1, 1, 2] in values, "position in the word"
+
+
+def test_without_the_state_before_the_first_token_there_is_no_formula(page):
+    """Before a text with labels, the model has read the labels."""
+    made = """async (first) => {
+        const {stepOf} = await import('/static/step.js');
+        const matrix = () => ({at: () => 0.5});
+        const found = {positions: [0, 1], tokens: ['a', 'b'], logprobs: [first, -1], kinds: () => ['cell'], matrix};
+        return [0, 1].map((at) => stepOf(found, 1, at, 0, false)?.oldCell ?? null);
+    }"""
+    assert page.page.evaluate(made, None) == [0, 0.5]
+    assert page.page.evaluate(made, -2.0) == [None, 0.5]
+
+
 def test_the_first_half_chooses_a_discovery_of_the_page(page):
     rng, half = np.random.default_rng(0), len(PROSE) // 2
     line = behind(PROSE, "line") / behind(PROSE, "line").std()

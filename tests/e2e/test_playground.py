@@ -641,6 +641,10 @@ def test_compare_shows_two_completions_side_by_side(page, gateway):
 def test_a_backward_model_generates_the_text_before_the_suffix(page, gateway):
     expected = gateway.text(suffix="the end", **{**ASKED, "model": "reverse"})
     assert page.write("the end", **{**FIELDS, "model": "reverse"}) == expected
+    page.click("#code")
+    page.page.locator("#request-code [role=group] button", has_text="OpenAI client").click()
+    assert printed(page.read("#code-text")) == expected
+    page.page.keyboard.press("Escape")
     assert page.page.inner_text("#prompt-label") == "Suffix"
     page.page.locator(".statistics a").click()
     page.page.locator("#status", has_text="67 tokens inspected.").wait_for()

@@ -16,7 +16,8 @@ const LANGUAGES = {
     '    print(delta, end="", flush=True)'].join("\n"),
   "OpenAI client": (body, url) => {
     const extra = Object.fromEntries(Object.entries(body).filter(([name]) => !OPENAI.has(name)));
-    const known = Object.fromEntries(Object.entries(body).filter(([name]) => OPENAI.has(name)));
+    // OpenAI's client requires a prompt.
+    const known = { prompt: "", ...Object.fromEntries(Object.entries(body).filter(([name]) => OPENAI.has(name))) };
     return ["import os", "", "from openai import OpenAI", "",
       `client = OpenAI(base_url=${python(`${url}/v1`)}, api_key=os.environ.get("SOSTENUTO_API_KEY", "none"))`,
       `stream = client.completions.create(${call({ ...known, stream: true, ...(Object.keys(extra).length && { extra_body: extra }) })})`,

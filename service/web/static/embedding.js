@@ -49,9 +49,11 @@ export class EmbeddingMap {
   async choose(tokenId) {
     if (!this.#map || this.#chosen === tokenId) return;
     this.#chosen = tokenId;
+    const reference = this.#reference;
+    const isCurrent = () => this.#reference === reference && this.#chosen === tokenId;
     const isShown = await attempt(async () => {
-      const found = await get(`v1/models/${encodeURIComponent(this.#reference)}/embedding/neighbors?token_id=${tokenId}&count=10`);
-      if (this.#chosen !== tokenId) return;
+      const found = await get(`v1/models/${encodeURIComponent(reference)}/embedding/neighbors?token_id=${tokenId}&count=10`);
+      if (!isCurrent()) return;
       const hadFocus = rows.contains(document.activeElement);
       this.#near = new Set(found.data.map((neighbor) => neighbor.token_id));
       rows.replaceChildren(...found.data.map(({ token_id: id, token, cosine }) =>
@@ -60,7 +62,7 @@ export class EmbeddingMap {
       rows.parentElement.caption.textContent = `Nearest to ${visible(found.token)}`;
       this.draw();
     }, undefined, () => this.choose(tokenId));
-    if (!isShown && this.#chosen === tokenId) this.#chosen = null;
+    if (!isShown && isCurrent()) this.#chosen = null;
   }
 
   // The point of each token on the canvas, [x, y] in pixels.

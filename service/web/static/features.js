@@ -1,5 +1,6 @@
 // Features of a text, and the correlation of units with them.
 
+import { isPartial } from "./format.js";
 import { yieldToBrowser } from "./inspection.js";
 
 // Each has a name, a help text, and a function that returns its value after each character of a text; those of
@@ -27,10 +28,11 @@ export const REGEXP = { name: "Regular expression", help: "1 inside a match of a
 // Returns the value after each token: Float32Array (tokens).
 export function featureOf(name, { tokens, logprobs }, pattern = "") {
   if (name === "sure") return Float32Array.from(logprobs, (logprob) => (logprob === null ? 0 : Math.exp(logprob)));
-  const text = tokens.join("");
+  const texts = tokens.map((token) => (isPartial(token) ? "" : token));
+  const text = texts.join("");
   const along = name === "own" ? inside(text, new RegExp(pattern, "gu")) : walked(text, FEATURES[name].walk());
   let end = 0;
-  return Float32Array.from(tokens, (token) => along[(end += token.length) - 1] ?? 0);
+  return Float32Array.from(texts, (each) => along[(end += each.length) - 1] ?? 0);
 }
 
 // Pearson's correlation of each column of a matrix with a feature over the rows from `from` up to `to`: Float32Array

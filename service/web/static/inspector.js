@@ -118,7 +118,7 @@ function listen() {
 // first.
 async function inspect(position, { discovers = inspected?.id !== models.model?.id, writes = false } = {}) {
   await run("Inspecting…", async (signal) => {
-    if (writes) page.text.value = await openingText(models.model ?? {}, models.reference, labels.chosen, signal);
+    if (writes && models.model) page.text.value = await openingText(models.model, models.reference, labels.chosen, signal);
     await read(position, discovers, signal);
   });
 }
@@ -211,7 +211,7 @@ function choose(changes) {
 }
 
 function hasGates() {
-  return ["lstm", "gru"].includes(inspected?.cell) && chosen.layer > 0;
+  return inspected?.cell !== "simple_rnn" && chosen.layer > 0; // null: of several kinds
 }
 
 function matrix() {

@@ -39,7 +39,8 @@ export class Intervention {
     // Up to twice the largest value in the text, initially the end further from the value at the token.
     const matrix = found.matrix(layer, kind);
     const values = matrix.column(column);
-    const [least, most, limit] = [Math.min(...values), Math.max(...values), Math.min(100, 2 * matrix.most(column))];
+    const [least, most] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+    const limit = Math.min(100, 2 * matrix.most(column));
     const at = values[Math.max(0, found.rowOf[position])];
     Object.assign(value, { min: -limit, max: limit, step: limit / 100 });
     value.value = at - least > most - at ? least : most;

@@ -1,6 +1,6 @@
 // Finds where else a unit behaves as in a stretch of the text: in this text, in one that the model writes, or in a file.
 
-import { post } from "./api.js";
+import { Failure, post } from "./api.js";
 import { themed } from "./colors.js";
 import { findAll, make } from "./dom.js";
 import { beginning, isPartial, number, textOf } from "./format.js";
@@ -38,7 +38,10 @@ export class PatternSearch {
     this.#on = on;
     threshold.addEventListener("input", () => this.#showStretch());
     how.addEventListener("change", () => this.#showStretch());
-    where.addEventListener("change", () => { if (where.value === "file") file.click(); });
+    where.addEventListener("change", () => {
+      file.hidden = where.value !== "file";
+      if (!file.hidden) file.click();
+    });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       on.run("Searching…", (signal) => this.#search(signal));
@@ -115,9 +118,10 @@ export class PatternSearch {
 
   // The file, or a text that the model writes.
   async #otherText(signal) {
-    const chosen = where.value === "file" && file.files[0];
-    if (chosen) return beginning(await chosen.text(), MAX_CHARACTERS);
-    where.value = "written";
+    if (where.value === "file") {
+      if (!file.files.length) throw new Failure("Choose the file to search, first.");
+      return beginning(await file.files[0].text(), MAX_CHARACTERS);
+    }
     const [model, { labels }] = [this.#found.reference, this.#request];
     const by = JSON.stringify({ model, labels });
     if (this.#written.by !== by) {

@@ -4,12 +4,13 @@ import { number } from "./format.js";
 
 /**
  * The values of a unit after a token by kind, and `oldHidden` and `oldCell` before it: zero before the first token that is
- * read. Returns null if the response does not have the token before.
+ * read, unless the model has read labels before. Returns null if the response does not have the values before.
  * @returns {Record<string, number> | null}
  */
 export function stepOf(found, layer, at, column, isBackward) {
   const before = isBackward ? at + 1 : at - 1;
   const isFirst = found.positions[at] === (isBackward ? found.tokens.length - 1 : 0);
+  if (isFirst && found.logprobs[found.positions[at]] !== null) return null; // predicted from what was read before
   const isKnown = isFirst || Math.abs((found.positions[before] ?? Infinity) - found.positions[at]) === 1;
   if (!isKnown) return null;
   const old = (kind) => (isFirst ? 0 : found.matrix(layer, kind)?.at(before, column));

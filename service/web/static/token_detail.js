@@ -13,7 +13,7 @@ export function showTokenDetail(found, { position, layer, unit }, column, isBack
   const logprob = found.logprobs[position];
   title.textContent = `Token ${position}, “${visible(found.tokens[position])}”`;
   caption.textContent = logprob === null
-    ? "First token: the model has no prediction for it"
+    ? "The model reads this token first, and has no prediction for it"
     : `Predicted tokens; probability of this token ${percent(logprob)}`;
   alternatives.parentElement.tHead.hidden = logprob === null;
   alternatives.replaceChildren(...probabilities(found.alternatives[position] ?? {}, found.tokens[position]));

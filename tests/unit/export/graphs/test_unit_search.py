@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from contract.card import Activation
-from contract.tokenizers import CharacterTokenizer, WordTokenizer
+from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from export.graphs.unit_search import FEATURES, _lay_out, find_discoveries
 
 SCENE = '[Enter ANN, with "a (very) old owl"]\n\nANN.\nThe owl, sir, is in 1 bag.\n'
@@ -107,6 +107,13 @@ def test_a_short_text_has_no_discoveries():
 def test_words_are_separated_as_in_a_generated_text():
     _, features = _lay_out(WordTokenizer.train(["the cat"]), ["the cat " * 600], backward=False)
     assert features[[*FEATURES].index("word")].max() == len("cat")
+
+
+def test_bytes_of_an_incomplete_character_are_no_text():
+    """Their labels have digits and letters."""
+    tokenizer = SubwordTokenizer.train(["a b "], vocab_size=259)
+    _, features = _lay_out(tokenizer, ["€ " * 600], backward=False)
+    assert features[[*FEATURES].index("word")].max() == 0
 
 
 def test_a_feature_is_the_value_after_each_character():
