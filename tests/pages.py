@@ -257,8 +257,8 @@ class Train(Page):
     def describe(self, text):
         """Paste a text, and return the numbers that the page shows of it, and its notes."""
         self.page.fill("#text", text)
-        # They are shown after a pause, or when the field is left.
-        self.page.locator("#text").blur()
+        # They are shown after a pause of 250 ms.
+        self.page.evaluate("new Promise((done) => setTimeout(done, 300))")
         return self.shown()
 
     def shown(self):

@@ -227,6 +227,21 @@ def test_a_job_has_the_file_and_the_settings_of_the_page(page, queueing):
     assert content == archive.getvalue()
 
 
+def test_leaving_the_text_moves_nothing_at_once(page):
+    """Start would move between the press that leaves the field and its release, and the click would be lost."""
+    is_described = page.page.locator("#text").evaluate(
+        """(text, corpus) => {
+            text.value = corpus;
+            text.dispatchEvent(new Event("change"));
+            return !document.querySelector("#found").hidden;
+        }""",
+        CORPUS,
+    )
+    assert not is_described
+    page.page.locator("#found:not([hidden])").wait_for()
+    page.start()
+
+
 def test_what_a_retry_achieves_is_shown(open_train, queueing):
     """The job that was asked for by the address, and the one that is created."""
     page, is_down = open_train(queueing), []

@@ -32,12 +32,14 @@ export class Source {
   // `changed` is called with the description of another text, or null.
   constructor(changed) {
     this.#changed = changed;
-    text.addEventListener("input", () => {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.describe(), PAUSE_MS);
-    });
+    // Not at once at "change": the description would move a button between the press that ends the change and its release.
+    for (const type of ["input", "change"]) {
+      text.addEventListener(type, () => {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(() => this.describe(), PAUSE_MS);
+      });
+    }
     text.addEventListener("paste", (event) => this.#paste(event));
-    text.addEventListener("change", () => this.describe());
     choose.addEventListener("click", () => file.click());
     file.addEventListener("change", () => file.files.length && this.#open(file.files[0]));
     remove.addEventListener("click", () => this.#showPasted(text.value));
