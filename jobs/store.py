@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import and_, delete, func, insert, or_, select, tuple_
+from sqlalchemy import Select, and_, delete, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from jobs import database
@@ -77,17 +77,14 @@ class JobStore:
             file = session.scalar(query.with_for_update())
             if file is None:
                 return False
-            users = or_(Job.training_file == file_id, Job.validation_file == file_id)
-            if (user := session.scalar(select(Job.id).where(users, Job.status.in_(ACTIVE)).limit(1))) is not None:
+            if (user := session.scalar(_active_users(file_id).limit(1))) is not None:
                 raise JobActive(user, tenant)
             session.delete(file)
             return True
 
     def delete_files_before(self, created_at: float) -> list[StoredFile]:
         """Delete the records of older files of all tenants but those that an active job needs, and return them."""
-        users = or_(Job.training_file == StoredFile.id, Job.validation_file == StoredFile.id)
-        is_needed = select(Job.id).where(users, Job.status.in_(ACTIVE)).exists()
-        old = select(StoredFile).where(StoredFile.created_at < created_at, ~is_needed)
+        old = select(StoredFile).where(StoredFile.created_at < created_at, ~_active_users(StoredFile.id).exists())
         with self._begin() as session:
             files = list(session.scalars(old.with_for_update(skip_locked=True)))
             for file in files:
@@ -322,6 +319,12 @@ def _end(session: Session, job: Job, status: str, message: str, **values: Any) -
     for name, value in values.items():
         setattr(job, name, value)
     _add_event(session, job.id, message, level="error" if status == "failed" else "info")
+
+
+def _active_users(file_id: Any) -> Select[str]:
+    """Return the query for the jobs that need a file, an id or a column, and have not ended."""
+    uses = or_(Job.training_file == file_id, Job.validation_file == file_id)
+    return select(Job.id).where(uses, Job.status.in_(ACTIVE))
 
 
 def _last_event(session: Session, job_id: str, condition: Any) -> Mapping[str, Any] | None:

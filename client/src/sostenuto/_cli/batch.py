@@ -9,7 +9,7 @@ import click
 
 from sostenuto import InvalidArgument, Report
 from sostenuto._cli import INTERRUPTED
-from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._cli.errors import Failure, error_line, failing_to
 from sostenuto._cli.options import FILE, api_key, given_options, seconds, server_options
 from sostenuto._cli.report import ReportProgress, save
 from sostenuto._cli.terminal import as_json, say
@@ -141,7 +141,7 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
                     raise
                 say(f"no report: {error}")
     except errors.BatchError as error:
-        say(f"error: {error}" + (f"; {RESUME_HINT}" if isinstance(error, errors.Stopped) else ""))
+        say(error_line(error) + (f"; {RESUME_HINT}" if isinstance(error, errors.Stopped) else ""))
         code = error.exit_code
     except KeyboardInterrupt:
         say(f"stopped; {RESUME_HINT}")

@@ -28,7 +28,7 @@ Exit codes:
 # Replacements for advice of the SDK that applies only to Python programs.
 _ADVICE: dict[type[sostenuto.SostenutoError], str] = {
     sostenuto.ModelNotFound: "`sostenuto models` lists the models",
-    sostenuto.NotFound: "check --base-url",
+    sostenuto.NotFound: "compare the name or id with those that the server lists, and check --base-url",
     sostenuto.MethodNotAllowed: "check --base-url",
     sostenuto.Unauthorized: "set SOSTENUTO_API_KEY, or pass --api-key-file",
     sostenuto.DeadlineExceeded: "request fewer tokens",
@@ -58,10 +58,6 @@ def exit_code(error: sostenuto.SostenutoError) -> int:
 def error_line(error: Exception) -> str:
     if isinstance(error, sostenuto.APIError):
         message = _with_advice(error)
-    elif isinstance(error, sostenuto.SostenutoError):
-        message = str(error)
-        for name, option in _NAMES.items():
-            message = message.replace(name, option)
     elif isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "sostenuto"
         message = f"{error.format_message().rstrip('.')}: see `{path} --help`"
@@ -69,6 +65,8 @@ def error_line(error: Exception) -> str:
         message = error.format_message()
     else:
         message = str(error)
+        for name, option in _NAMES.items():
+            message = message.replace(name, option)
     return "error: " + " ".join(message.split())
 
 
