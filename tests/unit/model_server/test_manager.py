@@ -340,6 +340,6 @@ def test_an_unexpected_error_of_a_scan_does_not_end_the_manager(setup, caplog):
         raise RuntimeError("a fault")
 
     setup.manager._scan_all = fail_once
+    until(lambda: "unexpected error in the model manager" in caplog.messages)
     setup.put(2)
     until(lambda: setup.states() == {2: "AVAILABLE", 1: "END"})
-    assert "unexpected error in the model manager" in caplog.messages
