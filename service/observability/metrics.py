@@ -85,7 +85,7 @@ class Metrics(Collector):
         self._finished = self._counter("sequences_finished", "Finished sequences, by finish reason.", *_MODEL, "reason")
         self._failures = self._counter("call_failures", "Failed calls, by error code.", *_CALL, "code")
         self._requests = self._counter("http_requests", "Finished HTTP requests.", *_HTTP)
-        help_text = "Time from the start of processing, after its body and any wait, to the last byte of the response."
+        help_text = "Time from when a worker thread starts on a request to the last byte of its response."
         self._duration = self._histogram("http_request_duration_seconds", help_text, _HTTP)
         help_text = "Time to compile the patterns of a request that were not cached, by outcome."
         self._compilations = self._histogram("pattern_compile_seconds", help_text, ("outcome",))
