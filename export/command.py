@@ -88,17 +88,17 @@ def models_dir_option(group: str = "options") -> Callable[[Callable[..., Any]], 
 
 
 @contextlib.contextmanager
-def locked_directory(directory: Path, user: str) -> Iterator[None]:
+def locked_directory(directory: Path, activity: str) -> Iterator[None]:
     """Lock a directory of runs. The lock file is next to it; the lock ends with the process.
 
     Raises:
-        RunError: another user, such as a training run, uses the directory.
+        RunError: another run or search uses the directory.
     """
     path = directory.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with try_lock(path.with_name(f".{path.name}.lock")) as is_free:
         if not is_free:
-            raise RunError(f"{directory}: another {user} uses this directory; give one of them another --name")
+            raise RunError(f"{directory}: another {activity} uses this directory; give one of them another --name")
         yield
 
 

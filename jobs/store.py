@@ -322,7 +322,7 @@ def _end(session: Session, job: Job, status: str, message: str, **values: Any) -
 
 
 def _active_users(file_id: Any) -> Select[str]:
-    """Return the query for the jobs that need a file, an id or a column, and have not ended."""
+    """Return the query for active jobs that use a file; `file_id` is an id or a column."""
     uses = or_(Job.training_file == file_id, Job.validation_file == file_id)
     return select(Job.id).where(uses, Job.status.in_(ACTIVE))
 

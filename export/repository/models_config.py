@@ -88,7 +88,7 @@ def read_entries(models_dir: Path) -> list[ConfigEntry]:
 
 
 def add_to_models_config(models_dir: Path, name: str) -> None:
-    """Add a model to `models.config`; if it is listed and served by version, also serve its newest versions."""
+    """Add a model to `models.config`; also serve its newest versions if its labels or split name others."""
     with locked(models_dir):
         files = ConfigFiles(models_dir)
         entry = files.find(name)
@@ -186,7 +186,7 @@ class ConfigFiles:
         if choice == "all":
             return
         existing = self.versions(entry)
-        # A split in a hand-written file may name what does not exist: a starting model server would wait for it.
+        # A hand-written split may name a version that does not exist, which a starting model server would wait for.
         labeled = frozenset(self.labels.get(entry.name, {}).values())
         if named := self.named_versions(entry.name) & frozenset(existing) | labeled:
             policy.specific.versions[:] = _versions_to_serve(named, existing)

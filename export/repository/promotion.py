@@ -41,7 +41,7 @@ def move_labels(
         labels = {label: number for label, number in {**before, **moved}.items() if number is not None}
         stable = before.get(STABLE, max(versions, default=None))
         if moved.get(STABLE) is not None and stable is not None:
-            # The version that has become stable without a promotion had replaced its predecessor.
+            # A version that is stable only because it was the newest has replaced its predecessor.
             replaced = stable if labels[STABLE] != stable else None if STABLE in before else _before(stable, versions)
             labels |= {} if replaced is None else {PREVIOUS: replaced}
         kept = files.shares.get(name, {})

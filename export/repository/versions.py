@@ -92,7 +92,7 @@ class Repository:
         """
         if not self.path.exists():
             return []
-        # Other names are hidden directories, or a file system's own, as `lost+found`.
+        # Other names are hidden directories, or the file system's own, such as `lost+found`.
         named = (path for path in self.path.iterdir() if re.fullmatch(ID_PATTERN, path.name))
         folders = sorted(path for path in named if path.is_dir())
         return [model for model in map(Model.at, folders) if model.versions or model.problem]

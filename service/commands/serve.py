@@ -335,7 +335,7 @@ def _example_request(model_dir: Path) -> str:
 
 
 def configured_models(models_dir: Path) -> list[str] | None:
-    """Return the names of the models in `models.config`; none if it does not exist, None if it cannot be read."""
+    """Return the names of the models in `models.config`; [] if it does not exist, None if it cannot be read."""
     try:
         text = read_file(models_dir / MODELS_CONFIG).decode()
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
@@ -343,4 +343,5 @@ def configured_models(models_dir: Path) -> list[str] | None:
         return []
     except (OSError, UnicodeDecodeError, text_format.ParseError):
         return None
-    return [entry.name for entry in config.model_config_list.config]
+    # Without the list, such as an empty file, it is damaged.
+    return [entry.name for entry in config.model_config_list.config] if config.HasField("model_config_list") else None

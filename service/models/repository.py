@@ -92,7 +92,7 @@ class RepositoryConfig:
         self.is_read, self.has_labels = True, self._labels is not None
 
     def _listed(self, entry: Any) -> ListedModel:
-        labels = (self._labels or {}).get(entry.name, {})
+        labels = {**entry.version_labels, **(self._labels or {}).get(entry.name, {})}
         folder = folder_of(entry, self._models_dir)
         if folder is None:
             return ListedModel(labels, (), None)

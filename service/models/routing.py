@@ -56,8 +56,8 @@ class Route:
         """Return the version for a request.
 
         With a traffic split, a seed always gets the same version: requests are reproducible while the split stays the
-        same. When it changes, a seed leaves its version only for one that has gained against it (weighted rendezvous
-        hashing). Without a seed, it is the version with the largest share.
+        same. When it changes, a seed moves only to a version whose share has grown relative to that of its current one
+        (weighted rendezvous hashing). Without a seed, the version with the largest share is chosen.
 
         Raises:
             ModelNotFound: the version is not served, or the label is unknown; the message lists the alternatives.
@@ -80,7 +80,7 @@ class Route:
         return min(self.shares, key=lambda version: (self._wait(version, seed), version))
 
     def _wait(self, version: int, seed: int) -> float:
-        """Return an exponentially distributed number with the version's share as rate; the least of them wins."""
+        """Return an exponentially distributed number with the version's share as rate; the smallest one wins."""
         digest = hashlib.blake2b(f"{self.name} {seed} {version}".encode(), digest_size=8).digest()
         return -math.log((int.from_bytes(digest, "little") + 1) / 2**64) / self.shares[version]
 

@@ -130,7 +130,7 @@ class AccessLogLine:
     route: str | None  # the URL rule that matched
     path: str  # the query, which may contain secrets, is not logged
     status: int = 0
-    duration_ms: float = 0.0  # as of `http_request_duration_seconds`
+    duration_ms: float = 0.0  # as in `http_request_duration_seconds`
     client: str | None = None  # IP address
     key: str | None = None  # id of the API key, not the key
     model: str | None = None

@@ -283,7 +283,7 @@ class BodyTimeout(APIError, statuses=(408,)):
 class Conflict(APIError, code="conflict", statuses=(409,)):
     """The state of a job or a model does not allow the action (409)."""
 
-    advice = "look at its state first"
+    advice = "check the state of the job or model first"
 
 
 class TooManyRequests(APIError, statuses=(429,), types=("rate_limit_error",)):

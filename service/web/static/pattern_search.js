@@ -119,7 +119,7 @@ export class PatternSearch {
   // The file, or a text that the model writes.
   async #otherText(signal) {
     if (where.value === "file") {
-      if (!file.files.length) throw new Failure("Choose the file to search, first.");
+      if (!file.files.length) throw new Failure("Choose a file to search first.");
       return beginning(await file.files[0].text(), MAX_CHARACTERS);
     }
     const [model, { labels }] = [this.#found.reference, this.#request];

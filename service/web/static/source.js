@@ -32,7 +32,7 @@ export class Source {
   // `changed` is called with the description of another text, or null.
   constructor(changed) {
     this.#changed = changed;
-    // Not at once at "change": the description would move a button between the press that ends the change and its release.
+    // Not immediately on "change": the description moves Start between mouse-down, which ends the change, and mouse-up.
     for (const type of ["input", "change"]) {
       text.addEventListener(type, () => {
         clearTimeout(this.#timer);

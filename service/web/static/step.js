@@ -4,7 +4,7 @@ import { number } from "./format.js";
 
 /**
  * The values of a unit after a token by kind, and `oldHidden` and `oldCell` before it: zero before the first token that is
- * read, unless the model has read labels before. Returns null if the response does not have the values before.
+ * read, unless the model has read labels before. Returns null if the response does not have the preceding values.
  * @returns {Record<string, number> | null}
  */
 export function stepOf(found, layer, at, column, isBackward) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from sostenuto import InvalidArgument, Report
 from sostenuto._cli import INTERRUPTED
-from sostenuto._cli.errors import Failure, error_line, failing_to
+from sostenuto._cli.errors import Failure, error_line
 from sostenuto._cli.options import FILE, api_key, given_options, seconds, server_options
 from sostenuto._cli.report import ReportProgress, save
 from sostenuto._cli.terminal import as_json, say
@@ -128,8 +129,8 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
     if options["escape_formulas"] and training is not None:
         raise click.UsageError("--escape-formulas and --training exclude each other: a report is on unchanged texts")
     for path in filter(None, (training, held_out)):
-        with failing_to(f"read {path}"):
-            path.open("rb").close()
+        if not os.access(path, os.R_OK):
+            raise Failure(f"cannot read {path}: pass a file that exists and is readable")
     chosen = _options(**options)
     try:
         code = 0 if run(chosen) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ EXIT_CODES = """\
 \b
 Exit codes:
   0    success
-  1    the server returned an error, or a training job failed
+  1    the server returned an error, a training job failed, or a deletion was not confirmed
   2    usage error, or a file that cannot be read or written
   3    server unreachable, connection lost, or not a Sostenuto server
   130  interrupted by Ctrl-C
@@ -66,7 +67,8 @@ def error_line(error: Exception) -> str:
     else:
         message = str(error)
         for name, option in _NAMES.items():
-            message = message.replace(name, option)
+            # Not part of a file's name or of an id.
+            message = re.sub(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", option, message)
     return "error: " + " ".join(message.split())
 
 

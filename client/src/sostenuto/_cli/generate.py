@@ -190,10 +190,10 @@ def _stream(client: Client, fields: dict[str, Any], is_shown: bool, as_json: boo
         finally:
             if is_shown and not as_json and sys.stdout.isatty():
                 write_text("\n")
-    except (KeyboardInterrupt, BrokenPipeError):
+    except (KeyboardInterrupt, BrokenPipeError) as error:
         state = stream.generation.state if is_shown else None  # of the printed text
         _save_state(state, save_state)
-        if state is None and save_state is not None:
+        if state is None and save_state is not None and not isinstance(error, BrokenPipeError):
             say(f"{save_state} was not written: there was no resume token yet", dim=True)
         raise
     return stream

@@ -52,10 +52,10 @@ def jobs(context: click.Context, *, limit: int, as_json: bool) -> None:
 
 
 def _trained(job: Job) -> str | None:
-    """Return the version that a job has trained, or until then the name that the model will have."""
-    return (
-        job.raw.get("user_provided_suffix") if job.fine_tuned_model is None else f"{job.fine_tuned_model}:{job.version}"
-    )
+    """Return the version that a job has trained, or, until it ends, the name that the model will have."""
+    if job.fine_tuned_model is not None:
+        return f"{job.fine_tuned_model}:{job.version}"
+    return None if job.has_ended else job.raw.get("user_provided_suffix")
 
 
 def _time_left(job: Job) -> str | None:

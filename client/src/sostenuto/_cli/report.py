@@ -105,9 +105,10 @@ def _check_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raise Failure, before anything is computed, if an output cannot be written, or would replace another file."""
     used = {path.resolve() for path in inputs}
     for path in outputs:
-        check_place(path)
+        if path.is_file() or not path.exists():
+            check_place(path)
         if path.resolve() in used:
-            raise Failure(f"cannot write the report to {path}, which another argument names: pass another file")
+            raise Failure(f"cannot write the report to {path}: another argument names the same file")
         used.add(path.resolve())
 
 

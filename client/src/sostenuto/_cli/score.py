@@ -21,6 +21,7 @@ from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import FILE, connect, label_option, model_option, server_options
 from sostenuto._cli.terminal import STDIN, lines_of, on_one_line, print_table, say, text_argument, write_text
 from sostenuto._concurrency import Progress
+from sostenuto._report.files import MAX_RECORD_CHARACTERS
 from sostenuto._report.records import csv_line
 from sostenuto._results import shortened
 
@@ -35,7 +36,7 @@ Examples:
   sostenuto score domains.txt --ratio-to generated-domains --json | jq .ratio
   sostenuto score --text "To be, or not to be"
 
-A line without a score, as an empty one may be, has no nats_per_token, nats_per_character and percentile. Held-out lines
+A line without a score, as an empty one may be, has no nats_per_token, nats_per_character or percentile. Held-out lines
 are normal ones that the model was not trained on."""
 
 
@@ -278,15 +279,17 @@ class Run:
         return num_rows, num_flagged
 
     def _is_flagged(self, line: bytes, threshold: float) -> bool:
-        """Return whether a row is flagged; raise Failure unless it is by this threshold."""
+        """Return whether a row is flagged; raise Failure unless it is by this threshold, but for its last digits."""
         row = self._parsed(line)
+        if not row:
+            raise Failure(f"{self._output} has other columns: remove it, or name another file")
+        is_flagged = f"{row['flagged']}".lower() == "true"
         try:
             has_score = float(row["num_tokens"]) > 0
             surprise = -float(row["ratio"]) if "ratio" in self._columns else float(row["nats_per_character"])
-        except (KeyError, TypeError, ValueError):
+        except (TypeError, ValueError):
             has_score, surprise = False, math.nan
-        is_flagged = has_score and surprise > threshold
-        if f"{row.get('flagged')}".lower() != f"{is_flagged}".lower():
+        if is_flagged != (has_score and surprise > threshold) and not _is_close(surprise, threshold):
             raise Failure(f"{self._output} has rows by another threshold: remove it, or name another file")
         return is_flagged
 
@@ -301,7 +304,8 @@ class Run:
             options = {name: self._options[name] for name in ("model", "whole", "labels", "ratio_to")}
             score = self._client.score(text + self._line_break, **options)
             expected = self._parsed(self._line(self._row(score, threshold)).encode())
-            is_same = all(_is_close(found.get(name), expected[name]) for name in self._columns)
+            # Flags are compared with the threshold, in every row.
+            is_same = all(_is_close(found[name], expected[name]) for name in self._columns if name != "flagged")
         if not is_same:
             what = f"the last row of {self._output} is not that of the same line by {self._model} with these options"
             raise Failure(f"{what}: remove the file, or name another one")
@@ -310,7 +314,11 @@ class Run:
         """Return the values of a row by column; none of a row that is malformed."""
         text = line.decode("utf-8", "replace")
         if self._row_format == "csv":
-            values = next(csv.reader([text.rstrip("\n")]), [])
+            csv.field_size_limit(MAX_RECORD_CHARACTERS)
+            try:
+                values = next(csv.reader([text.rstrip("\n")]), [])
+            except csv.Error:
+                return {}
             return dict(zip(self._columns, values, strict=True)) if len(values) == len(self._columns) else {}
         try:
             row = json.loads(text)

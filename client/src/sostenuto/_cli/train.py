@@ -45,7 +45,7 @@ def train_on_server(
     """Train on a server, and show the progress; with `detach`, leave the job once it exists.
 
     `corpus` is the path of a file or directory, or `-` for standard input; `validation` that of a text to validate
-    with. `base` is a served model to fine-tune; without it and a recipe, the default recipe trains a new model.
+    with. `base` is a served model to fine-tune; without it or a recipe, the default recipe trains a new model.
     """
     if corpus is None:
         raise click.UsageError("a corpus is required with --server: pass a file, a directory, or - for standard input")

@@ -319,7 +319,7 @@ class Session:
 
     def _save_to(self, name: str) -> None:
         path = _path(name, "/save")
-        if path.exists():
+        if path.is_file() and path.stat().st_size:
             _loaded(self._client, path)  # only another conversation is replaced
         self._save(path)
 

@@ -65,7 +65,7 @@ def classifier_report(
 ) -> dict[str, Any] | None:
     """Return the AUC by cross-validation and the features that give generated records away; None below 20 of a kind.
 
-    Both are distinct records, of which equal numbers are used; `against` is what the real ones are, for the report.
+    Both are distinct records; equal numbers of each are used. `against` names the real ones in the report.
     """
     size = min(len(generated), len(real), MAX_RECORDS)
     if size < MIN_RECORDS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -39,26 +40,40 @@ def kind_of(values: Sequence[str | None]) -> str:
     return CATEGORY if few else TEXT
 
 
-def column_report(own: Records, sample: Records, training: Records) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Column:
+    """A column of the training records: what the columns of the others are compared with."""
+
+    name: str
+    kind: str
+    known: set[str | None]  # its values
+    edges: list[float]  # of the bins of numbers
+
+    @classmethod
+    def of(cls, name: str, values: list[str | None]) -> Column:
+        kind = kind_of(values)
+        return cls(name, kind, set(values), _edges(numbers_of(values)) if kind == NUMBER else [])
+
+
+def columns_of(training: Records) -> list[Column]:
+    """Return the columns to report."""
+    return [Column.of(name, training.values(place)) for place, name in enumerate(training.columns[:MAX_COLUMNS])]
+
+
+def column_report(own: Records, sample: Records, columns: Sequence[Column]) -> list[dict[str, Any]]:
     """Return the distribution of each column beside that of a sample of the training records."""
-    return [
-        _column(name, own.values(place), sample.values(place), training.values(place))
-        for place, name in enumerate(training.columns[:MAX_COLUMNS])
-    ]
+    return [_distribution(own.values(i), sample.values(i), column) for i, column in enumerate(columns)]
 
 
-def _column(
-    name: str, own: list[str | None], training: list[str | None], all_training: list[str | None]
-) -> dict[str, Any]:
-    kind, known = kind_of(all_training), set(all_training)
+def _distribution(own: list[str | None], training: list[str | None], column: Column) -> dict[str, Any]:
     missing = [float(np.mean([value is None for value in values])) if values else None for values in (own, training)]
     mine, theirs = ([value for value in values if value is not None] for values in (own, training))
-    unseen = float(np.mean([value not in known for value in mine])) if mine else None
-    facts = {"name": name, "kind": kind, "missing_share": missing[0], "training_missing_share": missing[1]}
-    facts["unseen_share"] = unseen
-    if kind == NUMBER:
-        return {**facts, **_numbers(mine, theirs, _edges(numbers_of(all_training)))}
-    return {**facts, **(_categories if kind == CATEGORY else _texts)(mine, theirs)}
+    unseen = float(np.mean([value not in column.known for value in mine])) if mine else None
+    facts = {"name": column.name, "kind": column.kind, "missing_share": missing[0]}
+    facts |= {"training_missing_share": missing[1], "unseen_share": unseen}
+    if column.kind == NUMBER:
+        return {**facts, **_numbers(mine, theirs, column.edges)}
+    return {**facts, **(_categories if column.kind == CATEGORY else _texts)(mine, theirs)}
 
 
 def _numbers(own: list[str], training: list[str], edges: list[float]) -> dict[str, Any]:
@@ -109,16 +124,17 @@ def _texts(own: list[str], training: list[str]) -> dict[str, Any]:
     return {"js_bits": jensen_shannon(*counts), "mean_length": means[0], "training_mean_length": means[1]}
 
 
-def correlation_report(own: Records, sample: Records, training: Records) -> dict[str, Any] | None:
-    """Return the correlation of each pair of columns beside that in a sample of the training records; None without.
+def correlation_report(own: Records, sample: Records, columns: Sequence[Column]) -> dict[str, Any] | None:
+    """Return the correlation of each pair of columns beside that in a sample of the training records.
 
+    None if there are no pairs.
     Two columns of numbers: Pearson's r; two of categories: Cramér's V; one of each: the correlation ratio η.
     """
-    kinds = {place: kind_of(training.values(place)) for place in range(min(MAX_COLUMNS, len(training.columns)))}
+    kinds = {place: column.kind for place, column in enumerate(columns)}
     pairs: list[dict[str, Any]] = []
     for first, second in combinations([place for place, kind in kinds.items() if kind != TEXT], 2):
         measured = [_correlation(records, first, second, kinds) for records in (own, sample)]
-        names = {"columns": [training.columns[first], training.columns[second]]}
+        names = {"columns": [columns[first].name, columns[second].name]}
         measure = _measure(kinds[first], kinds[second])
         pairs.append({**names, "measure": measure, "value": measured[0], "training_value": measured[1]})
     differences = [

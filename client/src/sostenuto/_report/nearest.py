@@ -39,7 +39,8 @@ def nearest_report(
     The distance is Levenshtein's, divided by the number of characters of the longer text: 0 for equal texts, 1 if
     nothing is shared.
 
-    `texts` are not in the training file, of which there is at least one record; those up to `near` are near copies.
+    None of `texts` is in the training file, which has at least one record. Those at a distance of at most `near` are
+    near copies.
     """
     queries, choices = [text[:MAX_CHARACTERS] for text in texts], [text[:MAX_CHARACTERS] for text in training]
     distances, places = np.ones(len(queries)), np.zeros(len(queries), np.int64)

@@ -56,7 +56,7 @@ class Records:
 
 
 def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) -> Records:
-    """Return records that are given as texts, str, or as objects of fields, dict.
+    """Return records that are given as texts (str) or as objects of fields (dict).
 
     `columns` are the names of the columns of texts that are lines of CSV.
 
@@ -82,9 +82,9 @@ def records_of(name: str, values: Sequence[Any], columns: tuple[str, ...] = ()) 
 
 
 def with_columns(records: Records, columns: tuple[str, ...], like: Records | None = None) -> Records:
-    """Parse texts as rows of a table: JSON objects if `like`, of the same table, has some, else lines of CSV.
+    """Parse texts as rows of a table: as JSON objects if `like`, records of the same table, has any, otherwise as CSV.
 
-    The lines have no header. Records that have columns are returned as they are.
+    Lines of CSV have no header. Records that have columns are returned as they are.
     """
     if records.columns or not columns:
         return records

@@ -10,7 +10,7 @@ from typing import Any
 
 from sostenuto._report import nearest
 from sostenuto._report.classifier import classifier_report
-from sostenuto._report.columns import MAX_COLUMNS, column_report, correlation_report
+from sostenuto._report.columns import MAX_COLUMNS, Column, column_report, columns_of, correlation_report
 from sostenuto._report.distributions import length_edges, length_report, ngram_report
 from sostenuto._report.records import InvalidInput, Records, require_same_columns, with_columns, with_equal_texts
 from sostenuto._report.validator import num_cores
@@ -132,6 +132,7 @@ class _Basis:
     size: int
     training_forms: set[str]  # in which training records are compared with others
     edges: list[int]  # of the bins of lengths
+    columns: list[Column]  # of the training records
     options: Options
 
     @classmethod
@@ -149,7 +150,8 @@ class _Basis:
             found = check(only, Checks(validator=options.checks.validator), progress.step("checking", 0.5))
             # An invalid training record can still be copied.
             forms = {form or text for form, text in zip(found.forms, only.texts, strict=True)}
-        return cls(training, training.sample(size, options.seed), size, forms, length_edges(samples), options)
+        sample, edges = training.sample(size, options.seed), length_edges(samples)
+        return cls(training, sample, size, forms, edges, columns_of(training), options)
 
 
 def _subject(
@@ -168,8 +170,8 @@ def _subject(
         **_counts(records, validity, basis),
         "lengths": length_report(sample.texts, basis.edges, basis.sample.texts),
         "ngrams": ngram_report(sample.texts, basis.sample.texts),
-        "columns": column_report(sample, basis.sample, basis.training),
-        "correlations": correlation_report(sample, basis.sample, basis.training) if basis.training.columns else None,
+        "columns": column_report(sample, basis.sample, basis.columns),
+        "correlations": correlation_report(sample, basis.sample, basis.columns) if basis.training.columns else None,
     }
     compare(1.0)
     report["nearest"] = _nearest(validity, basis, progress)

@@ -203,7 +203,7 @@ def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
 
 def main() -> None:
     """Import a function and answer for each record on standard input, a line of JSON each; the process of a check."""
-    # Ctrl-C reaches all processes of the terminal; the report ends this one.
+    # Ctrl-C reaches all processes of the terminal; the report's process ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The user's code may print to standard output.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

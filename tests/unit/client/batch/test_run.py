@@ -166,7 +166,7 @@ def test_an_address_without_a_ray_cluster_is_an_error_within_a_minute(process, s
             ["in", "out", "--format", "csv", "--escape-formulas", "--training", "list"],
             "--escape-formulas and --training exclude each other",
         ),
-        (["in", "out", "--training", "nowhere"], "cannot read nowhere: No such file or directory"),
+        (["in", "out", "--training", "nowhere"], "cannot read nowhere: pass a file that exists and is readable"),
     ],
 )
 def test_an_invalid_option_is_refused(capsys, options, message):

@@ -149,6 +149,20 @@ def test_an_interrupted_output_is_continued(sostenuto, server, tmp_path, row_for
         assert f"continuing after {kept} rows" in shown.stderr
 
 
+@pytest.mark.parametrize("row_format", ["csv", "json"])
+def test_a_run_whose_threshold_differs_in_its_last_digits_is_continued(sostenuto, server, tmp_path, row_format):
+    """As after a restart on another machine; a line that equals a held-out one lies on the threshold."""
+    output = tmp_path / "out"
+    held_out = lines_of(tmp_path, "x", "y", name="normal.txt")
+    command = ("score", str(lines_of(tmp_path, "a", "b" * 140_000)), f"--{row_format}", "-o", str(output), *TINY)
+    command += ("--held-out", str(held_out), "--false-positive-rate", "0.5")
+    server.script = [OF_DOCUMENTS, scores(4.0, 9.0), scores(4.0), scores(8.0)]
+    assert "1 of 2 lines flagged" in sostenuto(*command).stderr
+    server.script = [OF_DOCUMENTS, scores(4.0 - 4e-9, 9.0), scores(8.0)]
+    shown = sostenuto(*command)
+    assert (shown.exit_code, "1 of 2 lines flagged" in shown.stderr) == (0, True), shown.stderr
+
+
 def test_rows_of_other_options_are_not_continued(sostenuto, server, tmp_path):
     """Such as those by another --ratio-to, or of whole documents: the numbers of the last row differ."""
     output = tmp_path / "out"

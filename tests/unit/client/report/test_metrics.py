@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sostenuto._report.classifier import area_under_curve, classifier_report
-from sostenuto._report.columns import correlation_ratio, correlation_report, cramers_v, kind_of, pearson
+from sostenuto._report.columns import columns_of, correlation_ratio, correlation_report, cramers_v, kind_of, pearson
 from sostenuto._report.distributions import (
     END,
     START,
@@ -185,7 +185,7 @@ def test_correlations_take_memory_for_the_values_that_occur():
     generated = Records("", ["-"] * 3000, ("a", "b"), [[f"x{i}", f"y{i}"] for i in range(3000)])
     generated.rows[0] = ["x", "y" * 10_000]
     tracemalloc.start()
-    (pair,) = correlation_report(generated, training, training)["pairs"]
+    (pair,) = correlation_report(generated, training, columns_of(training))["pairs"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (pair["measure"], pair["value"]) == ("cramers_v", pytest.approx(1))

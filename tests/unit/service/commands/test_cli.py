@@ -104,7 +104,7 @@ def processes(monkeypatch, tmp_path):
         commands.append((name, command, env))
         if name == "export" and not codes[name]:
             (tmp_path / "models").mkdir(exist_ok=True)
-            (tmp_path / "models/models.config").touch()
+            (tmp_path / "models/models.config").write_text('model_config_list { config { name: "m" } }')
         return codes[name]
 
     monkeypatch.setattr(module.subprocess, "call", run)

@@ -158,6 +158,15 @@ def test_a_model_server_that_ends_between_two_checks_is_restarted(tmp_path):
     supervisor._gateway_life.close()
 
 
+def test_an_empty_config_is_damaged_and_not_one_without_models(tmp_path):
+    config = tmp_path / "models.config"
+    assert module.configured_models(tmp_path) == []
+    config.touch()
+    assert module.configured_models(tmp_path) is None
+    config.write_bytes(module.EMPTY_CONFIG)
+    assert module.configured_models(tmp_path) == []
+
+
 def test_how_a_trainer_ended_is_said(tmp_path, capsys):
     supervisor = Supervisor(Settings(models_dir=tmp_path), trains=True)
     supervisor._trainer = subprocess.Popen(["sleep", "60"])
