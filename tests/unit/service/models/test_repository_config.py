@@ -86,6 +86,15 @@ def test_labels_stay_when_their_file_is_deleted(model_registry, tmp_path):
     assert model_registry.find("demo").ref.number == 2
 
 
+def test_labels_of_models_config_are_read_where_labels_json_has_none(model_registry, tmp_path):
+    path = tmp_path / "models.config"
+    labeled = 'version_labels { key: "stable" value: 2 } version_labels { key: "mine" value: 1 }'
+    path.write_text(path.read_text().replace('name: "demo"', f'name: "demo" {labeled}'))
+    model_registry.refresh()
+    numbers = [model_registry.find(name).ref.number for name in ("demo", "demo@mine")]
+    assert numbers == [1, 1]
+
+
 def test_a_repository_that_is_unavailable_changes_nothing(model_registry, tmp_path):
     (tmp_path / "routing.toml").write_text("[demo]\ncanary = 1\n")
     model_registry.refresh()
