@@ -39,11 +39,24 @@ def _placeholder_for_tensorflow() -> Iterator[None]:
 
 
 with _placeholder_for_tensorflow():
-    from tensorflow.core.framework import tensor_pb2
-    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, predict_pb2
+    from tensorflow.core.framework import tensor_pb2, types_pb2
+    from tensorflow_serving.apis import (
+        get_model_status_pb2,
+        model_service_pb2_grpc,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
     from tensorflow_serving.config import model_server_config_pb2
 
-__all__ = ["get_model_status_pb2", "model_server_config_pb2", "model_service_pb2_grpc", "predict_pb2"]
+__all__ = [
+    "get_model_status_pb2",
+    "model_server_config_pb2",
+    "model_service_pb2_grpc",
+    "predict_pb2",
+    "prediction_service_pb2_grpc",
+    "tensor_pb2",
+    "types_pb2",
+]
 
 _TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.int32): DT_INT32}
 _TOKEN_IDS = frozenset({"token_ids", "top_token_ids"})

@@ -9,13 +9,14 @@ import grpc
 import pytest
 from google.protobuf import text_format
 from google.protobuf.message import Message
-from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import get_model_metadata_pb2, model_management_pb2
 
 from service.backends.messages import (
     get_model_status_pb2,
     model_server_config_pb2,
     model_service_pb2_grpc,
     predict_pb2,
+    prediction_service_pb2_grpc,
     to_array,
     to_proto,
 )

@@ -5,8 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from contract.tensors import DT_FLOAT, DT_INT32
-from service.backends.messages import parse_response, predict_pb2, tensor_pb2, to_array, to_proto
+from service.backends.messages import parse_response, predict_pb2, tensor_pb2, to_array, to_proto, types_pb2
 
 SHAPES = {"state": (8, 2), "token_ids": (8, 4), "logprobs": (8, 4), "top_token_ids": (8, 4, 5), "sum": (8, 3)}
 
@@ -29,28 +28,28 @@ def test_an_array_is_unchanged_after_a_round_trip(dtype, shape):
 
 def test_typed_values_are_read():
     """TensorFlow Serving responds with them instead of raw bytes; a single one fills a tensor of equal values."""
-    values = tensor(2, 2, dtype=DT_INT32, int_val=[1, -2, 3, 4])
+    values = tensor(2, 2, dtype=types_pb2.DT_INT32, int_val=[1, -2, 3, 4])
     assert to_array(values, (2, 2)).tolist() == [[1, -2], [3, 4]]
-    single = tensor(2, 3, dtype=DT_FLOAT, float_val=[0.5])
+    single = tensor(2, 3, dtype=types_pb2.DT_FLOAT, float_val=[0.5])
     assert to_array(single, (2, 3)).tolist() == [[0.5] * 3] * 2
 
 
 @pytest.mark.parametrize(
-    ("dtype", "fields", "message"),
+    ("kind", "fields", "message"),
     [
-        (7, {}, "tensor type"),  # DT_STRING
-        (DT_FLOAT, {"float_val": [1, 2]}, "reshape"),
-        (DT_FLOAT, {"tensor_content": b"12345"}, "buffer size"),
+        ("STRING", {}, "tensor type"),
+        ("FLOAT", {"float_val": [1, 2]}, "reshape"),
+        ("FLOAT", {"tensor_content": b"12345"}, "buffer size"),
     ],
 )
-def test_an_invalid_tensor_is_a_value_error(dtype, fields, message):
+def test_an_invalid_tensor_is_a_value_error(kind, fields, message):
     with pytest.raises(ValueError, match=message):
-        to_array(tensor(3, dtype=dtype, **fields), (3,))
+        to_array(tensor(3, dtype=types_pb2.DataType.Value(f"DT_{kind}"), **fields), (3,))
 
 
 def test_the_shape_is_checked_before_a_single_value_is_repeated():
     """A tensor of thirty bytes that claims four terabytes allocates nothing."""
-    proto = tensor(2**20, 2**20, dtype=DT_FLOAT, float_val=[0.5])
+    proto = tensor(2**20, 2**20, dtype=types_pb2.DT_FLOAT, float_val=[0.5])
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"shape must be \(8, 2\), got \(1048576, 1048576\)"):
