@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ Session = tf.compat.v1.Session
 SAVED_MODEL_FILE = "saved_model.pb"
 _TAG = "serve"
 _INIT_OP = "__saved_model_init_op"
+# Returns the functions of a GraphDef.
+functions_of = attrgetter("library.function")
 
 
 def load(path: Path) -> tuple[Session, dict[str, SignatureDef]]:
@@ -93,6 +96,6 @@ def _drop_shapes(graph_def: tf.compat.v1.GraphDef) -> None:
     A session copies the graph's functions a few times, and for each signature that it optimizes. Without these shapes a
     version takes three quarters of the memory and of the time, and all outputs are bit-exact to those with them.
     """
-    for function in graph_def.library.function:
+    for function in functions_of(graph_def):
         for node in (*function.arg_attr.values(), *function.node_def):
             node.attr.pop("_output_shapes", None)

@@ -225,7 +225,7 @@ def edit(change):
 
 def rename_operation(graph):
     """Use an operation that TensorFlow does not have, in each function, as a session ignores those that none calls."""
-    for function in graph.graph_def.library.function:
+    for function in saved_model.functions_of(graph.graph_def):
         function.node_def[0].op = "Nonsense"
 
 
@@ -256,6 +256,6 @@ def test_a_damaged_saved_model_is_an_error_with_tensorflows_status(path, file, d
 def test_the_shapes_that_python_has_recorded_are_dropped(models):
     """TensorFlow writes them to the nodes of functions."""
     graph_def = saved_model._read_meta_graph(models.saved_model()).graph_def
-    assert "_output_shapes" in str(graph_def.library.function)
+    assert "_output_shapes" in str(saved_model.functions_of(graph_def))
     saved_model._drop_shapes(graph_def)
-    assert "_output_shapes" not in str(graph_def.library.function)
+    assert "_output_shapes" not in str(saved_model.functions_of(graph_def))
