@@ -28,10 +28,10 @@ from contract.files import create_atomically, read_file
 from contract.models_config import version_numbers
 from contract.processes import terminate_with_parent
 from contract.signatures import ASSETS, CARD_FILE, MODELS_CONFIG
-from service.backends.messages import model_server_config_pb2
 from service.commands.health import is_ready
 from service.generation.resume_tokens import make_key_file
 from service.http_server.addresses import listen
+from service.models.repository import parse_entries
 from service.settings import Settings
 
 # Measured from the time at which every version is loaded.
@@ -337,11 +337,8 @@ def _example_request(model_dir: Path) -> str:
 def configured_models(models_dir: Path) -> list[str] | None:
     """Return the names of the models in `models.config`; [] if it does not exist, None if it cannot be read."""
     try:
-        text = read_file(models_dir / MODELS_CONFIG).decode()
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+        return [entry.name for entry in parse_entries(read_file(models_dir / MODELS_CONFIG).decode())]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, UnicodeDecodeError, text_format.ParseError):
         return None
-    # Without the list, such as an empty file, it is damaged.
-    return [entry.name for entry in config.model_config_list.config] if config.HasField("model_config_list") else None

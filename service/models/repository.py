@@ -50,6 +50,15 @@ class ListedModel:
     wanted: frozenset[int] | None
 
 
+def parse_entries(text: str) -> list[Any]:
+    """Return the `ModelConfig` of each model in the text of `models.config`; raise `ParseError` if it is damaged."""
+    config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    if not config.HasField("model_config_list"):
+        # An empty file parses as a valid message, but a repository without models has an empty list.
+        raise text_format.ParseError("it has no model_config_list")
+    return list(config.model_config_list.config)
+
+
 class RepositoryConfig:
     """The last valid content of `models.config`, `labels.json` and `routing.toml`."""
 
@@ -84,11 +93,7 @@ class RepositoryConfig:
             self._errors.add(subject, str(error))
 
     def _read_models(self, text: str) -> None:
-        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-        if not config.HasField("model_config_list"):
-            # An empty file parses as a valid message, but a repository without models has an empty list.
-            raise text_format.ParseError("it has no model_config_list")
-        self.models = {entry.name: self._listed(entry) for entry in config.model_config_list.config}
+        self.models = {entry.name: self._listed(entry) for entry in parse_entries(text)}
         self.is_read, self.has_labels = True, self._labels is not None
 
     def _listed(self, entry: Any) -> ListedModel:

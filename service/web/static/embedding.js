@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { attempt } from "./attempt.js";
 import { palette } from "./colors.js";
 import { button, findAll, row } from "./dom.js";
-import { indexOfMin, visible } from "./format.js";
+import { indexOfMin, rangeOf, visible } from "./format.js";
 
 const [canvas, rows, help] = findAll(["plane", "neighbors", "embedding-help"]);
 const MARGIN_PX = 24;
@@ -68,7 +68,7 @@ export class EmbeddingMap {
   // The point of each token on the canvas, [x, y] in pixels.
   #points() {
     const along = (values, length) => {
-      const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+      const [low, high] = rangeOf(values);
       const stretch = (length - 2 * MARGIN_PX) / (high - low || 1);
       return values.map((value) => MARGIN_PX + (value - low) * stretch);
     };

@@ -60,6 +60,11 @@ export function indexOfMin(values) {
   return values.reduce((least, value, index) => (value !== null && !(value >= values[least]) ? index : least), -1);
 }
 
+// The least and the greatest value: arguments of Math.min would overflow the stack for long texts.
+export function rangeOf(values) {
+  return values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+}
+
 // Table rows of tokens, most probable first, with their probability. `tokens` are log probabilities by text; the `chosen`
 // one is marked; `more` may add cells to a row.
 export function probabilities(tokens, chosen, more = (_text, _logprob) => []) {

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { findAll } from "./dom.js";
-import { number } from "./format.js";
+import { number, rangeOf } from "./format.js";
 
 const [panel, form, help, value, shown, results, free, held, heldTitle] =
   findAll(["intervention", "hold", "hold-help", "hold-value", "hold-shown", "hold-results", "free", "held", "held-title"]);
@@ -39,7 +39,7 @@ export class Intervention {
     // Up to twice the largest value in the text, initially the end further from the value at the token.
     const matrix = found.matrix(layer, kind);
     const values = matrix.column(column);
-    const [least, most] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
+    const [least, most] = rangeOf(values);
     const limit = Math.min(100, 2 * matrix.most(column));
     const at = values[Math.max(0, found.rowOf[position])];
     Object.assign(value, { min: -limit, max: limit, step: limit / 100 });
