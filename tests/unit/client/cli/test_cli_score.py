@@ -155,7 +155,7 @@ def test_a_run_whose_threshold_differs_in_its_last_digits_is_continued(sostenuto
     output = tmp_path / "out"
     held_out = lines_of(tmp_path, "x", "y", name="normal.txt")
     command = ("score", str(lines_of(tmp_path, "a", "b" * 140_000)), f"--{row_format}", "-o", str(output), *TINY)
-    command += ("--held-out", str(held_out), "--false-positive-rate", "0.5")
+    command += ("--held-out", str(held_out), "--false-positive-rate", "0.5", "--concurrency", "1")
     server.script = [OF_DOCUMENTS, scores(4.0, 9.0), scores(4.0), scores(8.0)]
     assert "1 of 2 lines flagged" in sostenuto(*command).stderr
     server.script = [OF_DOCUMENTS, scores(4.0 - 4e-9, 9.0), scores(8.0)]
