@@ -8,7 +8,7 @@ from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from service import __version__
-from service.access.auth import build_authenticator
+from service.access.auth import build_authenticator, is_local
 from service.backends.client import ModelServerClient, backend_tls
 from service.backends.replicas import Replicas
 from service.context import MemoryBudget
@@ -49,7 +49,7 @@ class Gateway(Flask):
         self._authenticator = build_authenticator(settings)
         self.services = self._services()
         register_endpoints(self, self.services)
-        register_pages(self, settings.docs_url)
+        register_pages(self, settings.docs_url, is_read_only=settings.keys_file is None and not is_local(settings))
         memory = self.services.memory
         Middleware(self._authenticator, self.metrics, self.tracing, memory, settings).register(self)
 

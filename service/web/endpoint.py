@@ -193,6 +193,8 @@ def register_endpoints(app: Flask, services: Services) -> None:
 def _respond(endpoint: Endpoint, services: Services, **in_path: str) -> Any:
     """Call a view with the parameters of path and query."""
     if not endpoint.public and not {*endpoint.roles} & {*g.context.roles}:
+        if not g.context.key:
+            raise MissingRole("without API keys, only a server on loopback trains and changes models")
         required, own = " or ".join(endpoint.roles), ", ".join(g.context.roles)
         raise MissingRole(f"the API key must have the role {required}, got {own}")
     # PostgreSQL has no text with it.

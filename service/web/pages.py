@@ -87,9 +87,13 @@ _POLICY = (
 _SWAGGER_POLICY = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 
 
-def register_pages(app: Flask, docs_url: str | None) -> None:
-    """Register the routes of the pages, which link to the documentation if it has a URL."""
-    app.jinja_env.globals.update(docs_url=docs_url, static=f"static/{_FILES.version}", swagger_ui=_SWAGGER_UI.version)
+def register_pages(app: Flask, docs_url: str | None, *, is_read_only: bool = False) -> None:
+    """Register the routes of the pages, which link to the documentation if it has a URL.
+
+    On a server that is read-only, whatever the client, the page of models offers no changes.
+    """
+    versions = {"static": f"static/{_FILES.version}", "swagger_ui": _SWAGGER_UI.version}
+    app.jinja_env.globals.update(docs_url=docs_url, is_read_only=is_read_only, **versions)
     for path, name in _TEMPLATES.items():
         app.add_url_rule(path, name, partial(_render, name))
     app.add_url_rule("/static/<path:name>", "page_file", lambda name: _with_policy(_FILES.respond(name)))

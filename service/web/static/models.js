@@ -15,7 +15,7 @@ const NUM_LOADING = 4;
 
 async function start() {
   const models = await loadModels();
-  const mayChange = !hasKey() || await get("v1/fine_tuning/jobs?limit=1").then(() => true, ({ code, message }) => code !== "missing_role" || /\badmin\b/.test(message));
+  const mayChange = !list.classList.contains("read-only") && (!hasKey() || await get("v1/fine_tuning/jobs?limit=1").then(() => true, ({ code, message }) => code !== "missing_role" || /\badmin\b/.test(message)));
   readOnly.hidden = mayChange || !models.length;
   list.classList.toggle("read-only", !mayChange);
   const cards = models.map((model) => new Card(model));

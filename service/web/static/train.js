@@ -83,7 +83,7 @@ async function explained(request) {
   } catch (error) {
     const reasons = {
       training_disabled: ["This server does not train", "Start it with its trainer, or train here and publish into its model repository:", "sostenuto serve"],
-      missing_role: ["This API key may not train", `${sentence(error.message)} Ask the operator for a key with the role train:`, "sostenuto keys add --tenant NAME --role train --role generate --role read"],
+      missing_role: [hasKey() ? "This API key may not train" : "This server does not train without API keys", `${sentence(error.message)} Ask the operator for a key with the role train:`, "sostenuto keys add --tenant NAME --role train --role generate --role read"],
     };
     if (!reasons[error.code]) throw error;
     [unavailableTitle.textContent, unavailableHelp.textContent, unavailableCommand.textContent] = reasons[error.code];

@@ -208,8 +208,12 @@ def test_a_job_without_a_time_limit_gets_one(ask, job, epochs):
 def test_without_keys_nobody_trains_but_on_loopback(tmp_path, address):
     app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "training", **address))
     body, headers = multipart(b"text")
-    assert app.test_client().post("/v1/files", data=body, headers=headers).status_code == 403
-    assert app.test_client().post("/v1/fine_tuning/jobs", json={}).status_code == 403
+    client = app.test_client()
+    refused = client.post("/v1/files", data=body, headers=headers)
+    assert (refused.status_code, refused.json["error"]["code"]) == (403, "missing_role")
+    assert "without API keys, only a server on loopback trains" in refused.json["error"]["message"]
+    assert client.post("/v1/fine_tuning/jobs", json={}).status_code == 403
+    assert "This server has no API keys" in client.get("/models").text
     assert list((tmp_path / "training/files").glob("*")) == []
     app.close()
 
