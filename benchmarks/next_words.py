@@ -2,7 +2,7 @@
 
 Types a text, one character after another, and requests the next words after each. So all of the prompt but its last
 character is in the prefix cache, as with a keyboard. The baseline is a completion of one token of the same prompt, in
-alternation. The model should be trained: the words after an untrained one are all as improbable.
+alternation. The model should be trained: to an untrained model all next words are about equally likely.
 """
 
 import json

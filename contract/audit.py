@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from contract.files import create_atomically, is_shared
+
 VARIABLE = "SOSTENUTO_AUDIT_FILE"
 
 
@@ -15,7 +17,7 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
     """Append a line, written at once, so that lines of several processes do not mix; nothing without a path.
 
     Args:
-        path: The file; it is created with mode 0600.
+        path: The file; it is created with mode 0600, or 0660 in a directory that is shared with a group.
         action: What was done: publish, promote, route (labels and traffic split, by the API), rollback, remove, erase
             (its files), add_key, revoke_key, upload, delete_file, train, cancel, pause or resume.
         actor: Who did it: `user:NAME` of this machine, or `key:ID` and its tenant.
@@ -29,7 +31,7 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
     time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": time, "action": action, "actor": actor, **details}, ensure_ascii=False)
     content = f"{line}\n".encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = _open(path)
     try:
         num_written = os.write(descriptor, content)
         if num_written < len(content):
@@ -40,6 +42,15 @@ def record(path: Path | None, action: str, actor: str, **details: object) -> Non
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        create_atomically(path, b"", mode=0o660 if is_shared(path.parent) else 0o600)
+        return os.open(path, flags)
 
 
 def record_action(action: str, actor: str, **details: object) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
+    make_url,
     select,
     update,
 )
@@ -34,6 +35,8 @@ from contract.files import create_atomically, is_shared
 
 # Of SQLite's lock, which another process's transaction holds for milliseconds.
 _BUSY_TIMEOUT_S = 30
+# A gateway fails at its start, with a message, before an orchestrator ends it.
+_CONNECT_TIMEOUT_S = 5
 # Numbers of PostgreSQL's advisory locks, arbitrary ones.
 _MIGRATION_LOCK, _TENANTS_LOCK = 5_017_332_701, 5_017_332_702
 # Status of jobs that have not ended.
@@ -205,7 +208,16 @@ def open_database(url: str) -> Engine:
 
 def _open(url: str) -> Engine:
     # PostgreSQL closes connections when it restarts.
-    engine = create_engine(url, pool_pre_ping=True)
+    location = make_url(url)
+    if "@" in (location.host or ""):
+        # The driver's error would quote the host, and with it a part of the password.
+        raise ValueError("the password in its URL has an @, which must be written as %40")
+    is_postgresql = location.get_backend_name() == "postgresql"
+    engine = create_engine(
+        location,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S} if is_postgresql else {},
+    )
     if engine.dialect.name == "sqlite":
         if engine.url.database and engine.url.database != ":memory:":
             _create_sqlite(Path(engine.url.database))

@@ -50,6 +50,18 @@ def _parse_precisions(value: str) -> dict[str, Precision]:
     return by_model
 
 
+def _path(value: Any) -> Any:
+    # It would be the working directory.
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
+_RequiredPath = Annotated[Path, BeforeValidator(_path)]
+_OptionalPath = Annotated[Path | None, BeforeValidator(_path)]
+_UnsetIfEmpty = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+
+
 def _link(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"(https?:/)?/\S+", value):
         raise ValueError("must begin with http://, https:// or /")
@@ -128,19 +140,19 @@ class Settings(BaseSettings):
         description="addresses of the model servers, HOST:PORT, separated by commas; a host name may resolve to "
         "several addresses",
     )
-    backend_tls_ca_file: Path | None = Field(
+    backend_tls_ca_file: _OptionalPath = Field(
         None,
         description="CA certificates (PEM) of the model servers; unset: calls to them are neither encrypted nor "
         "authenticated",
     )
-    backend_tls_cert_file: Path | None = Field(
+    backend_tls_cert_file: _OptionalPath = Field(
         None, description="client certificate (PEM) of the gateway, for mutual TLS"
     )
-    backend_tls_key_file: Path | None = Field(None, description="private key (PEM) of the client certificate")
+    backend_tls_key_file: _OptionalPath = Field(None, description="private key (PEM) of the client certificate")
     backend_tls_name: str | None = Field(
         None, description="server name in the certificates of the model servers; unset: the host in SOSTENUTO_BACKENDS"
     )
-    models_dir: Path = Field(
+    models_dir: _RequiredPath = Field(
         Path("models"),
         description="directory of the model repository; it must have the same content as that of the model servers",
     )
@@ -188,10 +200,10 @@ class Settings(BaseSettings):
         description="URL of the documentation site, or a path on this host, which playground, inspector and API "
         "reference link to; unset: no link",
     )
-    keys_file: Path | None = Field(
+    keys_file: _OptionalPath = Field(
         None, description="file of API keys, written by `sostenuto keys add`; unset: no authentication"
     )
-    state_key_file: Path | None = Field(
+    state_key_file: _OptionalPath = Field(
         None,
         description="file of the keys that sign resume tokens, one secret of at least 32 characters per line "
         "(openssl rand -hex 32): the first one signs, all are accepted; unset: a random key, so that "
@@ -227,12 +239,12 @@ class Settings(BaseSettings):
         description="tokens of the running and waiting sequences of each key without its own limit, counted as "
         "for SOSTENUTO_MAX_QUEUED_TOKENS; unset: only the server's limit",
     )
-    audit_file: Path | None = Field(
+    audit_file: _UnsetIfEmpty = Field(
         None,
         description="append-only audit log, JSON Lines: who published, promoted, removed, trained, uploaded, and added "
-        "and revoked keys; unset: none. The exporter's commands use it, too",
+        "and revoked keys; empty or unset: none. The exporter's commands use it, too",
     )
-    training_dir: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = Field(
+    training_dir: _UnsetIfEmpty = Field(
         None,
         description="directory of uploaded files and runs, shared by gateways and trainers; empty or unset: no "
         "training, except that `sostenuto serve` uses ./training",

@@ -1,5 +1,8 @@
 """The server's commands of the program `sostenuto`: entry points of the group `sostenuto.commands`."""
 
+import click
+from click.exceptions import Exit
+
 from export.cli import (  # noqa: F401 - entry points
     compare,
     import_,
@@ -14,6 +17,14 @@ from export.cli import (  # noqa: F401 - entry points
     verify,
     vocabulary,
 )
-from jobs.cli import trainer  # noqa: F401 - entry point
-from service.cli import demo, doctor, keys, serve  # noqa: F401 - entry points
+from service.cli import demo, doctor, keys, serve, state_key  # noqa: F401 - entry points
 from sostenuto_server.training import train  # noqa: F401 - entry point
+
+
+@click.command("model-server", add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def model_server(arguments: tuple[str, ...]) -> None:
+    """Serve a model repository over gRPC, as TensorFlow Serving does and with its options."""
+    from model_server.__main__ import main  # noqa: PLC0415 - slow to import
+
+    raise Exit(main(arguments))

@@ -13,7 +13,7 @@ from sostenuto._cli.options import given_options, server_options
 from sostenuto._cli.train import DETACH_HELP, SERVER_HELP, require_one_validation, train_on_server
 
 EPILOG = f"{train_here.epilog}\n  sostenuto train book.txt --server http://127.0.0.1:8000"
-# Those that a server is given otherwise than as settings.
+# Options that are sent to the server outside `settings`.
 _ARGUMENTS = {"corpus", "config", "from", "name", "validation_corpus", "server", "detach"}
 
 

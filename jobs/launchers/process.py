@@ -18,7 +18,7 @@ class ProcessLauncher:
     outlives_trainer = False
 
     def find(self, job: str) -> None:
-        """Return None: they have ended with the trainer that started them, or do so after their current step."""
+        """Return None: a child process ends with its trainer, at the latest after its current step."""
 
     def start(self, training: Training) -> "ChildProcess":
         parent = os.getpid()

@@ -31,6 +31,12 @@ def test_a_line_says_when_who_and_what(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_in_a_directory_that_a_group_shares_its_other_users_write_too(path):
+    path.parent.chmod(0o2770)
+    record(path, "train", "x")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
 def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv("SOSTENUTO_AUDIT_FILE", raising=False)
     monkeypatch.chdir(tmp_path)

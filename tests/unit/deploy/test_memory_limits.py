@@ -15,7 +15,8 @@ from service.scheduling.queues import MAX_ACTIVATIONS_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
 from tests.documents import rows
-from tests.manifests import main_container, overlay, quantity
+from tests.manifests import main_container, of_kind, overlay, quantity
+from tests.manifests import settings as environment
 from tests.paths import ROOT
 
 MIB = 2**20
@@ -60,9 +61,16 @@ def test_the_default_settings_fit_into_docker_composes_limit():
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_the_default_settings_fit_into_the_limit_of_each_overlay(name):
-    limit = quantity(main_container(overlay(name), "gateway")["resources"]["limits"]["memory"])
-    assert sum(parts(Settings())) * MIB <= limit
+def test_the_settings_of_each_overlay_fit_into_its_limit(name):
+    """With as many model servers as there are while the largest number is replaced."""
+    objects = overlay(name)
+    servers = of_kind(objects, "Deployment")["tensorflow-serving"]["spec"]
+    scaler = of_kind(objects, "HorizontalPodAutoscaler")["tensorflow-serving"]["spec"]
+    num_servers = scaler["maxReplicas"] + servers["strategy"]["rollingUpdate"]["maxSurge"]
+    # Each call takes the same memory, to whichever server.
+    num_calls = int(environment(objects, "gateway")["SOSTENUTO_MAX_CALLS"]) * num_servers
+    limit = quantity(main_container(objects, "gateway")["resources"]["limits"]["memory"])
+    assert sum(parts(Settings(max_calls=num_calls))) * MIB <= limit
 
 
 def test_the_documented_memory_table_has_the_tested_numbers():

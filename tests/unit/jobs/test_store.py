@@ -1,6 +1,7 @@
 """The job store: every status changes in one transaction, tenants see their own, and a lost lease is noticed."""
 
 import concurrent.futures
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -457,3 +458,18 @@ def test_the_database_of_a_newer_program_is_refused(url):
     engine.dispose()
     with pytest.raises(CannotOpen, match="it has schema version 99, and this program knows 3"):
         JobStore(url)
+
+
+def test_a_database_that_does_not_answer_fails_the_start(monkeypatch):
+    """In seconds: an orchestrator ends a gateway that takes longer, and nobody reads why."""
+    monkeypatch.setattr(database, "_CONNECT_TIMEOUT_S", 2)  # the least that libpq waits
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+        with pytest.raises(CannotOpen, match="timeout"):
+            database.open_database(f"postgresql+psycopg://user:password@{host}:{port}/jobs")
+
+
+def test_a_password_that_is_not_encoded_is_not_quoted():
+    with pytest.raises(CannotOpen, match="the password in its URL has an @, which must be written as %40") as refusal:
+        database.open_database("postgresql+psycopg://user:s3c@ret@127.0.0.1:1/jobs")
+    assert "ret" not in str(refusal.value)

@@ -46,7 +46,7 @@ SECTIONS = {
     "Server": ("models", "tokens", "tokenizer", "batch", "report"),
     "Train": ("train", "tune", "jobs", "import", "resume", "vocabulary", "demo"),
     "Manage models": ("publish", "list", "show", "compare", "verify", "promote", "rollback", "remove"),
-    "Serve": ("serve", "trainer", "keys", "doctor"),
+    "Serve": ("serve", "model-server", "trainer", "keys", "state-key", "doctor"),
 }
 # Of the server's distribution, which adds them by entry points of GROUP. It replaces `train` with one that also trains
 # without a server.
