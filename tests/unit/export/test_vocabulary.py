@@ -1,9 +1,7 @@
-"""`sostenuto vocabulary` shows how a tokenizer unit encodes a corpus, without TensorFlow."""
+"""`sostenuto vocabulary` shows how a tokenizer unit encodes a corpus."""
 
 import io
 import re
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from export.corpora.corpus import read_corpus
 from export.corpora.labels import learn_columns
 from export.vocabulary import train_tokenizer
 from tests.commands import main
-from tests.paths import ROOT
 
 LINE = "the cat sat on the mat, and the dog ran.\n"
 UNITS = ["character", "word", "exact_word", "subword"]
@@ -40,17 +37,6 @@ def one_line(capsys, *options):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     return err
-
-
-def test_the_command_does_not_import_tensorflow():
-    code = (
-        "import sys\nfrom export.cli import program\n"
-        "program.main(['vocabulary', 'book.txt', '--token-unit', 'subword'], standalone_mode=False)\n"
-        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
-    )
-    env = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False False\n")
 
 
 def test_matches_of_regular_expressions_are_shown(capsys):

@@ -32,11 +32,12 @@ def refused(capsys, *arguments):
     return one_line(capsys)
 
 
-def test_repository_commands_import_neither_tensorflow_nor_matplotlib(repository):
+def test_commands_that_run_no_model_import_neither_tensorflow_nor_matplotlib(repository):
     """TensorFlow takes seconds; matplotlib is needed for plots only."""
     for name in ("m", "n"):
         store(repository, name)
     commands = [["list"], ["show", "m"], ["compare", "m", "n"], ["promote", "m"], ["remove", "n", "--yes", "--wait=0"]]
+    commands.append(["vocabulary", "models/models.config", "--token-unit", "subword"])
     code = (
         "import sys\nfrom export.cli import program\n"
         f"print([program.main(command, standalone_mode=False) for command in {commands!r}])\n"
@@ -44,7 +45,7 @@ def test_repository_commands_import_neither_tensorflow_nor_matplotlib(repository
     )
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("[0, 0, 0, 0, 0]\n[]\n")
+    assert done.stdout.endswith("[0, 0, 0, 0, 0, 0]\n[]\n")
 
 
 def test_list_prints_one_line_of_metrics_per_version(repository, capsys):

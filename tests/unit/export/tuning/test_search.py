@@ -5,7 +5,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -19,7 +18,6 @@ from export.config import DEFAULT_RECIPE, RECIPES, load_config
 from export.errors import RunError
 from export.tuning import search, trials
 from tests.commands import main
-from tests.paths import ROOT
 from tests.waiting import until
 
 REAL_BUDGET, REAL_EXPORT = search.Budget, trials.EXPORT
@@ -253,15 +251,6 @@ def test_without_optuna_the_error_says_how_to_install_it(capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert tune() == 1
     assert capsys.readouterr().err == "error: tune needs Optuna: pip install 'sostenuto-server[tune]'\n"
-
-
-def test_the_help_needs_neither_optuna_nor_tensorflow():
-    code = (
-        "import sys\nfrom export.cli import program\ntry:\n    program(['tune', '--help'])\n"
-        "finally:\n    print([name for name in ('tensorflow', 'optuna', 'numpy') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stdout.endswith("[]\n")
 
 
 def test_trials_and_publishing_fit_into_the_minutes():
