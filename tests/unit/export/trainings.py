@@ -86,6 +86,30 @@ def start(path, text=TEXT, **settings):
     return trainer, folder
 
 
+def start_loop(path, losses=(), text=TEXT, **settings):
+    """Return a trainer with fake computation, and its run: tracing the graphs takes seconds."""
+    trainer, folder = start(path, text, **settings)
+    return fake_computation(trainer, losses), folder
+
+
+def fake_computation(trainer, losses=()):
+    """Replace the updates by adding 1 to a weight, and their losses by its sum.
+
+    Epochs have the given losses on the validation split, if any, else that of one wrong token each.
+    """
+    kernel = trainer.averaged_model.get_layer("logits").kernel
+
+    def update(inputs, targets, states, kept, rate):  # noqa: ARG001 - as `Optimization.update`
+        kernel.assign(kernel + 1.0)
+        return float(np.sum(kernel)), states
+
+    trainer.optimization.update = update
+    trainer.optimization.evaluate = lambda inputs, targets, states, scale: (np.array([1.0, 0.0, 0.0, 0.0]), states)
+    if losses:
+        trainer._validate = lambda progress: (losses[progress.epochs], 0.5, 1.0)
+    return trainer
+
+
 def store_trained(models_dir, name="base", text=TEXT, documents=False, **settings):
     """Write a version of an untrained model that can be a base, without a graph; return the model."""
     config = load_config(None, {**SETTINGS, "name": name, **settings})

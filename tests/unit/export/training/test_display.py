@@ -9,7 +9,7 @@ from export.repository.history import Epoch, Progress
 from export.training.display import EventWriter, ProgressFile, TerminalDisplay
 from export.training.trainer import learning_rate_at
 from tests.terminals import TerminalFile
-from tests.unit.export.trainings import Watcher, scalars, start
+from tests.unit.export.trainings import Watcher, scalars, start_loop
 
 SAMPLES = (Sample(temperature=0.7, given="the cat", text=" sat\non the mat"),)
 
@@ -87,7 +87,7 @@ def test_the_progress_bar_of_a_resumed_run_starts_at_its_progress(monkeypatch):
 
 
 def test_losses_rates_and_accuracies_are_logged_by_token_count(tmp_path):
-    trainer, folder = start(tmp_path / "m", epochs=2)
+    trainer, folder = start_loop(tmp_path / "m", losses=[2.0, 1.0], epochs=2)
     watcher = Watcher()
     with EventWriter(folder.events, trainer.config, tokens=5_000) as events:
         progress = trainer.run(folder, [watcher, events])

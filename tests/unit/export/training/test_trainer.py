@@ -23,18 +23,12 @@ from export.training.model import (
 )
 from export.training.runs import RunFolder
 from export.training.trainer import FINAL_RATE, learning_rate_at
-from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, prepare, start
+from tests.unit.export.trainings import SETTINGS, TEXT, Watcher, fake_computation, prepare, start, start_loop
 
 
 @pytest.fixture(params=CELLS)
 def cell(request):
     return request.param
-
-
-# The loop around the cells is the same for each, so only one runs in the fast tests.
-one_cell = pytest.mark.parametrize(
-    "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS if cell != "lstm")], indirect=True
-)
 
 
 def interrupt(at):
@@ -45,27 +39,6 @@ def interrupt(at):
             raise KeyboardInterrupt
 
     return hook
-
-
-def start_loop(path, losses=(), text=TEXT, **settings):
-    """Return a trainer with fake computation, and its run: tracing the graphs takes seconds."""
-    trainer, folder = start(path, text, **settings)
-    return fake_computation(trainer, losses), folder
-
-
-def fake_computation(trainer, losses=()):
-    """Replace the updates by adding 1 to a weight; epochs have the given losses on the validation split, if any."""
-    kernel = trainer.averaged_model.get_layer("logits").kernel
-
-    def update(inputs, targets, states, kept, rate):  # noqa: ARG001 - as `Optimization.update`
-        kernel.assign(kernel + 1.0)
-        return 1.0, states
-
-    trainer.optimization.update = update
-    trainer.optimization.evaluate = lambda inputs, targets, states, scale: (np.array([1.0, 0.0, 0.0, 0.0]), states)
-    if losses:
-        trainer._validate = lambda progress: (losses[progress.epochs], 0.5, 1.0)
-    return trainer
 
 
 def same(some, others):
@@ -262,42 +235,42 @@ def test_the_learning_rate_is_set_before_each_update(tmp_path):
     assert 0.8 < watcher.fractions[-1] < 1
 
 
-@one_cell
-def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path, cell):
-    trainer, folder = start(tmp_path / "m", cell=cell, layers=2, epochs=2, state_reset_probability=0)
-    update, begun, ended = trainer.optimization.update, [], []
+def test_each_update_starts_with_the_final_state_of_the_previous_one(tmp_path):
+    trainer, folder = start_loop(tmp_path / "m", layers=2, epochs=2)
+    begun, firsts = [], []
 
-    def spy(inputs, targets, states, *rest):
-        begun.append(states)
-        loss, states = update(inputs, targets, states, *rest)
-        ended.append(states)
-        return loss, states
+    def update(inputs, targets, states, *_):  # noqa: ARG001 - as `Optimization.update`
+        begun.append(tf.nest.flatten(states))
+        return 1.0, tf.nest.map_structure(lambda part: part + 1.0, states)
 
-    trainer.optimization.update = spy
-    firsts = []
+    trainer.optimization.update = update
     trainer.run(folder, [Watcher(at_epoch=lambda _: firsts.append(len(begun)))])
+    zero = tf.nest.flatten(zero_states(trainer.averaged_model, 4))
     for i, states in enumerate(begun):
-        expected = zero_states(trainer.averaged_model, 4) if i in (0, firsts[0]) else ended[i - 1]
-        assert same([part for state in states for part in state], [part for state in expected for part in state])
+        assert same(states, zero if i in (0, firsts[0]) else [part + 1.0 for part in begun[i - 1]])
     assert len(begun) > 2 * len(firsts)
 
 
-def test_the_validation_loss_is_the_mean_over_known_tokens(tmp_path):
+def test_validation_loss_and_accuracy_are_means_over_known_tokens(tmp_path):
     trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sXt on thX mat" * 6, epochs=1, sequence_length=7)
-    loss = trainer.run(folder).last.validation_loss
+    last = trainer.run(folder).last
     streams, unknown = trainer.dataset.validation, trainer.dataset.tokenizer.special.unknown
     inputs, targets = (np.concatenate(parts).T for parts in zip(*streams.batches(), strict=True))
     logits = np.asarray(trainer.averaged_model(inputs, training=False), np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     each = -np.take_along_axis(log_probabilities, targets[..., None].astype(np.int64), -1)[..., 0]
-    assert (targets == unknown).sum() > 5
+    is_known = targets != unknown
+    assert (~is_known).sum() > 5
     assert streams.num_batches > 2
-    assert loss == pytest.approx(each[targets != unknown].mean(), abs=1e-4)
+    assert last.validation_loss == pytest.approx(each[is_known].mean(), abs=1e-4)
+    assert last.accuracy == pytest.approx((logits.argmax(-1) == targets)[is_known].mean())
+    assert 0 < last.accuracy < 1
 
 
 def test_training_learns_a_repetitive_text(tmp_path):
     """The loss falls below a fifth of that of guessing by character frequency."""
-    trainer, folder = start(tmp_path / "m", units=32, epochs=12, batch_size=2, learning_rate=0.03, dropout=0)
+    settings = {"units": 32, "epochs": 3, "batch_size": 2, "learning_rate": 0.03, "dropout": 0}
+    trainer, folder = start(tmp_path / "m", TEXT * 4, **settings)
     progress = trainer.run(folder)
     shares = np.array([TEXT.count(character) / len(TEXT) for character in set(TEXT)])
     assert progress.best.validation_loss < 0.2 * -(shares * np.log(shares)).sum()
@@ -404,19 +377,30 @@ def clock(monkeypatch):
     return clock
 
 
-def test_evaluations_are_evenly_spaced_and_change_no_weight(tmp_path):
-    plain, evaluated = Watcher(), Watcher()
-    for name, watcher, evaluations in (("plain", plain, 1), ("evaluated", evaluated, 6)):
-        trainer, folder = start(tmp_path / name)
-        trainer.evaluations = evaluations
-        trainer.run(folder, [watcher])
+WHOLE = {"dropout": 0.4, "epochs": 4}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The progress and the display of an uninterrupted run with the settings WHOLE."""
+    trainer, folder = start(tmp_path_factory.mktemp("whole") / "m", **WHOLE)
+    watcher = Watcher()
+    return trainer.run(folder, [watcher]), watcher
+
+
+def test_evaluations_are_evenly_spaced_and_change_no_weight(tmp_path, whole):
+    _, plain = whole
+    trainer, folder = start(tmp_path / "m", **WHOLE)
+    trainer.evaluations = 6
+    evaluated = Watcher()
+    trainer.run(folder, [evaluated])
     assert plain.evaluations == []
-    num_updates = len(evaluated.fractions) // 3
+    num_updates = len(evaluated.fractions) // 4
     expected = [count / 6 for count in range(1, 6)]
     assert [fraction for _, fraction in evaluated.evaluations] == pytest.approx(expected, abs=1 / num_updates)
     assert all(0 < loss < 5 for loss, _ in evaluated.evaluations)
     for weights, others in zip(plain.weights, evaluated.weights, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(weights, others, strict=True))
+        assert same(weights, others)
 
 
 @pytest.mark.usefixtures("clock")
@@ -478,35 +462,43 @@ def test_max_minutes_includes_the_time_before_an_interruption(tmp_path, clock):
     assert again.fractions == []
 
 
-@one_cell
-def test_training_is_bit_exact_for_a_seed_and_differs_between_seeds(tmp_path, cell):
-    settings = {"cell": cell, "dropout": 0.4, "epochs": 2}
-    weights = {}
-    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        trainer, folder = start(tmp_path / name, **settings, seed=seed)
-        watcher = Watcher()
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell != "lstm"])
+def test_training_is_bit_exact_for_a_seed(tmp_path, cell):
+    """The test of resumed runs shows it of an LSTM."""
+    watchers = Watcher(), Watcher()
+    for number, watcher in enumerate(watchers):
+        trainer, folder = start(tmp_path / str(number), cell=cell, dropout=0.4, epochs=2)
         trainer.run(folder, [watcher])
-        weights[name] = watcher.weights[-1]
-    assert same(weights["a"], weights["b"])
-    assert not same(weights["a"], weights["c"])
+    assert same(*(watcher.weights[-1] for watcher in watchers))
+
+
+def test_initial_weights_batches_and_resets_differ_between_seeds(tmp_path):
+    weights, batches, resets = [], [], []
+    for seed in (7, 8):
+        trainer, folder = start_loop(tmp_path / str(seed), seed=seed, epochs=1)
+        weights.append(trainer.averaged_model.get_weights())
+        update, given = trainer.optimization.update, []
+        trainer.optimization.update = lambda *a, update=update, given=given: given.append(a) or update(*a)
+        trainer.run(folder)
+        batches.append([inputs for inputs, *_ in given])
+        resets.append([kept for _, _, _, kept, _ in given])
+    for values in (weights, batches, resets):
+        assert not same(*values)
 
 
 @pytest.mark.parametrize("moment", [pytest.param("epoch", marks=pytest.mark.slow), "window"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, moment):
-    settings = {"dropout": 0.4, "epochs": 4}
-    trainer, folder = start(tmp_path / "whole", **settings)
-    whole = Watcher()
-    expected = trainer.run(folder, [whole])
-
-    trainer, folder = start(tmp_path / "parts", **settings)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, whole, moment):
+    expected, uninterrupted = whole
+    trainer, folder = start(tmp_path / "parts", **WHOLE)
     watcher = Watcher(at_epoch=interrupt(2)) if moment == "epoch" else Watcher(at_window=interrupt(26))
     with pytest.raises(KeyboardInterrupt):
         trainer.run(folder, [watcher])
     assert folder.progress().epochs == 2
     rest = Watcher()
-    progress = prepare(**settings)[0].run(RunFolder(folder.path), [rest])
+    progress = prepare(**WHOLE)[0].run(RunFolder(folder.path), [rest])
     assert [epoch.loss for epoch in progress.history] == [epoch.loss for epoch in expected.history]
-    assert same(rest.weights[-1], whole.weights[-1])
+    assert same(rest.weights[-1], uninterrupted.weights[-1])
 
 
 def test_an_interruption_is_checked_after_every_update_and_in_validation(tmp_path, monkeypatch):
@@ -528,13 +520,3 @@ def test_early_stopping_ends_a_run_after_patience_epochs(tmp_path):
     assert prepare(epochs=6, patience=2)[0].run(folder) == progress
     trainer, folder = start_loop(tmp_path / "n", losses, epochs=6, patience=3)
     assert trainer.run(folder).epochs == 6
-
-
-def test_accuracy_is_the_share_of_known_tokens_predicted(tmp_path):
-    trainer, folder = start(tmp_path / "m", text=TEXT + "the cXt sat on the mat" * 6, epochs=1, ema=0)
-    last = trainer.run(folder).last
-    streams, unknown = trainer.dataset.validation, trainer.dataset.tokenizer.special.unknown
-    inputs, targets = (np.concatenate(parts).T for parts in zip(*streams.batches(), strict=True))
-    expected = np.argmax(trainer.averaged_model(inputs, training=False), axis=-1) == targets
-    assert last.accuracy == pytest.approx(expected[targets != unknown].mean())
-    assert 0 < last.accuracy < 1
