@@ -12,7 +12,6 @@ from export.training.base_version import BaseVersion
 from tests.unit.contract.imported_files import MADE
 from tests.unit.export.repository.stored import store
 from tests.unit.export.texts import corpus_of
-from tests.unit.export.trainings import store_trained
 
 WANTED = {"name": "new", "corpus": "c.txt", "from": "base"}
 
@@ -85,9 +84,3 @@ def test_a_lineage_has_the_bases_of_the_base(tmp_path):
     own = Ancestor(name="base", version=1, weights_sha256="b" * 64, corpus="book.txt", corpus_sha256="a" * 64)
     assert lineage == Lineage(ancestors=(own, first), added_tokens=("?", "é"))
     assert lineage.base == "base:1"
-
-
-def test_a_stored_model_is_a_base(tmp_path):
-    """The helper of other tests writes what `publish` writes."""
-    store_trained(tmp_path, cell="gru")
-    assert BaseVersion.find("base", tmp_path).complete(load_config(None, WANTED)).cell == "gru"
