@@ -39,7 +39,6 @@ class FakeServer:
         self.models = {}
         self.down = False
         self.down_for_calls = False
-        self.num_resets = 0
         self.num_calls = 0
         self.bits = 0.0
 
@@ -54,10 +53,10 @@ class FakeServer:
         ]
 
     def reset(self):
-        self.num_resets = self.num_resets + 1
+        pass
 
     def close(self):
-        self.closed = True
+        pass
 
     def predict(self, _model, _signature, inputs, outputs, vocab_size):
         if self.down or self.down_for_calls:
@@ -78,9 +77,10 @@ def add(folder, name, version, **fields):
     home.mkdir(parents=True)
     write(home, GeneratorCard(**{**FIELDS, "name": name, **fields}), CharacterTokenizer.train("abc"))
     config = folder / "models.config"
-    if f'"{name}"' not in config.read_text():
+    text = config.read_text() if config.exists() else "model_config_list {}"
+    if f'"{name}"' not in text:
         entry = f'config {{ name: "{name}" base_path: "/models/{name}" }} }}'
-        config.write_text(config.read_text().rstrip()[:-1] + entry)
+        config.write_text(text.rstrip()[:-1] + entry)
 
 
 def label(folder, **labels):

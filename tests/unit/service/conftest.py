@@ -20,7 +20,6 @@ def two_versions(tmp_path):
     """A repository with both versions, in the test's own directory."""
     from tests.registries import add
 
-    (tmp_path / "models.config").write_text("model_config_list {}")
     for version in (1, 2):
         add(tmp_path, "demo", version)
     return tmp_path

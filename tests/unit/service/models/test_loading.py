@@ -38,7 +38,6 @@ def held_probe(model_registry, server, name, version=1):
 @pytest.fixture
 def repository(tmp_path):
     """A repository of two models, one of them with three versions."""
-    (tmp_path / "models.config").write_text("model_config_list {}")
     for version in (1, 2, 3):
         add(tmp_path, "demo", version)
     add(tmp_path, "large", 1)

@@ -84,7 +84,6 @@ def test_auto_chooses_float32_on_an_unknown_cpu(tmp_path, monkeypatch, content):
 
 def test_the_choice_needs_no_call_and_is_that_of_the_probe_and_all_calls(tmp_path, monkeypatch, on_cpu):
     on_cpu(INTEL, AMX)
-    (tmp_path / "models.config").write_text("model_config_list {}")
     check = PrecisionCheck(text="sampled", tokens=1000, float32=1.5, bfloat16=1.5)
     add(tmp_path, "demo", 1, precision_check=check)
     server, names = FakeServer(), []

@@ -19,11 +19,6 @@ from tests.registries import FakeServer, PolledRegistry, add, label, only
 
 
 @pytest.fixture
-def server():
-    return FakeServer()
-
-
-@pytest.fixture
 def model_registry(server, tmp_path):
     (tmp_path / "models.config").write_text("model_config_list {}")
     return PolledRegistry(tmp_path, only(server))
@@ -69,7 +64,6 @@ def test_a_model_that_a_request_may_not_use_does_not_exist_for_it(model_registry
 
 
 def test_a_default_model_that_a_request_may_not_use_does_not_exist_for_it(server, tmp_path):
-    (tmp_path / "models.config").write_text("model_config_list {}")
     for name in ("demo", "other", "secret"):
         add(tmp_path, name, 1)
     model_registry = PolledRegistry(tmp_path, only(server), default_model="secret@stable")
@@ -110,7 +104,6 @@ def test_the_fingerprint_depends_on_weights_and_code_but_not_on_the_name(model_r
 
 
 def test_decode_steps_are_limited_by_max_chunk_and_by_the_card(server, tmp_path):
-    (tmp_path / "models.config").write_text("model_config_list {}")
     add(tmp_path, "demo", 1, max_decode_steps=16)
     server.models = {"demo": {1: ""}}
     for bound, expected in ((1, 1), (8, 8), (100, 16)):
@@ -274,7 +267,6 @@ class Fleet:
     """Several model servers by their addresses, and a model registry over them."""
 
     def __init__(self, folder, *names):
-        (folder / "models.config").write_text("model_config_list {}")
         self.servers = {name: FakeServer() for name in names}
         for server in self.servers.values():
             server.models = {"demo": {1: ""}}
