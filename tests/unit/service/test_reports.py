@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -98,20 +99,13 @@ def test_a_report_that_takes_too_much_memory_is_refused():
 
 
 def test_a_cancelled_report_ends_at_once():
-    slow, raised = process(pattern=SLOW, generated=["a" * 60]), []
-
-    def run():
-        try:
-            slow.run()
-        except ClientGone as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    until(lambda: slow._process)
-    slow.cancel(ClientGone())
-    thread.join(timeout=30)
-    assert len(raised) == 1
+    slow = process(pattern=SLOW, generated=["a" * 60])
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(slow.run)
+        until(lambda: slow._process)
+        slow.cancel(ClientGone())
+        with pytest.raises(ClientGone):
+            running.result(timeout=30)
     with pytest.raises(ClientGone):
         slow.run()
 

@@ -1,8 +1,8 @@
 """Uploads and streams of events have limits; operations on models are waited for, up to a limit."""
 
 import concurrent.futures
+import contextlib
 import io
-import threading
 
 import pytest
 
@@ -38,18 +38,13 @@ def test_streams_are_limited_of_a_tenant_and_in_all():
 def test_concurrent_streams_do_not_exceed_the_limit():
     streams, opened = EventStreams(400), []
 
-    def add():
-        for _ in range(20):
-            try:
+    def add(_):
+        with contextlib.suppress(errors.Overloaded):
+            for _ in range(20):
                 opened.append(streams.add("a"))
-            except errors.Overloaded:
-                return
 
-    threads = [threading.Thread(target=add) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        list(pool.map(add, range(10)))
     assert len(opened) == 50
 
 

@@ -3,6 +3,7 @@
 import itertools
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -177,35 +178,25 @@ def test_a_search_holds_memory_for_the_expansions_of_all_prompts(service):
 def test_a_search_is_the_same_among_other_requests(service, fields):
     alone = service.results("abc", max_tokens=3, **fields)
     others = [service.start("hello", max_tokens=200, seed=seed) for seed in range(8)]
-    threads = [threading.Thread(target=other.results) for other in others]
-    for thread in threads:
-        thread.start()
-    assert service.results("abc", max_tokens=3, **fields) == alone
-    for thread in threads:
-        thread.join(timeout=10)
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(other.results) for other in others]
+        assert service.results("abc", max_tokens=3, **fields) == alone
+    assert [each.exception() for each in running] == [None] * 8
 
 
 def test_streams_go_on_beside_a_search(start_service):
     service = start_service(max_search_tokens=100_000, max_calls=1)
     search = service.start("abc", top_texts=70, max_tokens=40, ignore_eos=True)
-    errors = []
-
-    def run():
-        with pytest.raises(ClientGone) as error:
-            search.results()
-        errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    until(lambda: service.calls().count("next_logprobs") > 20)
-    num_before = len(service.calls())
-    assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
-    calls = service.calls()[num_before:]
-    assert "next_logprobs" in calls
-    assert thread.is_alive()
-    search.request.cancel()
-    thread.join(timeout=10)
-    assert errors
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(search.results)
+        until(lambda: service.calls().count("next_logprobs") > 20)
+        num_before = len(service.calls())
+        assert len(service.results("hello", n=8, max_tokens=64, ignore_eos=True)) == 8
+        assert "next_logprobs" in service.calls()[num_before:]
+        assert not searching.done()
+        search.request.cancel()
+        with pytest.raises(ClientGone):
+            searching.result(timeout=10)
     until(lambda: service.admission.num_sequences == 0)
 
 

@@ -4,6 +4,7 @@ import http.client
 import logging
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
@@ -182,13 +183,12 @@ def test_scrapes_are_consistent_during_concurrent_writes(metrics, server):
         for number in range(num_writes):
             happen(metrics, ModelVersion("demo", number % 5))
 
-    writers = [threading.Thread(target=write) for _ in range(num_writers)]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        families = {family.name: family for family in parse(get(server)[2])}
-        samples = families["sostenuto_inter_token_latency_seconds"].samples
-        counts.append(sum(sample.value for sample in samples if sample.name.endswith("_count")))
+    with ThreadPoolExecutor(num_writers) as pool:
+        writers = [pool.submit(write) for _ in range(num_writers)]
+        while not all(writer.done() for writer in writers):
+            families = {family.name: family for family in parse(get(server)[2])}
+            samples = families["sostenuto_inter_token_latency_seconds"].samples
+            counts.append(sum(sample.value for sample in samples if sample.name.endswith("_count")))
     assert counts == sorted(counts)
     name = "inter_token_latency_seconds_count"
     total = sum(value(metrics, name, model="demo", version=str(number)) for number in range(5))

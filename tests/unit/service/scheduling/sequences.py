@@ -10,9 +10,9 @@ import numpy as np
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sampling import SamplingParams
 from service.scheduling.scheduler import Scheduler
-from service.scheduling.sequence import ModelVersion, Sequence
+from service.scheduling.sequence import ModelVersion
 from service.settings import Settings
-from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver
+from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, make_sequence
 
 SHAPES = BatchLimits(batch_sizes=(8, 16), max_steps=8, max_length=16)
 MODEL = ModelVersion("fake", 1)
@@ -43,21 +43,11 @@ class CountingScheduler(Scheduler):
 
 
 class Text:
-    def __init__(self, prompt=(7,), max_tokens=20, seed=0, choice=0, model=MODEL, end_id=END, sampling=None, **more):
+    def __init__(self, prompt=(7,), choice=0, model=MODEL, **more):
         self.events = queue.SimpleQueue()
-        self.sequence = Sequence(
-            version=model,
-            prompt_ids=np.array(prompt, np.int32),
-            max_tokens=max_tokens,
-            sampling=sampling or SamplingParams(),
-            seed=seed,
-            random_stream=choice,
-            end_id=end_id,
-            deliver=self.events.put,
-            state=np.zeros(STATE_SIZE, np.float32),
-            seen_ids=np.zeros(0, np.int32),
-            **more,
-        )
+        fields = {"max_tokens": 20, "seed": 0, "end_id": END, "state": np.zeros(STATE_SIZE, np.float32), **more}
+        fields |= {"version": model, "prompt_ids": np.array(prompt, np.int32), "random_stream": choice}
+        self.sequence = make_sequence(**fields, deliver=self.events.put)
 
     def finish(self, timeout=10):
         """Return all token ids and how the sequence finished: a reason or an error."""

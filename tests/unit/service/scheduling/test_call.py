@@ -15,16 +15,15 @@ WIDTH = 4
 
 def sequences(signature):
     """Return two sequences for a call of a signature."""
-    fields = {"state": np.zeros(WIDTH, np.float32), "num_top": 5, "index": 0}
-    if signature.startswith("decode"):
-        return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
-    fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "prefill_signature": signature, "max_tokens": 0}
-    fields |= {
-        "hidden_sum": np.zeros(WIDTH, np.float32) if signature == "embed" else None,
-        "requested_activations": (("hidden_1", WIDTH),) if signature == "inspect" else (),
-        "returns_state": True,
-    }
-    return tuple(make_sequence(**{**fields, "index": index}) for index in range(2))
+    fields = {"state": np.zeros(WIDTH, np.float32), "num_top": 5}
+    if not signature.startswith("decode"):
+        fields |= {"prompt_ids": np.arange(1, 6, dtype=np.int32), "prefill_signature": signature, "max_tokens": 0}
+        fields |= {"returns_state": True}
+    if signature == "embed":
+        fields["hidden_sum"] = np.zeros(WIDTH, np.float32)
+    if signature == "inspect":
+        fields["requested_activations"] = (("hidden_1", WIDTH),)
+    return tuple(make_sequence(**fields, index=index) for index in range(2))
 
 
 @pytest.mark.parametrize(
