@@ -1,7 +1,6 @@
 """Save and resume: a completion over several requests is that of one, wherever it is cut and however it ends."""
 
 import itertools
-import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ from service.errors import DeadlineExceeded, InvalidRequest, ShuttingDown, State
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, FakeBackend
 from tests.unit.service.engines import CHARACTERS, Service
+from tests.waiting import until
 
 TOTAL = 40
 CHUNK = 8  # tokens that the fake model samples in a call
@@ -293,6 +293,15 @@ def test_a_checkpoint_has_the_token_counts_that_penalties_need(service):
         assert dict(opened(service, result).token_counts) == expected
 
 
+def cut_short(service, generation, num_calls):
+    """Stop a scheduler, of one call at a time, after the first calls of a request."""
+    service.backend.release(num_calls)
+    until(lambda: len(service.backend.calls) == num_calls + 1)
+    service.scheduler.stop(ShuttingDown("good night"))
+    with pytest.raises(ShuttingDown):
+        generation.results()
+
+
 @pytest.mark.parametrize("how", ["deadline", "drain"])
 def test_a_request_that_is_cut_short_has_partial_outputs(start_service, how):
     other = start_service()
@@ -302,11 +311,12 @@ def test_a_request_that_is_cut_short_has_partial_outputs(start_service, how):
     fields = {"seed": seed, "max_tokens": 60, "n": 2, "return_state": True}
     fields["timeout_s"] = 2.0 if how == "deadline" else 60.0
     generation = service.start("abc", **fields)
-    backend.release(3)
     if how == "drain":
-        threading.Timer(2.0, lambda: service.scheduler.stop(ShuttingDown("good night"))).start()
-    with pytest.raises(DeadlineExceeded if how == "deadline" else ShuttingDown):
-        generation.results()
+        cut_short(service, generation, num_calls=3)
+    else:
+        backend.release(3)
+        with pytest.raises(DeadlineExceeded):
+            generation.results()
     rest = generation.partial_outputs()
     generation.request.close()
     assert [result.index for result in rest] == [0, 1]
@@ -326,13 +336,9 @@ def test_partial_outputs_without_resume_tokens_include_held_back_text(start_serv
     for _ in range(2):
         # The second time the last character may begin one, and is held back.
         stop = [text[-1] + "?" for text in texts]
-        backend = FakeBackend(held=True)
-        service = start_service(backend, max_calls=1)
-        fields = {"seed": seed, "max_tokens": 60, "stop": stop, "timeout_s": 2.0, "return_state": is_gone}
-        generation = service.start("abc", **fields)
-        backend.release(2)
-        with pytest.raises(DeadlineExceeded):
-            generation.results()
+        service = start_service(FakeBackend(held=True), max_calls=1)
+        generation = service.start("abc", seed=seed, max_tokens=60, stop=stop, return_state=is_gone)
+        cut_short(service, generation, num_calls=2)
         (result,) = generation.partial_outputs(with_resume_tokens=not is_gone)
         generation.request.close()
         assert (result.index, result.finish_reason, result.resume_token) == (0, None, None)
@@ -373,22 +379,19 @@ def test_a_resume_token_of_another_tenant_model_or_version_is_refused(service):
 
 
 @pytest.mark.parametrize("model", ["characters", "characters backward"])
-def test_a_deadline_during_prefill_loses_no_held_back_text(start_service, service, model):
+def test_an_end_during_prefill_loses_no_held_back_text(start_service, service, model):
     plains = ((seed, *parts(service, model, [20], seed=seed, text="abcabc")) for seed in range(100))
     seed, plain = next((seed, plain) for seed, plain in plains if plain.finish_reason == "length")
     ending = plain.text[:2] if "backward" in model else plain.text[-2:]
     stop = "?" + ending if "backward" in model else ending + "?"
     first = parts(service, model, [20], seed=seed, text="abcabc", stop=[stop])[0]
     assert opened(service, first).held_back in (ending, ending[::-1])
-    backend = FakeBackend(held=True)
-    slow = start_service(backend, max_calls=1)
+    slow = start_service(FakeBackend(held=True), max_calls=1)
     slow.engine._resume_tokens = service.engine._resume_tokens
     fields = {**given_text(model, "xyz" * 9), "model": model, "state": first.resume_token, "seed": None, "logprobs": 0}
     fields |= {"echo": True, "max_tokens": 9, "return_state": True}
-    generation = slow.start(**fields, timeout_s=2.0)
-    backend.release(1)
-    with pytest.raises(DeadlineExceeded):
-        generation.results()
+    generation = slow.start(**fields)
+    cut_short(slow, generation, num_calls=1)
     (rest,) = generation.partial_outputs()
     generation.request.close()
     assert rest.text == ("xyz" * 9 + ending if "backward" in model else ending + "xyz" * 9)
