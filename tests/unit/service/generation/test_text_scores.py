@@ -206,22 +206,17 @@ def test_the_percentile_is_that_among_held_out_texts(service, set_held_out):
         assert scored(service, TEXT, carry_state=True)[0]["percentile"] is None
 
 
-def test_texts_are_whole_by_default_for_models_of_few_short_documents(service, set_held_out):
-    """They have no scores of held-out texts, but a training filter of documents."""
-    for kind, filter_kind in ((None, "documents"), (None, "spans"), ("lines", "documents"), ("documents", "spans")):
-        set_held_out(kind, [1.0] * 101, filter_kind)
-        assert processor(service, "abc", whole=None).is_whole == ((kind or filter_kind) == "documents")
-
-
-def test_texts_are_whole_by_default_for_models_of_short_documents(service, set_held_out):
-    for kind in ("documents", "lines", None):
-        set_held_out(kind, [1.0] * 101)
-        for whole in (None, True, False):
-            job = processor(service, "abc", whole=whole)
-            (score,) = job.results()
-            assert job.is_whole == (kind == "documents" if whole is None else whole)
-            assert score["num_tokens"] == (4 if job.is_whole else 2)
-            assert (score["percentile"] is None) == (kind is None or job.is_whole != (kind == "documents"))
+@pytest.mark.parametrize("kind", ["documents", "lines", None])
+@pytest.mark.parametrize("filter_kind", ["documents", "spans", None])
+def test_texts_are_whole_by_default_for_models_of_short_documents(service, set_held_out, kind, filter_kind):
+    """A model of few documents has no scores of held-out texts, but a training filter of documents."""
+    set_held_out(kind, [1.0] * 101, filter_kind)
+    for whole in (None, True, False):
+        job = processor(service, "abc", whole=whole)
+        (score,) = job.results()
+        assert job.is_whole == ((kind or filter_kind) == "documents" if whole is None else whole)
+        assert score["num_tokens"] == (4 if job.is_whole else 2)
+        assert (score["percentile"] is None) == (kind is None or job.is_whole != (kind == "documents"))
 
 
 @pytest.mark.parametrize(
