@@ -141,13 +141,6 @@ def test_only_the_possible_beginning_of_a_stop_string_is_held_back():
     assert texts == ["ab", "ca"]
 
 
-def test_a_token_after_an_incomplete_character_has_the_next_offset():
-    """Bytes that prove to be no character are one U+FFFD with an offset of its own."""
-    half, a = BYTE_IDS[0xE2], BYTE_IDS[ord("a")]
-    _, logprobs, _, _ = made([a, half, a, a], [], every(1), backward=False)
-    assert logprobs.text_offset == [0, 1, 2, 3]
-
-
 TEXT = st.text("ab", max_size=40)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=4)
 
@@ -168,10 +161,3 @@ def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
         assert found is None
         pending = [n for stop in stops for n in range(len(stop)) if n and text.endswith(stop[:n])]
         assert finder.num_pending == max(pending, default=0)
-
-
-def test_a_repetitive_stop_string_is_found_without_rescanning():
-    finder = StopFinder(["a" * 999 + "b"])
-    assert finder.feed("a" * 5000) is None
-    assert finder.num_pending == 999
-    assert finder.feed("b") == (1, 1000)
