@@ -26,7 +26,7 @@ FIELDS = {
     "seed": 0,
     "html": False,
 }
-SLOW, ROWS = "(a|a)*b", [{"a": 1}]
+SLOW = "(a|a)*b"
 
 
 pytestmark = pytest.mark.usefixtures("path_of_sdk")
@@ -37,20 +37,11 @@ def process(max_s=500.0, **fields):
     return ReportProcess({**FIELDS, "generated": ["ab"], "training": ["ac"], **limits, **fields}, max_s)
 
 
-def test_a_report_is_computed_by_a_process_and_has_a_page_if_it_is_asked_for():
-    report = process(html=True).run()
-    assert report["generated"]["nearest"]["pairs"][0]["edits"] == 1
-    assert report["html"].startswith("<!doctype html>")
-    assert "novel" in report["summary"]
-    assert process().run()["html"] is None
-
-
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
         ({"pattern": "("}, "pattern", "pattern must be a regular expression"),
         ({"training": ["x"] * 1001}, "training", "training must have at most 1000 records, got 1001"),
-        ({"training": ROWS, "generated": ROWS, "held_out": [{"b": 1}]}, "held_out", "held_out must have the column"),
     ],
 )
 def test_an_invalid_field_is_named(fields, param, message):
@@ -64,13 +55,13 @@ def test_a_file_is_read_by_the_process(tmp_path):
     file = {"path": str(tmp_path / "file"), "name": "list.ndjson"}
     report = process(training=None, training_file=file).run()
     assert (report["training"]["name"], report["training"]["records"]) == ("list.ndjson", 2)
+    assert report["html"] is None
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"\xff", r"list\.txt must be UTF-8, got byte 0xff"),
-        (b"\n", r"list\.txt must have at least one record, got none"),
         (b"a\n" * 1001, r"list\.txt must have at most 1000 records, got 1001"),
         (None, r"cannot read list\.txt: No such file or directory"),
     ],

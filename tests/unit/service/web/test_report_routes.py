@@ -15,6 +15,7 @@ def test_a_report_compares_lists(site):
     assert (report["object"], report["schema_version"], report["held_out"]) == ("report", 1, None)
     assert (report["generated"]["novel"], report["training"]["records"]) == (1, 2)
     assert report["html"].startswith("<!doctype html>")
+    assert "novel" in report["summary"]
 
 
 @pytest.mark.parametrize(
