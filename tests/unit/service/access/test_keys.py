@@ -121,16 +121,6 @@ def test_every_key_costs_one_constant_time_comparison(path, monkeypatch):
     assert [[len(digest) for digest in both] for both in compared] == [[64, 64]] * 3
 
 
-def test_added_and_revoked_keys_take_effect_without_a_restart(path):
-    first, first_presented = add(path)
-    ring = KeyRing(path)
-    second, presented = add(path)
-    assert ring.find(presented) == second
-    revoke_keys(path, [first.id])
-    assert refusal(ring, first_presented) == "the API key is invalid"
-    assert ring.find(presented) == second
-
-
 def test_a_revoked_key_ends_what_runs_with_it(path, monkeypatch):
     """Once, and nothing that has ended before or runs with another key; an edit of its limits is no revocation."""
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.01)

@@ -90,13 +90,6 @@ def test_an_invalid_parameter_is_refused_by_name(site, query):
     assert (response.status_code, response.json["error"]["param"]) == (400, query.partition("=")[0])
 
 
-@pytest.mark.parametrize("query", ["", "&vocabulary=false", "&offset=3&count=2"])
-def test_without_the_flag_there_is_no_vocabulary(site, query):
-    response = site.client.get(f"/tokenizer_info?model=characters{query}")
-    assert response.status_code == 200
-    assert "vocabulary" not in response.json
-
-
 def test_a_large_vocabulary_is_listed_in_pages_within_their_memory(make_site, serve, large, monkeypatch):
     serve(large)
     site, held = make_site(), []
