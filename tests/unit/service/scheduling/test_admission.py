@@ -69,15 +69,7 @@ def test_a_sequence_that_alone_exceeds_a_limit_is_invalid(context, cost, message
     assert caught.value.param == "input"
 
 
-def test_many_choices_leave_a_third_of_the_queue_to_other_requests():
-    admissions = control(30, 10_000)
-    assert len(admissions.open(RequestContext()).admit([1] * 10_000)) == 20
-    fill(admissions, 10)
-    with pytest.raises(Overloaded):
-        admissions.open(RequestContext()).admit([1])
-
-
-def test_requests_with_many_choices_share_equally():
+def test_requests_with_many_choices_share_two_thirds_of_the_queue_equally():
     admissions = control(30, 10_000)
     first, second = admissions.open(RequestContext()), admissions.open(RequestContext())
     releases = first.admit([1] * 100)

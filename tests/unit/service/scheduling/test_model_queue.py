@@ -64,14 +64,6 @@ def kind(call):
     return "decode" if call.sequences[0].num_generated else "first decode"
 
 
-def test_new_sequences_get_a_short_call_of_their_own_before_running_ones_continue(queue):
-    add_running(queue, 30)
-    new = add(queue, 3)
-    call = queue.next_call(1, 2)
-    assert call.sequences == tuple(new)
-    assert (call.batch_size, call.size) == (8, FIRST_DECODE_STEPS)
-
-
 def test_a_prefilled_prompt_decodes_at_once(queue):
     add_running(queue, 30)
     add_prompts(queue, 16)
@@ -258,8 +250,8 @@ def test_sequences_that_fit_into_one_call_wait_for_a_prefill_that_completes_prom
     assert (queue.next_call(1, 2) is None) == waits
 
 
-@pytest.mark.parametrize(("num_running", "joins"), [(6, True), (7, False)])
-def test_running_sequences_fill_up_the_first_decode_call_of_others(queue, num_running, joins):
+@pytest.mark.parametrize(("num_running", "joins"), [(6, True), (7, False), (30, False)])
+def test_new_sequences_get_a_short_call_first_which_running_ones_fill_up(queue, num_running, joins):
     running = add_running(queue, num_running)
     new = add(queue, 2)
     add_running(queue, 1, sampling=PENALTY)
