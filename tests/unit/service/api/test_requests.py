@@ -278,8 +278,9 @@ def test_an_invalid_field_of_another_request_is_named(kind, fields, message):
         ({"prompt": [[]] * 1_000_000}, "prompt must have at most 4096 items"),
         ({"prompt": ["a"] * 1_000_000}, "prompt must have at most 4096 items"),
         ({"logit_bias": {str(i): 101 for i in range(200_000)}}, "logit_bias must have at most 1024 items"),
+        ({f"u{i}": 1 for i in range(100_000)}, "^unknown field 'u0'$"),
     ],
-    ids=["numbers", "stop strings", "lists", "prompts", "biases"],
+    ids=["numbers", "stop strings", "lists", "prompts", "biases", "unknown fields"],
 )
 def test_a_million_invalid_items_are_one_error(fields, message):
     """Validation stops at the first one: no list of a million errors is built."""
