@@ -17,7 +17,6 @@ from service.errors import (
 )
 from service.generation.choice import TextDelta
 from service.generation.logprobs import Logprobs
-from service.models.registry import ServedModel
 from service.scheduling.queues import BatchLimits
 from service.scheduling.sequence import Result
 from tests.fakes import VOCABULARY, FakeBackend, scores_of, states_after
@@ -143,8 +142,7 @@ def test_special_tokens_of_a_prompt_have_logprob_entries_but_no_text(service):
 
 def test_penalties_do_not_depend_on_the_decode_steps_of_a_call(start_service, service):
     (result,) = service.results(frequency_penalty=2.0, max_tokens=40)
-    slow, model = start_service(), Models().find("characters")
-    model = ServedModel(model.ref, model.card, model.tokenizer, BatchLimits((8,), 1, 4), "fp")
+    slow, model = start_service(), replace(Models().find("characters"), batch_limits=BatchLimits((8,), 1, 4))
     slow.engine._model_registry.find = lambda *_, **__: model
     assert slow.results(frequency_penalty=2.0, max_tokens=40) == [result]
     assert result != service.results(max_tokens=40)[0]

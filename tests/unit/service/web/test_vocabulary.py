@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from tokenizers import Tokenizer
@@ -9,7 +10,6 @@ from tokenizers import Tokenizer
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.access.keys import KeyLimits
 from service.context import MemoryLease
-from service.models.registry import ServedModel
 from tests.unit.service.engines import CHARACTERS, WORDS, Models
 
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -30,12 +30,7 @@ def serve(monkeypatch):
 
     def serve(tokenizer):
         find = Models.find
-
-        def find_other(self, name, seed=None, **_):
-            model = find(self, name, seed)
-            return ServedModel(model.ref, model.card, tokenizer, model.batch_limits, model.fingerprint)
-
-        monkeypatch.setattr(Models, "find", find_other)
+        monkeypatch.setattr(Models, "find", lambda *args, **more: replace(find(*args, **more), tokenizer=tokenizer))
 
     return serve
 
