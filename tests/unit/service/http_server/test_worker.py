@@ -328,6 +328,13 @@ def test_a_body_beyond_the_limit_is_not_received(gunicorn, framing):
         assert b"must be at most 1048576 bytes" in answer
 
 
+def test_a_malformed_chunked_body_reaches_the_application_at_once(gunicorn):
+    """Its size is no number or negative, or the end of a chunk is missing."""
+    for body in (b"zz\r\n", b"-1\r\n{}", b"2\r\n{}X0\r\n\r\n"):
+        with gunicorn.connect(POST % b"Transfer-Encoding: chunked" + body) as sender:
+            assert read_all(sender).startswith(b"HTTP/1.1 400 "), body
+
+
 def test_an_upload_in_long_chunk_lines_does_not_end_the_worker(gunicorn):
     """Each line is within its limit, and few bytes are data; together they need more than the whole memory."""
     line = b"100;" + b"x" * 8000 + b"\r\n" + b"d" * 256 + b"\r\n"
