@@ -43,7 +43,7 @@ def get(site, query=""):
 @pytest.mark.parametrize("model", ["characters", "words"])
 def test_the_vocabulary_has_every_token_with_its_id_and_marks_special_ones(site, model):
     tokenizer = {"characters": CHARACTERS, "words": WORDS}[model]
-    plain = site.client.get(f"/tokenizer_info?model={model}").json
+    plain = site.client.get(f"/tokenizer_info?model={model}&vocabulary=false&offset=3&count=2").json
     body = site.client.get(f"/tokenizer_info?model={model}&vocabulary=true").json
     found = body.pop("vocabulary")
     assert body == plain
