@@ -695,3 +695,17 @@ def test_a_change_of_a_model_that_is_retried_is_shown(open_page, gateway):
     card.wait_for(state="detached")
     assert sent == ["PATCH", "PATCH", "DELETE", "DELETE"]
     page.excuse_failed_loads()
+
+
+def test_without_keys_a_server_that_other_machines_reach_is_read_only(browser, start_gateway, tmp_path):
+    """There is no other key to enter, and the page of models offers no changes."""
+    gateway = start_gateway(published_host="192.0.2.1", training_dir=tmp_path / "training")
+    page = Train(browser.new_context().new_page(), gateway)
+    page.page.locator("#unavailable:not([hidden])", has_text="does not train without API keys").wait_for()
+    assert "SOSTENUTO_KEYS_FILE" in page.read("#unavailable")
+    assert page.page.is_hidden("#other-key")
+    page.page.goto(page.url + "models")
+    page.page.locator("#read-only:not([hidden])", has_text="has no API keys").wait_for()
+    buttons = page.page.locator(".cards button:visible, .cards a:visible").all_inner_texts()
+    assert buttons == ["Write with it", "Look inside"] * 2
+    page.page.context.close()

@@ -18,6 +18,7 @@ const [unavailable, unavailableTitle, unavailableHelp, unavailableCommand, other
 const DEFAULT_NAME = "my-text";
 const MAX_NAME = 40;
 const TYPICAL_CHARACTERS = 1_000_000;
+const KEYS_ADD = "sostenuto keys add --tenant NAME --role train --role generate --role read";
 
 let models = [];
 // Of the file name, for a new model.
@@ -83,11 +84,13 @@ async function explained(request) {
   } catch (error) {
     const reasons = {
       training_disabled: ["This server does not train", "Start it with its trainer, or train here and publish into its model repository:", "sostenuto serve"],
-      missing_role: [hasKey() ? "This API key may not train" : "This server does not train without API keys", `${sentence(error.message)} Ask the operator for a key with the role train:`, "sostenuto keys add --tenant NAME --role train --role generate --role read"],
+      missing_role: hasKey()
+        ? ["This API key may not train", `${sentence(error.message)} Ask the operator for a key with the role train:`, KEYS_ADD]
+        : ["This server does not train without API keys", `${sentence(error.message)} Set SOSTENUTO_KEYS_FILE, and create a key with the role train:`, KEYS_ADD],
     };
     if (!reasons[error.code]) throw error;
     [unavailableTitle.textContent, unavailableHelp.textContent, unavailableCommand.textContent] = reasons[error.code];
-    [unavailable.hidden, start.disabled, otherKey.hidden] = [false, true, error.code !== "missing_role"];
+    [unavailable.hidden, start.disabled, otherKey.hidden] = [false, true, error.code !== "missing_role" || !hasKey()];
     return null;
   }
 }
