@@ -229,7 +229,7 @@ NOT_RUN = {
     ".venv/bin/python -m benchmarks.": "takes minutes, and must be alone",
     "SOSTENUTO_KEYS_FILE=keys.json SOSTENUTO_HOST=0.0.0.0 make run": "opens a port to the network",
     "SOSTENUTO_PORTABLE=true make run": "serves until Ctrl-C",
-    "python -m model_server --host=10.0.0.1 ": "another machine's address",
+    "sostenuto model-server --host=10.0.0.1 ": "another machine's address",
     "SOSTENUTO_STATE_KEY_FILE=.sostenuto-state-key sostenuto serve ": "other machines' addresses",
     "sostenuto remove ": "asks for confirmation at a terminal",
     "sostenuto batch in.jsonl out.jsonl --ray": "a cluster; test_batch.py has one",
