@@ -24,7 +24,7 @@ from sostenuto_server.training import train  # noqa: F401 - entry point
 @click.command("model-server", add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def model_server(arguments: tuple[str, ...]) -> None:
-    """Serve a model repository over gRPC, as TensorFlow Serving does and with its options."""
+    """Serve a model repository as TensorFlow Serving does."""
     from model_server.__main__ import main  # noqa: PLC0415 - slow to import
 
     raise Exit(main(arguments))
