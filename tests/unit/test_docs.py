@@ -141,12 +141,16 @@ def test_commands_that_are_not_run_parse(text):
     """The options are the command's, and the settings of a training run are consistent."""
     from export.cli import program as exporter
     from export.config import DEFAULT_RECIPE, TrainConfig, load_config, recipe_path
+    from model_server.flags import parse as parse_flags
     from service import cli as service
     from sostenuto._cli.program import program as client
     from sostenuto_server.training import train
 
     words = shlex.split(text, comments=True)
     name, *arguments = words[words.index("sostenuto") + 1 :]
+    if name == "model-server":
+        parse_flags(arguments)
+        return
     commands = {**client.commands, **exporter.commands, "serve": service.serve, "demo": service.demo, "train": train}
     # Click keeps a command's help options of its first context, and other tests use `-h`.
     options = commands[name].make_context(name, arguments, help_option_names=["-h", "--help"]).params
