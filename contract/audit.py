@@ -50,7 +50,8 @@ def _open(path: Path) -> int:
         return os.open(path, flags)
     except FileNotFoundError:
         create_atomically(path, b"", mode=0o660 if is_shared(path.parent) else 0o600)
-        return os.open(path, flags)
+        # It may be a link to a file that does not exist, or be moved at this moment.
+        return os.open(path, flags | os.O_CREAT, 0o600)
 
 
 def record_action(action: str, actor: str, **details: object) -> None:

@@ -37,6 +37,12 @@ def test_in_a_directory_that_a_group_shares_its_other_users_write_too(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
+def test_a_link_to_a_file_that_does_not_exist_yet_is_followed(path, tmp_path):
+    path.symlink_to(tmp_path / "elsewhere.jsonl")
+    record(path, "train", "x")
+    assert len(lines(tmp_path / "elsewhere.jsonl")) == 1
+
+
 def test_without_a_file_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv("SOSTENUTO_AUDIT_FILE", raising=False)
     monkeypatch.chdir(tmp_path)
