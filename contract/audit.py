@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contract.files import create_atomically, is_shared
+from contract.files import create_atomically, private_mode
 
 VARIABLE = "SOSTENUTO_AUDIT_FILE"
 
@@ -49,7 +49,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, flags)
     except FileNotFoundError:
-        create_atomically(path, b"", mode=0o660 if is_shared(path.parent) else 0o600)
+        create_atomically(path, b"", mode=private_mode(path.parent))
         # It may be a link to a file that does not exist, or be moved at this moment.
         return os.open(path, flags | os.O_CREAT, 0o600)
 

@@ -95,6 +95,11 @@ def is_shared(directory: Path) -> bool:
     return bool(mode & stat.S_IWGRP and mode & stat.S_ISGID)
 
 
+def private_mode(directory: Path) -> int:
+    """Return the mode of a private file: only its owner may use it, in a directory that `is_shared` also its group."""
+    return 0o660 if is_shared(directory) else 0o600
+
+
 @contextlib.contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Lock a file, unless another process has; yield whether it is locked. The lock ends with the process."""

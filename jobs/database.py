@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
-from contract.files import create_atomically, is_shared
+from contract.files import create_atomically, private_mode
 
 # Of SQLite's lock, which another process's transaction holds for milliseconds.
 _BUSY_TIMEOUT_S = 30
@@ -252,7 +252,7 @@ def _create_sqlite(path: Path) -> None:
     """Create an empty database, private to its owner or, in a directory that is shared with a group, to that group."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # SQLite gives the files that it makes beside this one the same mode.
-    create_atomically(path, b"", mode=0o660 if is_shared(path.parent) else 0o600)
+    create_atomically(path, b"", mode=private_mode(path.parent))
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

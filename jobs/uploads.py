@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from contract.files import atomic_write, is_shared
+from contract.files import atomic_write, is_shared, private_mode
 
 RECORDS = (".jsonl", ".csv")
 # Of an archive: bytes that it unpacks to, and files.
@@ -52,7 +52,7 @@ class Uploads:
             if is_shared(self._directory.parent):
                 self._directory.chmod(0o2770)
         # A trainer that is another user may link a file only if it may write it, too.
-        with atomic_write(self.path(file_id), mode=0o660 if is_shared(self._directory) else 0o600) as file:
+        with atomic_write(self.path(file_id), mode=private_mode(self._directory)) as file:
             shutil.copyfileobj(content, file, _BLOCK_BYTES)
             return file.tell()
 
