@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from contract import signatures
+from contract.training_filter import SPANS
 from service.api.body import require
 from service.api.requests import (
     CompletionRequest,
@@ -20,8 +21,7 @@ from service.api.requests import (
 )
 from service.context import RequestContext
 from service.errors import GatewayError, InvalidRequest, StateRefused
-from service.generation.choice import IsCopy
-from service.generation.completion_processor import CompletionProcessor, completion_bytes
+from service.generation.completion_processor import CompletionProcessor, IsCopyOfPrompt, completion_bytes
 from service.generation.hidden_states import EmbeddingProcessor, InspectionProcessor, requested_activations
 from service.generation.next_words import NextWordsProcessor, last_word
 from service.generation.prompts import (
@@ -264,7 +264,7 @@ class Engine:
         require(not is_too_short, "max_tokens", limit, body.max_tokens)
         return match
 
-    def _copy_filter(self, model: ServedModel) -> IsCopy:
+    def _copy_filter(self, model: ServedModel) -> IsCopyOfPrompt:
         """Return a function that recognizes copies of training text; raise InvalidRequest without a filter."""
         training_filter = self._training_filters.get(model)
         if training_filter is None:
@@ -274,10 +274,10 @@ class Engine:
                 f"not_in_training must be false for model {name!r}: {has_none}", param="not_in_training"
             )
         contains, tokenizer = training_filter.contains, model.tokenizer
-        if not tokenizer.changes_text:
+        if training_filter.kind == SPANS or not tokenizer.changes_text:
             return contains
         # The filter has documents as the model generates them, and the prompt is as the client wrote it.
-        return lambda token_ids, text: contains(token_ids, tokenizer.decode(tokenizer.encode(text)))
+        return lambda ids, text, prompt_ids: contains(ids, tokenizer.decode(tokenizer.encode(text)), prompt_ids)
 
     def _encode(
         self,

@@ -18,7 +18,7 @@ from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Score
 # Candidates of a prompt: this many for each choice, and some more for a request of few choices.
 CANDIDATES_PER_CHOICE, MORE_CANDIDATES = 10, 90
 
-# Returns whether a text, given with its prompt and the token ids of both, is a copy of training text.
+# Returns whether a choice is a copy of training text: from its token ids and its text.
 IsCopy = Callable[[Sequence[int], str], bool]
 
 
@@ -315,8 +315,8 @@ class CandidateFilter:
     def decide(self, number: int, token_ids: Sequence[int], text: str) -> list[tuple[int, int | None]]:
         """Record a finished candidate; return all candidates that can now be decided, in order of their numbers.
 
-        Each has its rank among the accepted ones, or None if it is rejected. The token ids of prompt and candidate are
-        in the order of generation, their text is in reading order.
+        Each has its rank among the accepted ones, or None if it is rejected. Token ids and text are those that were
+        generated, without the prompt, in the order of generation.
         """
         self._finished[number] = token_ids, text
         decided: list[tuple[int, int | None]] = []

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
+import numpy as np
+
 from contract import signatures
 from service.api.requests import CompletionRequest
 from service.generation.choice import CandidateFilter, Choice, IsCopy, TextDelta
@@ -22,6 +24,12 @@ from service.scheduling.sampling import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
 from service.structured_outputs.patterns import Constraint
 
+# Returns whether a choice is a copy of training text: from its token ids, prompt and choice as one text in reading
+# order, and the prompt's token ids.
+IsCopyOfPrompt = abc.Callable[[abc.Sequence[int], str, np.ndarray], bool]
+
+# A choice: its objects and its part of the response (measured: 1,500 to 2,000).
+_CHOICE_BYTES = 2000
 # A generated token, in a queued result or a text: 40 as a list entry and its object, and a share of its event.
 _TOKEN_BYTES = 48
 # An entry of `prompt_logprobs` in JSON (measured: 68 for a character), which is joined, and copied into every choice.
@@ -42,7 +50,8 @@ def completion_bytes(
     num_choices = len(prompts) * (body.top_texts or body.best_of)
     num_generated, echoes = num_choices * body.max_tokens, body.best_of if body.echo else 0
     num_echoed = echoes * sum(prompt.num_tokens for prompt in prompts)
-    total = _TOKEN_BYTES * num_generated
+    # A search holds memory for the nodes of its texts.
+    total = _TOKEN_BYTES * num_generated + (0 if body.searches else _CHOICE_BYTES * num_choices)
     total += _ECHO_COPIES * echoes * sum(sys.getsizeof(prompt.text) for prompt in prompts)
     if body.logprobs is not None:
         # A stream sends deltas as they come; a backward model's are held until the end.
@@ -98,7 +107,7 @@ class CompletionProcessor:
         request: RunningRequest,
         constraints: abc.Sequence[Constraint | None],
         resume_tokens: ResumeTokens,
-        is_copy: IsCopy | None,
+        is_copy: IsCopyOfPrompt | None,
     ) -> None:
         """`constraints` has one per prompt; `is_copy` recognizes copies of training text; None accepts them.
 
@@ -129,7 +138,9 @@ class CompletionProcessor:
         # Accepted choices that were not returned yet.
         self._accepted: list[TextDelta] = []
 
-    def _new_output(self, prompt: EncodedPrompt, constraint: Constraint | None, is_copy: IsCopy | None) -> PromptOutput:
+    def _new_output(
+        self, prompt: EncodedPrompt, constraint: Constraint | None, is_copy: IsCopyOfPrompt | None
+    ) -> PromptOutput:
         body, checkpoint = self.body, self._checkpoint
         held_back = ""
         end: FinishReason | None = None if body.max_tokens else "length"
@@ -152,7 +163,9 @@ class CompletionProcessor:
             end,
             is_scored,
             needs_sequences=not end or is_scored or needs_state,
-            candidates=CandidateFilter(body.n, body.unique, is_copy) if self._is_filtered else None,
+            candidates=CandidateFilter(body.n, body.unique, is_copy and self._completes_copy(prompt, is_copy))
+            if self._is_filtered
+            else None,
         )
 
     def _in_order_of_generation(self, text: str) -> str:
@@ -252,7 +265,9 @@ class CompletionProcessor:
             number, output = choice.index[0], self._outputs[choice.index[0]]
             if choice.finish_reason is None or output.candidates is None:
                 continue
-            for candidate, rank in output.candidates.decide(choice.index[1], *self._whole_text(choice)):
+            for candidate, rank in output.candidates.decide(
+                choice.index[1], choice.token_ids or (), choice.pending_text
+            ):
                 decided = self._choices.pop((number, candidate))
                 if rank is None:
                     self._replace(number, output.candidates)
@@ -267,13 +282,12 @@ class CompletionProcessor:
             self.request.context.charge(self.body.max_tokens)
             self.request.waiting.append((number, candidate))
 
-    def _whole_text(self, choice: Choice) -> tuple[list[int], str]:
-        """Return the tokens of a prompt and a finished choice, in the order of generation, and their text."""
-        prompt = self._outputs[choice.index[0]].prompt
+    def _completes_copy(self, prompt: EncodedPrompt, is_copy: IsCopyOfPrompt) -> IsCopy:
+        """Return a function that recognizes choices with which a prompt becomes a copy of training text."""
         # Without the checkpoint's unread tokens: they are not part of this text.
         ids = prompt.input_ids[len(prompt.prefix_ids) :] if prompt.ids.size else NO_IDS
         echo = "" if self.body.echo else self._in_order_of_generation(prompt.text)
-        return [*ids.tolist(), *(choice.token_ids or ())], self._in_order_of_generation(echo + choice.pending_text)
+        return lambda token_ids, text: is_copy(token_ids, self._in_order_of_generation(echo + text), ids)
 
     def _best(self, number: int) -> list[Choice]:
         """Return the `n` choices of a prompt with the highest mean log probability; by index if `best_of` is `n`."""

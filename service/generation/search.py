@@ -36,6 +36,7 @@ NUM_AHEAD, _MAX_VOCABULARY = 80, 4096
 # Expansions ahead that are kept; the oldest are dropped.
 _MAX_KEPT_AHEAD = 1024
 _NO_IDS, _NO_LOGPROBS = np.zeros(0, np.int32), np.zeros(0, np.float32)
+_NO_CONTINUATIONS: tuple[np.ndarray, ...] = (np.zeros(0, np.int64), _NO_IDS, _NO_LOGPROBS, np.zeros(0))
 
 
 @dataclass(eq=False, slots=True)
@@ -50,8 +51,8 @@ class Node:
     is_complete: bool = False  # whether it is a whole text
     rank: int = 0  # its index in the parent's `following`
     bound: float = 0.0  # upper bound of the texts that begin with it and are not found yet
-    # Once it is expanded: int32 (≤ MAX_KEPT,), the most probable tokens that may follow, and float32, their log
-    # probabilities, descending; float32 (S,), the state after its last token, if it is known.
+    # Once it is expanded: float32 (S,), the state after its last token, if it is known. In a best-first search int32
+    # (≤ MAX_KEPT,), the most probable tokens that may follow, and float32, their log probabilities, descending.
     is_expanded: bool = False
     state: np.ndarray | None = None
     following: np.ndarray = field(default_factory=lambda: _NO_IDS)
@@ -89,7 +90,7 @@ class Space(Protocol):
 
 # Returns for each node the log probabilities of all tokens after it, float32 (V,), and the state there, float32 (S,),
 # if it is known.
-Expand = Callable[[abc.Sequence[Node]], abc.Sequence[tuple[np.ndarray, np.ndarray | None]]]
+Expand = Callable[[abc.Sequence[Node]], abc.Iterable[tuple[np.ndarray, np.ndarray | None]]]
 
 
 class BestFirstSearch:
@@ -152,7 +153,7 @@ class BestFirstSearch:
                 heapq.heappush(heap, end)
             if not is_first:
                 node.num_dropped += len(node.following)
-            _keep(node, ids, logprobs, state, MAX_KEPT)
+            _keep(node, ids, logprobs, state)
             self._push_child(heap, node, 0)
 
     def _push_sibling(self, heap: list[Node], node: Node) -> None:
@@ -164,7 +165,8 @@ class BestFirstSearch:
 
     def _push_child(self, heap: list[Node], parent: Node, rank: int) -> None:
         if rank < len(parent.following):
-            heapq.heappush(heap, _child(self._space, parent, rank))
+            token_id, logprob = int(parent.following[rank]), float(parent.logprobs[rank])
+            heapq.heappush(heap, _child(self._space, parent, token_id, logprob, rank))
         elif parent.has_more and len(parent.following):
             parent.bound = parent.logprob + float(parent.logprobs[-1])
             heapq.heappush(heap, parent)
@@ -187,9 +189,7 @@ def beam_search(
     """
     beams, found = [Node(progress=progress)], list[Node]()
     while beams:
-        for node, (logprobs, state) in zip(beams, expand(beams), strict=True):
-            _keep(node, space.open(node, logprobs)[0], logprobs, state, 2 * width)
-        nodes = sorted(_child(space, node, rank) for node, rank in _most_probable(beams, 2 * width))
+        nodes = sorted(_continuations(space, expand, beams, 2 * width))
         found += [node for node in nodes[:width] if node.is_complete]
         found.sort(key=lambda node: (-score(node), node.token_ids))
         del found[width:]
@@ -199,21 +199,32 @@ def beam_search(
     return found
 
 
-def _most_probable(nodes: abc.Sequence[Node], count: int) -> Iterator[tuple[Node, int]]:
-    """Yield the most probable continuations of nodes, at least `count` if there are as many: a node and a rank each."""
-    sums = np.concatenate([node.logprob + node.logprobs.astype(np.float64) for node in nodes])
-    owners = np.repeat(np.arange(len(nodes)), [len(node.logprobs) for node in nodes])
-    ranks = np.concatenate([np.arange(len(node.logprobs)) for node in nodes])
-    for index in _largest(sums, count).tolist():
-        yield nodes[owners[index]], int(ranks[index])
+def _continuations(space: Space, expand: Expand, nodes: abc.Sequence[Node], count: int) -> Iterator[Node]:
+    """Yield the most probable continuations of nodes, at least `count` if there are as many."""
+    # Owners, token ids, log probabilities of the tokens, float32, and of the whole prefixes, float64.
+    best, waiting, num_waiting = _NO_CONTINUATIONS, list[tuple[np.ndarray, ...]](), 0
+    for owner, (node, (logprobs, state)) in enumerate(zip(nodes, expand(nodes), strict=True)):
+        ids, _ = space.open(node, logprobs)
+        node.is_expanded, node.state, following = True, state, logprobs[ids]
+        kept = _largest(following, count)
+        following = following[kept]
+        waiting.append((np.full(len(kept), owner), ids[kept], following, node.logprob + following.astype(np.float64)))
+        num_waiting += len(kept)
+        # 10,000 nodes with as many tokens each would take gigabytes.
+        if owner == len(nodes) - 1 or num_waiting > 2 * count:
+            merged = [np.concatenate(parts) for parts in zip(best, *waiting, strict=True)]
+            most_probable = _largest(merged[-1], count)
+            best, waiting, num_waiting = tuple(part[most_probable] for part in merged), [], 0
+    for owner, token_id, logprob in zip(*(part.tolist() for part in best[:3]), strict=True):
+        yield _child(space, nodes[owner], token_id, logprob)
 
 
-def _keep(node: Node, ids: np.ndarray, logprobs: np.ndarray, state: np.ndarray | None, count: int) -> None:
+def _keep(node: Node, ids: np.ndarray, logprobs: np.ndarray, state: np.ndarray | None) -> None:
     """Keep the state after a node, and the most probable tokens below those that it has dropped."""
     logprobs = logprobs[ids]
-    order = _largest(logprobs, node.num_dropped + count)
+    order = _largest(logprobs, node.num_dropped + MAX_KEPT)
     order = order[np.argsort(-logprobs[order], kind="stable")]
-    kept = order[node.num_dropped : node.num_dropped + count]
+    kept = order[node.num_dropped : node.num_dropped + MAX_KEPT]
     node.is_expanded, node.state, node.following, node.logprobs = True, state, ids[kept], logprobs[kept]
     node.has_more = len(ids) > node.num_dropped + len(kept)
 
@@ -226,10 +237,10 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
     return indexes
 
 
-def _child(space: Space, parent: Node, rank: int) -> Node:
-    token_id = int(parent.following[rank])
+def _child(space: Space, parent: Node, token_id: int, logprob: float, rank: int = 0) -> Node:
+    """Return the node after one more token, which has this log probability."""
     progress, is_complete = space.extend(parent, token_id)
-    logprob = parent.logprob + float(parent.logprobs[rank])
+    logprob += parent.logprob
     return Node(parent, token_id, logprob, parent.depth + 1, progress, is_complete, rank, bound=logprob)
 
 
@@ -268,7 +279,8 @@ class Expander:
         self._num_kept = self._num_uncharged = 0
         ahead_bytes = _MAX_KEPT_AHEAD * 4 * card.vocab_size if self._num_ahead else 0
         self._num_held_bytes = num_held_bytes + ahead_bytes
-        self._bytes_each = _NODE_BYTES + 4 * card.state_size + 8 * min(MAX_KEPT, card.vocab_size)
+        num_following = min(MAX_KEPT, card.vocab_size) if is_best_first else 0
+        self._bytes_each = _NODE_BYTES + 4 * card.state_size + 8 * num_following
         self._numbers, self._batch = itertools.count(1), list[Node]()
         self._prompts: dict[int, Expansion] = {}
         self._matches: abc.Sequence[Match | None] = ()
@@ -297,8 +309,8 @@ class Expander:
             fields |= {"status": Status.PREEMPTED, "cache_namespace": None}
         return [self._request.new_sequence(index, prefill_signature=signatures.NEXT_LOGPROBS, **fields)]
 
-    def expand(self, number: int, nodes: abc.Sequence[Node]) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Return the log probabilities after prefixes of a prompt, and the states; raise as `RunningRequest.results`.
+    def expand(self, number: int, nodes: abc.Sequence[Node]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Yield the log probabilities after prefixes of a prompt, and the states; raise as `RunningRequest.results`.
 
         The prompts were submitted before.
         """
@@ -316,7 +328,8 @@ class Expander:
         if unknown:
             self.charge()
         computed = self._compute(number, unknown)
-        return [self._take(node, found or next(computed)) for node, found in zip(nodes, known, strict=True)]
+        for node, found in zip(nodes, known, strict=True):
+            yield self._take(node, found or next(computed))
 
     def is_known(self, node: Node) -> bool:
         """Return whether the next expansion of a prefix needs no call."""

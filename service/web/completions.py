@@ -31,6 +31,8 @@ from service.web.endpoint import COMPLETIONS, MODEL_ERRORS, Endpoint, Services, 
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
+# Beyond this, events that share a chunk are sent: 10,000 choices have some 4 MB.
+_MAX_CHUNK_BYTES = 2**16
 # The end of the constant prefix of every completion event.
 _CHOICES = b'"choices":['
 
@@ -170,25 +172,25 @@ class CompletionResponse:
     def events(self) -> Iterator[bytes]:
         """Yield server-sent events; an error becomes the last one, as the status has been sent already.
 
-        Once all sequences have finished, the remaining events are one chunk: a chunk costs a system call and a switch.
+        Once all sequences have finished, the remaining events share a chunk: a chunk costs a system call and a switch.
         """
         assert isinstance(self._processor, CompletionProcessor), "a search has no stream"
-        unsent = b""
+        unsent = bytearray()
         try:
             for delta in self._processor.client_deltas():
                 self._update_fingerprint()
                 unsent += self._event(delta)
-                if not self._request.is_finished:
-                    yield unsent
-                    unsent = b""
+                if not self._request.is_finished or len(unsent) >= _MAX_CHUNK_BYTES:
+                    yield bytes(unsent)
+                    unsent.clear()
             if self._processor.body.stream_options.include_usage:
                 unsent += sse({**self._head, "choices": [], "usage": self._usage()})
-            yield unsent + DONE
+            yield bytes(unsent + DONE)
         except GatewayError as error:
-            yield unsent + error_event(self._with_partial_output(error), self._failed)
+            yield bytes(unsent + error_event(self._with_partial_output(error), self._failed))
         except Exception:
             log.exception("a stream failed")
-            yield unsent + error_event(InternalError("internal error; see the gateway's log"), self._failed)
+            yield bytes(unsent + error_event(InternalError("internal error; see the gateway's log"), self._failed))
 
     def _event_prefix(self) -> bytes:
         return b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]

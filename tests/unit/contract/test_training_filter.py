@@ -111,6 +111,16 @@ def test_fewer_tokens_than_a_span_are_no_copy():
     assert training_filter.find_spans([99, *range(12), 99]).tolist() == [1, 2, 3]
 
 
+def test_a_span_counts_if_it_ends_after_the_prompt():
+    """Who continues a known line wants a continuation, and has written that line."""
+    training_filter = of_spans([*range(100)], 10)
+    prompt_ids = np.arange(30)
+    assert training_filter.contains([30, 99, 99], "", prompt_ids)
+    assert not training_filter.contains([99] * 20, "", prompt_ids)
+    assert not training_filter.contains([], "", prompt_ids)
+    assert not of_spans([*range(100)], 1).contains([200], "", prompt_ids)
+
+
 def test_the_file_has_every_attribute(tmp_path):
     for own in (of_documents("a", "b"), of_spans(range(50), 10, 3)):
         read = loaded(tmp_path, own)

@@ -6,6 +6,7 @@ from contract.card import GeneratorCard, TrainingReport
 from contract.label_columns import LabelColumn, label_tokens
 from contract.tokenizers import CharacterTokenizer, RegexTokenizer, WordTokenizer
 from contract.tokenizers.regexes import join_regexes
+from contract.training_filter import DOCUMENTS
 from service.api.body import parse
 from service.api.requests import CompletionRequest
 from service.context import RequestContext
@@ -75,7 +76,7 @@ def request(*prompts, **fields):
 class FakeFilters:
     """Training filters of any model: `contains` decides; None: there is no filter."""
 
-    contains = None
+    contains, kind = None, DOCUMENTS
 
     def get(self, model):  # noqa: ARG002 - the same of every model
         return self if self.contains else None

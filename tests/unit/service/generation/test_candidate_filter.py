@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from service.context import RequestContext
+from service.context import MemoryBudget, MemoryLease, RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
 from service.generation.choice import CandidateFilter
 from service.web.completions import CompletionResponse
@@ -106,8 +106,8 @@ def test_choices_that_are_not_admitted_now_are_submitted_later(start_service, fi
 def test_copies_of_the_training_text_are_replaced(service):
     seen = []
 
-    def contains(token_ids, text):
-        seen.append((list(token_ids), text))
+    def contains(token_ids, text, prompt_ids):
+        seen.append((token_ids, text, prompt_ids))
         return text[2] in "bc"
 
     service.training_filters.contains = contains
@@ -115,13 +115,23 @@ def test_copies_of_the_training_text_are_replaced(service):
     assert not any(text[0] in "bc" for text in texts)
     assert len(texts) == 12
     assert num_rejected == len(seen) - 12 > 0
-    assert all(text.startswith("xy") and len(ids) == len(text) == 5 for ids, text in seen)
+    assert all(text.startswith("xy") and len(text) == 5 for _, text, _ in seen)
+    assert {(len(ids), len(prompt_ids)) for ids, _, prompt_ids in seen} == {(3, 2)}
+
+
+def test_candidates_do_not_keep_their_prompt(service):
+    """10,000 choices after a prompt of 131,072 characters would be more than a gigabyte."""
+    prompt = "abcdefghij" * 100
+    builder = service.start(n=20, unique=True, prompt=prompt, guided_regex="[a-z]{8}")
+    builder.results()
+    builder.request.close()
+    assert {len(text) for text in builder._outputs[0].candidates._accepted} == {8}
 
 
 def test_a_copy_is_recognized_however_its_prompt_is_written(service):
     """The filter of a model of words has its documents in lower case and without punctuation."""
     seen = []
-    service.training_filters.contains = lambda _, text: seen.append(text)
+    service.training_filters.contains = lambda _, text, __: seen.append(text)
     ask(service, n=3, not_in_training=True, model="words", prompt="The CAT, ")
     assert len(seen) == 3
     assert all(re.fullmatch("the cat( [a-z0-9]+)+", text) for text in seen)
@@ -228,6 +238,18 @@ def test_a_choice_is_streamed_as_soon_as_it_has_finished(start_service):
     # The last choice ends in the last chunk, with [DONE].
     assert len(ends) == 3
     assert ends[-1] == len(events) - 1
+
+
+def test_choices_without_tokens_hold_memory_and_are_streamed_in_parts(start_service):
+    """10,000 choices of an empty prompt would be 20 MB that nothing counts, and one chunk of 4 MB."""
+    service, budget = start_service(), MemoryBudget(2**30)
+    fields = {"n": 1000, "max_tokens": 0, "stream": True}
+    builder = service.start(**fields, context=RequestContext(memory=MemoryLease(budget)))
+    assert budget.num_bytes > 1000 * 1500
+    chunks = list(CompletionResponse(builder, lambda _: None).events())
+    builder.request.close()
+    assert b"".join(chunks).count(b'"finish_reason": "length"') == 1000
+    assert max(map(len, chunks)) < 2**17
 
 
 @pytest.mark.parametrize(("timeout_s", "error"), [(60.0, ClientGone), (0.5, DeadlineExceeded)])

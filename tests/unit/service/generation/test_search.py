@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -115,6 +116,29 @@ def test_a_beam_as_wide_as_the_tree_finds_every_text(penalty, ties):
 def test_a_beam_that_ends_early_has_missed_nothing(width, penalty):
     for seed in range(20):
         assert beams(width, penalty, seed=seed) == beams(width, penalty, seed=seed, until_the_end=True)
+
+
+def test_a_wide_beam_takes_little_memory():
+    """Of 500 prefixes with 4,000 tokens each, 1,000 continuations are kept; all of them would take 32 MB."""
+    width, vocabulary = 500, 4000
+    rng = np.random.default_rng(0)
+
+    class Space(FakeSpace):
+        def open(self, node, logprobs):  # noqa: ARG002 - the protocol's
+            return np.arange(vocabulary, dtype=np.int32), None
+
+    def expand(nodes):
+        return ((rng.normal(size=vocabulary).astype(np.float32), np.zeros(1, np.float32)) for _ in nodes)
+
+    def logprob(node):
+        return node.logprob
+
+    tracemalloc.start()
+    found = beam_search(Space(), expand, None, width=width, score=logprob, max_score=lambda _: math.inf)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == width
+    assert peak < 4e6
 
 
 def test_known_expansions_take_no_place_in_a_batch_and_change_nothing():
