@@ -260,7 +260,11 @@ class Engine:
         match = Match(automaton, row, body.max_tokens if body.complete_within_max_tokens else None)
         is_limited = body.complete_within_max_tokens and match.is_extensible
         limit = f"be at least {match.num_missing}, the tokens of the shortest match of {' and '.join(fields)}"
-        is_too_short = is_limited and 0 < body.max_tokens < match.num_missing
+        end_id, may_end = model.tokenizer.special.end, False
+        if end_id is not None and not body.sampling.min_tokens:
+            # The match is complete, or the pattern matches the empty text.
+            may_end = automaton.table[row, end_id] != signatures.FORBIDDEN
+        is_too_short = is_limited and not may_end and 0 < body.max_tokens < match.num_missing
         require(not is_too_short, "max_tokens", limit, body.max_tokens)
         return match
 

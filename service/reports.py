@@ -3,6 +3,7 @@
 A thread of the gateway waits for the process, which has a low priority.
 """
 
+import json
 import logging
 import os
 import subprocess
@@ -55,13 +56,14 @@ class ReportProcess:
             GatewayError: as given to `cancel`.
         """
         began = time.monotonic()
+        # orjson has no integers of more than 64 bits, which records may have.
+        request = json.dumps({**self._request, "max_s": self._max_s, "parent": os.getpid()}).encode()
         with self._lock:
             if self._cancelled is not None:
                 raise self._cancelled
             self._process = process = subprocess.Popen(
                 _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=_ROOT, start_new_session=True
             )
-        request = orjson.dumps({**self._request, "max_s": self._max_s, "parent": os.getpid()})
         try:
             # It ends early if it is killed, or has failed.
             content, _ = process.communicate(request, timeout=self._max_s)

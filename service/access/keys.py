@@ -140,12 +140,14 @@ class KeyRing:
 
         A key that expires is not revoked. Exceptions of `on_revoked` are logged.
         """
-        watch = object()
-        self._watches[watch] = key, on_revoked
         with self._lock:
             if self._watcher is None:
-                self._watcher = threading.Thread(target=self._watch, name="revoked-keys", daemon=True)
-                self._watcher.start()
+                watcher = threading.Thread(target=self._watch, name="revoked-keys", daemon=True)
+                # Kept once it runs: there may be no thread left for it now, and one for the next request.
+                watcher.start()
+                self._watcher = watcher
+        watch = object()
+        self._watches[watch] = key, on_revoked
         try:
             yield
         finally:

@@ -84,9 +84,10 @@ class HealthChecks:
     def watch(self, replica: Replica) -> None:
         """Check a backend now and periodically, on its own thread, until it is removed."""
         if replica not in self._watched:
-            self._watched.add(replica)
             name = f"health check {replica.address}"
+            # If there is no thread left for it, the next poll tries again.
             threading.Thread(target=self._run, args=(replica,), name=name, daemon=True).start()
+            self._watched.add(replica)
 
     def _run(self, replica: Replica) -> None:
         while not self._closed.is_set() and replica in self._replicas.all():

@@ -317,7 +317,9 @@ class Replicas:
                 replica.in_flight[attempt.call] = time.monotonic()
                 attempt.tried.append(replica)
         if replica is None:
-            attempt.done(attempt.failure or self._no_server_error(attempt.call.version), None)
+            # A server that recovers may serve a version that another one has unloaded.
+            failure = None if isinstance(attempt.failure, VersionGone) else attempt.failure
+            attempt.done(failure or self._no_server_error(attempt.call.version), None)
         else:
             replica.client.call(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
 

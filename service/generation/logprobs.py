@@ -92,7 +92,16 @@ def labels(detokenizer: Detokenizer, token_ids: list[int]) -> list[str]:
 def expected_next(scores: Scores, num_top: int, label: Callable[[int], str]) -> dict[str, float]:
     """Return the most probable tokens at the first scored position, and their log probabilities."""
     _, top_ids, tops = next(token_scores(scores, num_top))
-    return dict(zip(map(label, top_ids), tops, strict=True))
+    return _by_label(top_ids, tops, label)
+
+
+def _by_label(top_ids: Sequence[int], tops: Sequence[float], label: Callable[[int], str]) -> dict[str, float]:
+    """Return the log probabilities of tokens by label; of several with the same one, that of the most probable."""
+    labels = [label(token_id) for token_id in top_ids]
+    by_label = dict(zip(labels, tops, strict=True))
+    if len(by_label) < len(labels):
+        by_label |= dict(zip(reversed(labels), reversed(tops), strict=True))
+    return by_label
 
 
 class PendingLogprobs:
@@ -116,7 +125,7 @@ class PendingLogprobs:
         top = None
         if score is not None:
             logprob, top_ids, tops = score
-            top = dict(zip(map(label, top_ids), tops, strict=True))
+            top = _by_label(top_ids, tops, label)
             top[name] = logprob
         pending.top_logprobs.append(top)
 

@@ -174,7 +174,7 @@ class CompilerPool:
         self._queue = CompilationQueue(max(1, settings.max_sequences // 2))
         # By whether they are for slow constraints.
         self._processes = {False: CompilerProcess(), True: CompilerProcess()}
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[bool, threading.Thread] = {}  # by `is_slow`
         self._is_closed = False
 
     def compile(
@@ -206,8 +206,8 @@ class CompilerPool:
             entry = self._cache.get(key)
             if entry is not None and entry.expires_at > time.monotonic():
                 return entry.automaton()
-            compilation = self._queue.join(key, texts, request, sender)
             self._start_threads()
+            compilation = self._queue.join(key, texts, request, sender)
             self._condition.notify_all()
         try:
             return wait(request).automaton()
@@ -226,15 +226,15 @@ class CompilerPool:
         _deliver(requests, _Entry(InternalError("the gateway is closing"), expires_at=0))
         for process in self._processes.values():
             process.kill()
-        for thread in self._threads:
+        for thread in self._threads.values():
             thread.join(timeout=1)
 
     def _start_threads(self) -> None:
-        if not self._threads:
-            for is_slow in self._processes:
-                thread = threading.Thread(target=self._run, args=(is_slow,), name="compiler", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        for is_slow in self._processes.keys() - self._threads.keys():
+            thread = threading.Thread(target=self._run, args=(is_slow,), name="compiler", daemon=True)
+            # Kept once it runs: there may be no thread left for it now, and one for the next request.
+            thread.start()
+            self._threads[is_slow] = thread
 
     def _run(self, is_slow: bool) -> None:
         """Compile one constraint after another, on a thread for each process."""

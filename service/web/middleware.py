@@ -222,10 +222,13 @@ def error_response(error: GatewayError) -> ErrorResponse:
 
 def _http_error(error: HTTPException) -> ErrorResponse | Response:
     if isinstance(error, RequestEntityTooLarge):
-        limit = request.max_content_length
-        return error_response(
-            BodyTooLarge(f"the body must be at most {limit} bytes, got {request.content_length or 'more'}")
-        )
+        limit, length = request.max_content_length, request.content_length
+        if length is None or limit is None or length > limit:
+            return error_response(BodyTooLarge(f"the body must be at most {limit} bytes, got {length or 'more'}"))
+        # Werkzeug's other limits have no message.
+        fields, parts = request.max_form_memory_size, request.max_form_parts
+        message = f"the form must have at most {fields} bytes besides its file, and at most {parts} fields"
+        return error_response(BodyTooLarge(message))
     if error.code == 404:
         return not_found_page() or error_response(NotFound(f"there is no endpoint {request.path}"))
     if error.code == 405:

@@ -149,6 +149,20 @@ def test_a_key_that_was_revoked_before_it_is_watched_ends_what_runs(path, monkey
         until(lambda: ended)
 
 
+def test_keys_are_watched_again_once_there_are_threads(path, monkeypatch):
+    monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.01)
+    key, _ = add(path)
+    ring, ended = KeyRing(path), []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no thread")))
+        with pytest.raises(RuntimeError, match="no thread"):
+            ring.watch(key, partial(ended.append, True)).__enter__()
+    revoke_keys(path, [key.id])
+    with ring.watch(key, partial(ended.append, True)):
+        until(lambda: ended)
+    assert len(ended) == 1
+
+
 def test_a_callback_that_fails_keeps_none_from_being_called(path, monkeypatch, caplog):
     monkeypatch.setattr(keys, "_CHECK_EVERY_S", 0.01)
     key, _ = add(path)

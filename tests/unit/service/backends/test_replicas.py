@@ -160,6 +160,13 @@ def test_a_version_that_one_replica_has_unloaded_is_called_on_another():
     assert fleet.servers["b"].num_calls == 4
 
 
+def test_a_version_that_one_replica_has_unloaded_may_be_served_by_one_that_recovers():
+    fleet = Fleet()
+    fleet.replicas.eject(fleet.replica("b"), "for the test")
+    fleet.servers["a"].answer = VersionGone("gone")
+    assert isinstance(fleet.answer()[0], BackendUnavailable)
+
+
 def test_nan_is_retried_and_accepted_if_every_replica_computes_it():
     fleet = Fleet()
     for letter in "ab":

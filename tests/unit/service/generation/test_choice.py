@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer
 from service.generation.choice import Choice, StopFinder
-from service.generation.logprobs import Logprobs
+from service.generation.logprobs import Logprobs, expected_next
 from service.scheduling.sequence import Result, Scores
 from tests.unit.contract.test_detokenizers import beginnings
 from tests.unit.contract.test_subwords import BYTE_IDS, BYTES
@@ -161,3 +161,10 @@ def test_a_match_is_what_searching_the_whole_text_finds(text, stops, data):
         assert found is None
         pending = [n for stop in stops for n in range(len(stop)) if n and text.endswith(stop[:n])]
         assert finder.num_pending == max(pending, default=0)
+
+
+def test_of_tokens_with_the_same_text_the_most_probable_is_listed():
+    """At the beginning of a text, "▁a" and "a" both read "a"."""
+    scores = Scores(np.float32([-1]), np.int32([[5, 6, 7]]), np.float32([[-0.5, -1, -2]]))
+    expected = expected_next(scores, 3, {5: "a", 6: "b", 7: "a"}.get)
+    assert list(expected.items()) == [("a", -0.5), ("b", -1.0)]

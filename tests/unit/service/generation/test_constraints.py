@@ -82,6 +82,13 @@ def test_a_match_longer_than_max_tokens_is_an_error(service):
     assert ask(service, max_tokens=0)[0].text == ""
 
 
+def test_a_pattern_that_matches_the_empty_text_needs_no_tokens(service):
+    results = ask(service, pattern="(abcdef)?", n=9, max_tokens=3)
+    assert {(result.text, result.finish_reason) for result in results} == {("", "stop")}
+    with pytest.raises(InvalidRequest, match=r"max_tokens must be at least 6"):
+        ask(service, pattern="(abcdef)?", max_tokens=3, min_tokens=1)
+
+
 @pytest.mark.parametrize("first", [1, 3, 4, 7, 20])
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_resumed_match_is_the_match_without_interruption(service, first, repeats):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -99,6 +100,24 @@ def test_a_pattern_is_compiled_once(make_compiler):
     assert compiler.compile(regex("a+b"), "model", no_texts) is automaton
     with pytest.raises(InternalError):
         compiler.compile(regex("a+b"), "another model", no_texts)
+
+
+def test_patterns_are_compiled_once_there_are_threads(make_compiler, monkeypatch):
+    """Nor does one that was refused keep its place in the queue."""
+    compiler, started = make_compiler(ScriptedProcess(), ScriptedProcess()), []
+
+    def start(thread, start=threading.Thread.start):
+        started.append(thread)
+        if len(started) == 2:
+            raise RuntimeError("no thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="no thread"):
+        compiler.compile(regex("a+b"), "model", lambda: TEXTS)
+    assert compiler.compile(regex("a+b"), "model", lambda: TEXTS).num_states == 2
+    assert len(started) == 3
+    assert compiler._queue.clear() == []
 
 
 def test_a_pattern_that_exceeds_a_limit_is_repeated_once_with_the_whole_limits(make_compiler):

@@ -38,6 +38,12 @@ def test_an_invalid_field_is_named(site, fields, param, message):
     assert message in error["message"]
 
 
+def test_a_record_may_have_integers_of_any_size(site):
+    large = 10**30
+    response = site.client.post("/v1/reports", json={"generated": [{"id": large}], "training": [{"id": 1}]})
+    assert (response.status_code, response.get_json()["generated"]["novel"]) == (200, 1)
+
+
 def test_files_need_a_server_that_trains(site):
     response = site.client.post("/v1/reports", json={"generated": ["a"], "training_file": "file-1"})
     assert response.status_code == 404

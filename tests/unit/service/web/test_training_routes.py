@@ -204,6 +204,12 @@ def test_a_job_without_a_time_limit_gets_one(ask, job, epochs):
     assert "and 60 requested" in refusal["error"]["message"]
 
 
+def test_a_field_that_is_too_large_is_no_body_that_is(ask):
+    status, body = ask("POST", "/v1/files", *multipart(b"text", purpose="a" * 600_000))
+    assert status == 413
+    assert "the form must have at most 500000 bytes besides its file" in body["error"]["message"]
+
+
 @pytest.mark.parametrize("address", [{"host": "0.0.0.0"}, {"published_host": "192.0.2.1"}])
 def test_without_keys_nobody_trains_but_on_loopback(tmp_path, address):
     app = create_app(Settings(models_dir=tmp_path, training_dir=tmp_path / "training", **address))
