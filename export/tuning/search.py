@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from contract.files import try_lock
 from export.child_process import EXPORT
 from export.command import locked_directory
 from export.config import (
@@ -23,7 +24,7 @@ from export.config import (
     recipe_for,
     recipe_path,
 )
-from export.errors import ConfigError, ExportError, TrainingFailed
+from export.errors import ConfigError, ExportError, RunError, TrainingFailed
 from export.terminal import echo
 from export.tuning.display import SearchDisplay, results_table
 from export.tuning.trials import Trial, run, run_command, start, stop
@@ -84,11 +85,20 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError(f"tune needs Optuna: {EXTRA}")
     budget = Budget(minutes)
+    # Recipes adapt themselves to the minutes of a run.
+    given = {**given, "max_minutes": budget.trial}
     config = _base_config(given, config_name, budget)
     home = runs_dir / f"{config.name}-tune"
     with locked_directory(home, "search"):
         # No model name ends in ~, so this is not the directory of another search.
         aside = home.with_name(f"{home.name}~")
+        for path in (*home.glob("*"), *aside.glob("*")):
+            if not path.name.isdigit():
+                raise RunError(f"{path} was not written by a search; choose another --name or --runs-dir")
+        for lock in (*home.glob("*/.*.lock"), *aside.glob("*/.*.lock")):
+            with try_lock(lock) as is_free:
+                if not is_free:
+                    raise RunError(f"{lock.parent}: a training run uses this directory; wait until it ends")
         if home.exists():
             shutil.rmtree(aside, ignore_errors=True)
             home.rename(aside)

@@ -132,6 +132,16 @@ def test_the_other_recipes_have_dropout_by_the_length_of_the_text(monkeypatch):
     assert (other["dropout"], other["embedding_dropout"], "units" in other) == (0.108, 0.036, False)
 
 
+def test_the_settings_of_recipes_are_those_for_the_minutes_of_a_trial(monkeypatch):
+    """Not for the recipe's minutes: a text of a million characters is not read seven times in one minute."""
+    monkeypatch.setattr("export.config.has_amx", lambda: True)
+    Path("book.txt").write_text("a" * 1_100_000)
+    assert tune() == 0
+    config = load_config(RECIPES[DEFAULT_RECIPE], {"corpus": "book.txt", "max_minutes": SixTrials.trial})
+    assert (config.dropout, config.units) == (0, 384)
+    assert {"--dropout=0.0", "--units=384"} <= set(Path("runs/book-tune/1/log.txt").read_text().split())
+
+
 def test_a_search_from_a_base_leaves_its_architecture():
     """The run's process takes it from the base, so no option may contradict it."""
     given = {"corpus": "book.txt", "from": "english"}
@@ -217,6 +227,24 @@ def test_the_previous_search_is_kept(capsys):
         assert tune() == 0
     assert "the previous search in runs/book-tune is now in runs/book-tune~" in capsys.readouterr().out
     assert Path("runs/book-tune~/1/progress.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["book-tune", "book-tune~"])
+def test_a_training_run_is_not_taken_for_the_previous_search(name, capsys):
+    config = Path("runs", name, "config.json")
+    config.parent.mkdir(parents=True)
+    config.touch()
+    assert tune() == 1
+    assert capsys.readouterr().err.startswith(f"error: {config} was not written by a search; choose another --name")
+    assert config.exists()
+
+
+@pytest.mark.parametrize("home", ["book-tune", "book-tune~"])
+def test_a_trial_that_is_being_resumed_is_not_moved(home, capsys):
+    run = Path("runs", home, "1", "book")
+    with locked_directory(run, "training run"):
+        assert tune() == 1
+    assert capsys.readouterr().err.startswith(f"error: {run.parent}: a training run uses this directory")
 
 
 def test_two_searches_of_a_name_exclude_each_other(monkeypatch):
