@@ -14,7 +14,7 @@ from contract.card import ID_PATTERN, Cell, Direction, GeneratorCard, Unit
 from contract.errors import TokenizerError
 from contract.machine import has_amx, has_gpu, multiplies_bfloat16
 from contract.tokenizers.regexes import PRESETS, join_regexes
-from export.corpora.documents import Documents
+from export.corpora.documents import RECORDS, Documents
 from export.errors import ConfigError
 
 # Default directories of published versions and of training runs.
@@ -130,7 +130,7 @@ class TrainConfig(
     mix_share: float = _setting(Group.FINE_TUNING, 0.2, gt=0, lt=1)
     """share of the training tokens that are from --mix"""
 
-    documents: Documents = _setting(Group.CORPUS, "none")
+    documents: Documents = _setting(Group.CORPUS, "none", shown_default="none; records for a .jsonl or .csv file")
     """how the corpus is split into documents, each of which ends with the EOS token; none: one running text without
     EOS; records: each record of JSON Lines or CSV, with a field text, or prompt and completion"""
     label_column: tuple[str, ...] | None = _setting(
@@ -388,6 +388,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             raise ConfigError(f"{path}: {error}") from error
     recipe = None if path is None else next((name for name, file in RECIPES.items() if file.samefile(path)), None)
     from_file = dict(values)
+    corpus = overrides.get("corpus", values.get("corpus"))
+    if isinstance(corpus, str) and corpus.lower().endswith(RECORDS) and "documents" not in values:
+        overrides = {"documents": "records", **overrides}
     if overrides.get("token_regex") is not None:
         # Not the name in the file, such as a recipe's.
         values.pop("token_unit", None)
@@ -410,7 +413,6 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         raise ConfigError(
             "validation and validation_corpus exclude each other: a fraction of the corpus is held out, or another text"
         )
-    corpus = values.get("corpus")
     if isinstance(corpus, str) and Path(corpus).stem not in {"", "-"}:
         values.setdefault("name", Path(corpus).stem)
     config = validated(values)

@@ -25,7 +25,7 @@ from jobs.launchers.launcher import ERRORS, STOP_S, Exit, Launcher, LauncherErro
 from jobs.launchers.process import ProcessLauncher
 from jobs.settings import check_settings, model_option
 from jobs.store import JobStore
-from jobs.uploads import RECORDS, InvalidUpload, Uploads, lay_out
+from jobs.uploads import InvalidUpload, Uploads, lay_out
 
 log = logging.getLogger(__name__)
 
@@ -329,8 +329,6 @@ class _Attempt:
             return [*EXPORT, "resume", str(runs / job.name), *to]
         text = self._lay_out(job.training_file, "text")
         settings = dict(job.settings)
-        if text.lower().endswith(RECORDS):
-            settings.setdefault("documents", "records")
         if job.validation_file is not None:
             settings.pop("validation", None)
             settings["validation_corpus"] = self._lay_out(job.validation_file, "validation")

@@ -18,7 +18,6 @@ from typing import IO
 
 from contract.files import atomic_write, is_shared, private_mode
 
-RECORDS = (".jsonl", ".csv")
 # Of an archive: bytes that it unpacks to, and files.
 MAX_UNPACKED_BYTES, MAX_ARCHIVE_FILES = 256 * 2**20, 10_000
 # Of its directory. 32 MiB of entries without names took 500 MB and 20 s.

@@ -44,7 +44,7 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
                 "--config and --from exclude each other with --server: the server has a recipe for it"
             )
         if recipe not in RECIPES:
-            config, recipe = _read(recipe, settings), DEFAULT_RECIPE
+            config, recipe = _read(recipe, options["corpus"], settings), DEFAULT_RECIPE
             # All of them, so that none of the recipe applies.
             settings = {name: getattr(config, name) for name in ALLOWED} | {"epochs": config.max_epochs}
             validation = validation or config.validation_corpus
@@ -61,9 +61,9 @@ def train(context: click.Context, server: str | None, detach: bool, **options: A
     return 0
 
 
-def _read(file: str, given: dict[str, Any]) -> TrainConfig:
+def _read(file: str, corpus: str | None, given: dict[str, Any]) -> TrainConfig:
     """Return the settings of a file and those given; raise UsageError if the file has one that a job cannot have."""
-    config = load_config(recipe_path(file), {"corpus": "-", "name": "model", **given})
+    config = load_config(recipe_path(file), {"corpus": corpus or "-", "name": "model", **given})
     for name in sorted(config.model_fields_set - _ARGUMENTS - set(ALLOWED)):
         setting = TrainConfig.model_fields[name].alias or name
         raise click.UsageError(f"{file}: {setting} is for training in this process: omit it, or --server")

@@ -12,6 +12,8 @@ from typing import Literal
 from export.errors import CorpusError
 
 Documents = Literal["none", "file", "lines", "blank-line", "records"]
+# Suffixes of files that are split into records by default.
+RECORDS = (".jsonl", ".csv")
 
 # Document separator. It occurs in no text: bytes that contain it are rejected as binary.
 SEPARATOR = "\0"
@@ -23,6 +25,7 @@ MAX_LABEL_CHARACTERS = 100
 # Fields of records that an error lists.
 MAX_FIELDS = 30
 _FIELDS = f"the field {TEXT}, or {PROMPT} and {COMPLETION}"
+_HINT = "; --documents none reads any text"
 
 
 def separate_documents(texts: Iterable[Iterable[str]], documents: Documents) -> Iterator[str]:
@@ -111,9 +114,10 @@ def _json_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, o
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise CorpusError(f"{name}, line {number}: not JSON ({error})") from None
+            raise CorpusError(f"{name}, line {number}: not JSON ({error}){_HINT}") from None
         if not isinstance(record, dict):
-            raise CorpusError(f"{name}, line {number}: a JSON object with {_FIELDS} is required, got {line[:40]!r}")
+            got = f"{line[:40]!r}{_HINT}"
+            raise CorpusError(f"{name}, line {number}: a JSON object with {_FIELDS} is required, got {got}")
         yield record, f"{name}, line {number}"
 
 
@@ -138,7 +142,8 @@ def _csv_records(lines: Iterable[str], name: str) -> Iterator[tuple[dict[str, ob
 def _text(record: dict[str, object], where: str) -> str:
     values = [record[name] for name in ((TEXT,) if TEXT in record else (PROMPT, COMPLETION)) if name in record]
     if not values or (len(values) == 1 and TEXT not in record):
-        raise CorpusError(f"{where}: {_FIELDS} is required, got {', '.join(map(repr, record))[:80] or 'nothing'}")
+        got = ", ".join(map(repr, record))[:80] or "nothing"
+        raise CorpusError(f"{where}: {_FIELDS} is required, got {got}{_HINT}")
     for value in values:
         if not isinstance(value, str):
             raise CorpusError(f"{where}: {_FIELDS} must be a string, got {str(value)[:40]}")

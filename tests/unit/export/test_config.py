@@ -75,6 +75,7 @@ def test_every_recipe_is_valid_and_limits_its_minutes(path):
         ({"documents": "lines"}, 0.05),
         ({"documents": "records", "label_column": ["style"]}, 0.05),
         ({"label_column": ["style"]}, 0.05),
+        ({"corpus": "c.csv"}, 0.05),
         ({"documents": "lines", "state_reset_probability": 0.0}, 0.0),
     ],
 )
@@ -82,6 +83,23 @@ def test_documents_are_trained_from_the_zero_state_too_whatever_a_recipe_says(gi
     """Documents are generated from the zero state, and recipes that never reset it are for one running text."""
     config = load_config(RECIPES["characters-3-minutes"], {"name": "m", "corpus": "c", **given})
     assert config.state_reset_probability == probability
+
+
+@pytest.mark.parametrize(
+    ("corpus", "given", "documents"),
+    [
+        ("a.jsonl", {}, "records"),
+        ("text/A.CSV", {}, "records"),
+        ("a.csv", {"documents": "none"}, "none"),
+        ("a.csv.txt", {}, "none"),
+    ],
+)
+def test_records_are_documents_by_default(toml, corpus, given, documents):
+    """A recipe or a file of settings without `documents` does not matter; one with it does."""
+    for path in (None, RECIPES["characters"], toml):
+        assert load_config(path, {"name": "m", "corpus": corpus, **given}).documents == documents
+    toml.write_text(f'corpus = "{corpus}"\ndocuments = "lines"')
+    assert load_config(toml, given).documents == given.get("documents", "lines")
 
 
 @pytest.mark.parametrize(

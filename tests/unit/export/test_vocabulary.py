@@ -41,7 +41,7 @@ def one_line(capsys, *options):
 
 def test_matches_of_regular_expressions_are_shown(capsys):
     Path("list.csv").write_text("New York,1\nNew York,22\nNew York,1\nRome,1\n")
-    options = ["--validation", "0", "--show", "0"]
+    options = ["--documents", "none", "--validation", "0", "--show", "0"]
     lines = show(capsys, "--token-regex", "[A-Z][^,]+", "--token-regex", r"\d+", *options, corpus="list.csv")
     assert lines[0] == "regex: a vocabulary of 18 tokens from 41 of 41 characters of list.csv"
     rows = ["'1'", "'2' '2'", "'1'"]

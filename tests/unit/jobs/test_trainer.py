@@ -40,12 +40,6 @@ def test_a_job_is_trained_and_published(place):
     until(lambda: list((place.training / "jobs").iterdir()) == [])
 
 
-@pytest.mark.parametrize(("filename", "option"), [("a.jsonl", True), ("a.csv", True), ("a.txt", False)])
-def test_records_are_documents(place, filename, option):
-    place.train("{}", filename)
-    assert ("--documents=records" in place.versions["1"]["argv"]) == option
-
-
 def test_a_validation_file_is_passed_on(place):
     """In place of a fraction, which the exporter refuses beside it."""
     file_id = place.job(place.submit("held out", "other.txt")).training_file

@@ -135,6 +135,17 @@ def test_a_file_of_settings_is_sent_whole(train, server, book):
     assert (settings["dropout"], settings["max_minutes"]) == (0.1, None)
 
 
+@pytest.mark.usefixtures("book")
+@pytest.mark.parametrize("with_server", [True])
+def test_with_a_file_of_settings_a_table_has_records_too(train, server):
+    """As without one, and as in this process."""
+    Path("table.csv").write_text("text\nIt was.\n")
+    Path("mine.toml").write_text("units = 16\n")
+    server.script = [uploaded(), answer_json(JOB)]
+    train("table.csv", "--config", "mine.toml", "--detach")
+    assert server.bodies[1]["settings"]["documents"] == "records"
+
+
 @pytest.mark.parametrize("with_server", [True])
 def test_the_validation_corpus_of_a_file_of_settings_is_sent(train, server, book):
     Path("held.txt").write_text("It was held out.\n")

@@ -36,7 +36,7 @@ def test_each_record_is_a_document(tmp_path, name, content):
         ("a.jsonl", '{"prompt": "a"}', "line 1: the field text, or prompt and completion is required, got 'prompt'"),
         ("a.jsonl", '["a"]', "line 1: a JSON object .* got '\\[\"a\"\\]'"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
-        ("a.csv", "name,age\na,1\n", "line 2: .* got 'name', 'age'"),
+        ("a.csv", "name,age\na,1\n", "line 2: .* got 'name', 'age'; --documents none reads any text"),
         ("a.csv", 'text,x\n"a\nb",1\n"c,2\nd,3\n', "a.csv, the record at line 4: .* quotation marks"),
         ("a.csv", 'text,x\n"a,1\n"b",2\n', "a.csv, the record at line 2: .* quotation marks"),
         ("a.csv", 'text,"x\na,1\n', "a.csv, the record at line 1: .* quotation marks"),
