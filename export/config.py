@@ -14,6 +14,7 @@ from contract.card import ID_PATTERN, Cell, Direction, GeneratorCard, Unit
 from contract.errors import TokenizerError
 from contract.machine import has_amx, has_gpu, multiplies_bfloat16
 from contract.tokenizers.regexes import PRESETS, join_regexes
+from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
 from export.corpora.documents import RECORDS, Documents
 from export.corpora.packaged import NUM_CHARACTERS
 from export.errors import ConfigError
@@ -497,8 +498,12 @@ def architecture_of(card: GeneratorCard) -> dict[str, Any]:
 def require_architecture(config: TrainConfig, card: GeneratorCard, base: str) -> None:
     """Raise ConfigError if a setting that was given contradicts the architecture of the base, NAME:VERSION."""
     own = architecture_of(card)
+    # What None stands for.
+    defaults = {"context_length": DEFAULT_CONTEXT} if own.get("bidirectional") else {}
+    defaults |= {"vocab_size": DEFAULT_VOCAB_SIZE} if own["token_unit"] == "subword" else {}
     for name in ARCHITECTURE:
-        given, value = getattr(config, name), own.get(name, TrainConfig.model_fields[name].default)
+        both = getattr(config, name), own.get(name, TrainConfig.model_fields[name].default)
+        given, value = (defaults.get(name) if each is None else each for each in both)
         if name in config.model_fields_set and given != value:
             raise ConfigError(
                 f"{name} = {_text(given)} contradicts {base}, which has {name} = {_text(value)}: a fine-tuned model "

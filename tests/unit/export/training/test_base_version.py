@@ -36,6 +36,22 @@ def test_the_architecture_comes_from_the_base_and_the_rest_from_the_settings(tmp
     assert (config.embedding, config.dropout, config.base, config.name) == (64, 0.2, "base:1", "new")
 
 
+@pytest.mark.parametrize(
+    ("own", "name", "default", "message"),
+    [
+        ({"bidirectional": True}, "context_length", 20, "context_length = 21 contradicts base:1, .* = 20"),
+        ({"token_unit": "subword"}, "vocab_size", 2000, "vocab_size = 2001 contradicts base:1, .* = 2000"),
+        ({}, "vocab_size", None, "vocab_size = 2000 contradicts base:1, .* = none"),
+    ],
+)
+def test_a_default_of_the_base_may_be_given(tmp_path, own, name, default, message):
+    stored(tmp_path, settings=own)
+    base = BaseVersion.find("base", tmp_path)
+    base.complete(load_config(None, {**WANTED, name: default}))
+    with pytest.raises(ConfigError, match=message):
+        base.complete(load_config(None, {**WANTED, name: (default or 1999) + 1}))
+
+
 def test_an_imported_model_has_its_architecture_in_its_card(tmp_path):
     stored(tmp_path, card={"training": None, "direction": "backward"})
     config = BaseVersion.find("base", tmp_path).complete(load_config(None, WANTED))
