@@ -22,8 +22,12 @@ RECIPES = tuple(name for name in ALL_RECIPES if name not in {FINE_TUNING_RECIPE,
 ALLOWED = tuple(name for name in TrainConfig.model_fields if name not in _WITHHELD)
 
 
-def check_settings(model: str, settings: Mapping[str, Any], base: GeneratorCard | None = None) -> TrainConfig:
+def check_settings(
+    model: str, settings: Mapping[str, Any], base: GeneratorCard | None = None, corpus: str = "-"
+) -> TrainConfig:
     """Return the configuration of a job with a recipe, or with a base model, whose card may be unknown.
+
+    Without its corpus, a recipe has the rates and units for a text of the usual length.
 
     Raises:
         ConfigError: a setting is invalid, and the message names it, its limit and its value; or it contradicts the
@@ -36,7 +40,7 @@ def check_settings(model: str, settings: Mapping[str, Any], base: GeneratorCard 
     origin = {} if model in RECIPES else {"from": model}
     recipe = ALL_RECIPES[model if model in RECIPES else FINE_TUNING_RECIPE]
     _require_values(settings, tomllib.loads(recipe.read_text()))
-    config = load_config(recipe, {**settings, **origin, "corpus": "text", "name": "text"})
+    config = load_config(recipe, {**settings, **origin, "corpus": corpus, "name": "text"})
     if base is not None:
         require_architecture(config, base, model)
     return config

@@ -328,7 +328,10 @@ class _Attempt:
         if (runs / job.name / "config.json").exists():
             return [*EXPORT, "resume", str(runs / job.name), *to]
         text = self._lay_out(job.training_file, "text")
-        settings = dict(job.settings)
+        settings, multiplier = dict(job.settings), job.hyperparameters.get("learning_rate_multiplier", "auto")
+        if multiplier != "auto" and "learning_rate" not in settings:
+            recipe = check_settings(job.model, settings, corpus=str(self._folder / text))
+            settings["learning_rate"] = min(1.0, recipe.learning_rate * multiplier)
         if job.validation_file is not None:
             settings.pop("validation", None)
             settings["validation_corpus"] = self._lay_out(job.validation_file, "validation")

@@ -118,7 +118,8 @@ def _settings(body: FineTuningRequest, model: str, base: GeneratorCard | None, l
         raise InvalidRequest(f"settings: {error}", param="settings") from error
     # The exporter's command line does not take 64.0 for an integer, or "yes" for a flag.
     settings = {name: getattr(config, name) for name in settings}
-    if hyperparameters.learning_rate_multiplier != "auto":
+    # Otherwise the trainer multiplies that of the recipe, which depends on the text.
+    if hyperparameters.learning_rate_multiplier != "auto" and "learning_rate" in settings:
         settings["learning_rate"] = min(1.0, config.learning_rate * hyperparameters.learning_rate_multiplier)
     _require_limits(config, settings, limits)
     return settings

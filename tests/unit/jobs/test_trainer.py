@@ -40,6 +40,13 @@ def test_a_job_is_trained_and_published(place):
     until(lambda: list((place.training / "jobs").iterdir()) == [])
 
 
+@pytest.mark.parametrize(("settings", "rate"), [({"seed": 3}, 0.008), ({"learning_rate": 0.3}, 0.3)])
+def test_a_multiplier_applies_to_the_learning_rate_for_the_text(place, settings, rate):
+    """A short text is read often, for which the recipe has 0.004. The gateway has multiplied one that was given."""
+    place.train(settings=settings, hyperparameters={"learning_rate_multiplier": 2})
+    assert f"--learning-rate={rate}" in place.versions["1"]["argv"]
+
+
 def test_a_validation_file_is_passed_on(place):
     """In place of a fraction, which the exporter refuses beside it."""
     file_id = place.job(place.submit("held out", "other.txt")).training_file

@@ -76,6 +76,13 @@ def test_settings_have_the_types_of_the_exporters_options(ask, job):
     assert created["seed"] == 7
 
 
+@pytest.mark.parametrize(("given", "multiplied"), [({}, None), ({"learning_rate": 0.02}, 0.06)])
+def test_only_a_given_learning_rate_is_multiplied_here(ask, job, given, multiplied):
+    """That of a recipe depends on the text, which the trainer reads."""
+    times = {"hyperparameters": {"learning_rate_multiplier": 3}, "settings": given}
+    assert ask("POST", "/v1/fine_tuning/jobs", {**job, **times})[1]["settings"].get("learning_rate") == multiplied
+
+
 def test_a_job_with_a_backward_base_has_its_direction(gateway, ask, job, monkeypatch):
     """Clients show its samples in reading order."""
     monkeypatch.setattr(gateway.services, "model_registry", Models())
