@@ -125,9 +125,10 @@ class Corpus:
         else:
             cut = corpus._offset_of(keep) if 0 < keep < self.num_characters else None
         if cut is None:
+            more = "more documents, --documents none" if self.ends else "more text"
             raise CorpusError(
                 f"corpus {self.name}: {self.num_characters} character(s) in {self.num_documents} document(s) are too "
-                f"few to hold out validation = {fraction}; give more text or --validation 0"
+                f"few to hold out validation = {fraction}; give {more} or --validation 0"
             )
         head = replace(corpus, stop=cut)
         tail = replace(corpus, start=cut + len(SEPARATOR) if self.ends else cut)

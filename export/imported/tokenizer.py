@@ -32,7 +32,8 @@ from export.imported.keras_vocabularies import model_tokenizer, parse_lines, voc
 MAX_BYTES = 64 << 20
 _ZIP = b"PK\x03\x04"
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}
-# Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name.
+# Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name. All
+# end with a dot.
 _PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
 _UNPICKLE = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json())"
 _EXPECTED_FORMATS = (
@@ -95,7 +96,7 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_BYTES and not content.startswith(_ZIP):
         size = max(len(content), path.stat().st_size)
         raise TokenizerError(f"a tokenizer file must have at most {MAX_BYTES:,} bytes, got {size:,}")
-    if path.suffix.lower() in _PICKLE_SUFFIXES or _PICKLE.match(content):
+    if path.suffix.lower() in _PICKLE_SUFFIXES or (_PICKLE.match(content) and content.rstrip().endswith(b".")):
         target = shlex.quote(str(path.with_suffix(".json")))
         command = f'python -c "{_UNPICKLE}" {shlex.quote(str(path))}'
         raise TokenizerError(

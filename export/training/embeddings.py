@@ -109,7 +109,7 @@ def _parse_lines(lines: Iterator[bytes], requested: Collection[bytes], width: in
         else:
             continue
         if token in requested and token not in vectors:
-            vectors[token] = _parse(values, number)
+            vectors[token] = _parse(values, number, width)
     return vectors
 
 
@@ -132,8 +132,10 @@ def _split(line: bytes, number: int, width: int) -> tuple[bytes, bytes]:
     return token, b" ".join(values)
 
 
-def _parse(values: bytes, number: int) -> np.ndarray:
+def _parse(values: bytes, number: int, width: int) -> np.ndarray:
     fields = values.split()
+    if len(fields) != width:
+        raise NotText(f"line {number}: {width} values are expected, as in the lines before it, got {len(fields)}")
     for field in fields:
         if not _is_number(field):
             raise NotText(f"line {number}: {field.decode('utf-8', 'replace')!r} is not a number")

@@ -59,7 +59,8 @@ class RunFolder:
             The path that the previous run was moved to, `runs/<name>~`; None if no run had a complete epoch.
 
         Raises:
-            RunError: the directory contains a file that no training run wrote.
+            RunError: the directory contains a file that no training run wrote, or the run before the previous one is
+                being resumed.
             OSError: writing failed; a previous run is still in its place.
         """
         names = sorted(path.name for path in self.path.iterdir()) if self.path.exists() else []
@@ -89,8 +90,9 @@ class RunFolder:
             if (self.path / _PROGRESS).exists():
                 # No model name ends in ~, so this is not the directory of another run.
                 aside = self.path.with_name(f"{self.path.name}~")
-                shutil.rmtree(aside, ignore_errors=True)
-                self.path.rename(aside)
+                with locked_directory(aside, "training run"):
+                    shutil.rmtree(aside, ignore_errors=True)
+                    self.path.rename(aside)
             shutil.rmtree(self.path, ignore_errors=True)
             draft.rename(self.path)
         finally:

@@ -27,6 +27,7 @@ class Trial:
     directory: Path  # of its run, its log and its progress file
     minutes: float  # the time limit of its run
     state: State = "running"
+    started: float = 0.0  # the time of its first update
     trained_minutes: float = 0.0
     train_loss: float | None = None
     evaluated: float = 0.0  # the fraction of the run that was done at the last evaluation between epochs
@@ -47,8 +48,9 @@ class Trial:
 
     def read(self, line: Mapping[str, Any]) -> None:
         """Apply a line of the progress file."""
-        if "fraction" in line:
-            self.trained_minutes = line["fraction"] * self.minutes
+        if self.train_loss is None:
+            self.started = time.monotonic()
+        self.trained_minutes = (time.monotonic() - self.started) / 60
         if line["event"] == "update":
             self.train_loss = line["train_loss"]
             return

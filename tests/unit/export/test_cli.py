@@ -425,7 +425,7 @@ BAD = {
         ["--validation", "0.0476"],
         "has none of the 10 tokens held out",
     ),
-    "one document": (b"a long text", ["--documents", "file"], "in 1 document(s) are too few to hold out"),
+    "one document": (b"a long text", ["--documents", "file"], "; give more documents, --documents none or --v"),
 }
 
 

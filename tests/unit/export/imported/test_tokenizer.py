@@ -202,6 +202,11 @@ def test_a_hugging_face_tokenizer_is_imported(tmp_path):
     assert load_tokenizer(write(tmp_path, tokenizer.to_json())).to_json() == tokenizer.to_json()
 
 
+def test_a_vocabulary_may_begin_like_a_pickle(tmp_path):
+    (tmp_path / "words.txt").write_bytes(b"cat\nsat\nmat\n")
+    assert {"cat", "sat", "mat"} < set(read_tokenizer(tmp_path / "words.txt").tokens)
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("name", ["my tokenizer's.pickle", "t.PKL", "tokenizer.bin"])
 def test_a_pickle_is_refused_with_a_working_conversion_command(tmp_path, monkeypatch, name, protocol):

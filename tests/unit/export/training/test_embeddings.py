@@ -126,6 +126,7 @@ BAD = {
     "another width in the title": (b"9 300\nthe 1 2 3\n", "have 300 values, but embedding is 3; give --embedding 300"),
     "a word alone": (b"the\ncat\n", "line 1: a token and its values are expected"),
     "too few": (b"the 1 2 3\ncat 1 2\n", "line 2: 3 values are expected, as in the lines before it, got 2"),
+    "two spaces": (b"the 1 2 3\ncat 1  2\n", "line 2: 3 values are expected, as in the lines before it, got 2"),
     "too many": (b"the 1 2 3\nx 1 2 3 4\n", "line 2: 3 values are expected, as in the lines before it, got 4"),
     "none": (b"the 1 2 3\n\nx\n", "line 3: 3 values are expected, as in the lines before it, got 0"),
     "no number": (b"the 1 2 3\ncat 1 two 3\n", "line 2: 'two' is not a number"),

@@ -198,6 +198,16 @@ def test_a_new_run_moves_the_previous_one_aside(copy):
     assert RunFolder(aside).progress() != before
 
 
+def test_a_run_that_is_being_resumed_is_not_removed(copy):
+    """Not even one that was moved aside."""
+    trainer, tokenizer = prepare()
+    aside = RunFolder(copy.create(trainer.config, tokenizer, DESCRIPTION))
+    fake_computation(trainer).run(copy)
+    with aside.locked(), pytest.raises(RunError, match="m~: another training run uses this directory"):
+        copy.create(trainer.config, tokenizer, DESCRIPTION)
+    assert aside.progress().epochs and copy.progress().epochs
+
+
 def test_a_run_without_a_complete_epoch_is_removed_not_moved_aside(tmp_path):
     trainer, folder = start(tmp_path / "m")
     assert folder.create(trainer.config, prepare()[1], DESCRIPTION) is None

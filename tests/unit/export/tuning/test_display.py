@@ -38,6 +38,15 @@ def test_a_line_tells_how_a_trial_ended(capsys):
     assert err == ""
 
 
+def test_the_minutes_of_a_trial_are_those_since_its_first_update(monkeypatch):
+    """A run of few epochs ends before its time limit, so the fraction done says nothing of its minutes."""
+    running = trial(1)
+    for now, fraction in ((100, 0.0), (160, 0.5)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        running.read({"event": "update", "train_loss": 2.0, "fraction": fraction})
+    assert running.trained_minutes == 1
+
+
 def test_the_table_begins_with_the_lowest_loss_and_ends_with_trials_that_have_none():
     trials = [trial(1, state="failed"), trial(2, state="stopped", loss=1.75), trial(3, state="complete", loss=1.5)]
     _, *rows = results_table(trials)
