@@ -7,6 +7,7 @@ ends, the next trainer resumes from the run's last epoch, and a version that nam
 import contextlib
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -301,7 +302,8 @@ class _Attempt:
 
     def _list_model(self) -> None:
         of_job = ["--name", self._job.name, "--job", self._job.id]
-        command = [*EXPORT, "train", "text", "--if-new", *of_job, *self._models_dir]
+        # An empty text, on which it cannot train if the version is damaged.
+        command = [*EXPORT, "train", os.devnull, "--if-new", *of_job, *self._models_dir]
         for _ in range(MAX_KILLS):
             done = subprocess.run(command, cwd=self._folder, env=environment(), stdout=subprocess.DEVNULL, check=False)
             if done.returncode >= 0:

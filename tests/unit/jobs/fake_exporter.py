@@ -33,6 +33,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     command, models = sys.argv[1], Path(option("--models-dir"))
     if "--if-new" in sys.argv:
+        assert not Path(sys.argv[2]).read_text(), "it would train if there were no version"
         with (models / "listed").open("a") as file:
             file.write(option("--name") + "\n")
         if (models / "kill-listing").exists():
