@@ -17,8 +17,10 @@ TRAIN_OPTIONS := --config demo --if-empty
 # The model is named after the file, or NAME.
 ifdef CORPUS
 NAME := $(basename $(notdir $(CORPUS:%/=%)))
-# One file is a running text.
-DOCUMENTS := $(if $(filter shakespeare pydoc-topics,$(CORPUS))$(wildcard $(CORPUS)/.),file,none)
+# Another file is a running text.
+RECORDS := $(filter %.jsonl %.csv,$(CORPUS))
+BUILT_IN := $(filter shakespeare state-of-the-union pydoc-topics,$(CORPUS))
+DOCUMENTS := $(if $(BUILT_IN)$(wildcard $(CORPUS)/.),file,$(if $(RECORDS),records,none))
 TRAIN_OPTIONS := "$(CORPUS)" --if-new --name "$(NAME)" --documents $(DOCUMENTS)
 run: export SOSTENUTO_DEFAULT_MODEL ?= $(NAME)
 endif

@@ -211,7 +211,7 @@ def train(
     return workflow.train(train_config, models_dir, runs_dir, base, **output)
 
 
-# Settings without use in a search: a trial has the search's minutes, and standard input can be read only once.
+# Settings without use in a search: a trial has its share of the search's minutes, and is no job.
 _NOT_TUNED = {"max_minutes", "tensorboard", "job"}
 
 

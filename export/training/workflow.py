@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from contract.card import CorpusDescription, Lineage, NoTrainingFilter, Sample, TrainingReport
 from contract.files import write_atomically
@@ -21,7 +22,7 @@ from export.corpora.corpus import Corpus, read_corpus
 from export.corpora.labels import learn_columns
 from export.corpora.memorization import SPAN_WORDS, Memorization
 from export.corpora.training_filter import build_training_filter
-from export.errors import CorpusError, ExportError, RunError
+from export.errors import CorpusError, ExportError, RunError, TrainingFailed
 from export.interrupts import deferred_interrupts, raise_if_interrupted
 from export.repository.history import Progress
 from export.repository.plots import history_png
@@ -38,7 +39,6 @@ from export.training.runs import PICTURE, RunFolder
 from export.training.samples import SampleWriter
 from export.training.trainer import Display, Trainer
 from export.vocabulary import describe_dropped_words, train_tokenizer
-
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -105,8 +105,14 @@ class TrainingRun:
                     else:
                         echo(f"publish the best epoch, {progress.best_epoch}, with:  {self.command('publish')}")
                     self._warn_if_something_is_better(progress)
-        except (KeyboardInterrupt, ExportError, OSError) as error:
+        except (KeyboardInterrupt, ExportError, OSError, tf.errors.ResourceExhaustedError) as error:
             self._suggest_commands(can_resume=isinstance(error, KeyboardInterrupt | OSError))
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                config, (reason, *_) = self.config, error.message.split("\n")
+                raise TrainingFailed(
+                    f"{reason}; lower --batch-size (now {config.batch_size}), --sequence-length (now "
+                    f"{config.sequence_length}) or --units (now {config.units})"
+                ) from error
             raise
 
     def sample_writer(self, text: Corpus | None) -> SampleWriter:

@@ -13,6 +13,8 @@ from tests.paths import ROOT
         ([], "--config demo --if-empty"),
         (["CORPUS=texts/book.txt"], '"texts/book.txt" --if-new --name "book" --documents none'),
         (["CORPUS=book.txt", "NAME=mine"], '"book.txt" --if-new --name "mine" --documents none'),
+        (["CORPUS=table.csv"], '"table.csv" --if-new --name "table" --documents records'),
+        (["CORPUS=state-of-the-union"], '"state-of-the-union" --if-new --name "state-of-the-union" --documents file'),
         (["CORPUS=docs"], '"docs" --if-new --name "docs" --documents file'),
         (["CORPUS=pydoc-topics"], '"pydoc-topics" --if-new --name "pydoc-topics" --documents file'),
     ],

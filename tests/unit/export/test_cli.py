@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 
 from contract.card import GeneratorCard, load_assets
@@ -495,6 +496,17 @@ def test_a_diverged_training_can_publish_its_best_epoch(published, monkeypatch, 
     assert main(["publish", "runs/m"]) == 0
     history = json.loads(Path("runs/m/progress.json").read_text())["history"]
     assert published[0][2].validation_loss == history[0]["validation_loss"]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_training_that_exhausts_the_memory_says_what_to_lower(monkeypatch, capsys):
+    def exhausted(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nHint: …")
+
+    monkeypatch.setattr(Optimization, "update", exhausted)
+    assert train() == 1
+    sizes = "--batch-size (now 4), --sequence-length (now 25) or --units (now 6)"
+    assert capsys.readouterr().err == f"error: OOM when allocating tensor; lower {sizes}\n"
 
 
 def test_an_interrupt_between_training_and_publishing_prevents_publishing(published, monkeypatch, capsys):
