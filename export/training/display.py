@@ -75,22 +75,25 @@ class ProgressFile:
 
     def __init__(self, path: Path, samples: Callable[[], Sequence[Sample]], before: Progress) -> None:
         self._path, self._samples, self._tokens = path, samples, before.last.tokens
-        self._started, self._next_at = time.monotonic(), 0.0
-        self._first_fraction: float | None = None
+        self._updated, self._next_at = 0.0, 0.0
+        self._first: tuple[float, float] | None = None  # time after the first update, and the fraction done then
         for count in range(1, before.epochs + 1):
             self._write_epoch(before.model_copy(update={"history": before.history[:count]}), ())
 
     def update(self, epoch: int, train_loss: float, tokens: int, fraction: float) -> None:
         """Write an update, at most one a second."""
-        now = time.monotonic()
+        # The fraction is that before the update.
+        before = self._updated
+        now = self._updated = time.monotonic()
         self._tokens += tokens
-        if self._first_fraction is None:
-            self._first_fraction = fraction
+        if self._first is None and before:
+            self._first = before, fraction
         if now < self._next_at:
             return
         self._next_at = now + 1.0
-        done = fraction - self._first_fraction
-        seconds_left = (now - self._started) / done * (1 - fraction) if done else None
+        started, first_fraction = self._first or (now, fraction)
+        done = fraction - first_fraction
+        seconds_left = (before - started) / done * (1 - fraction) if done else None
         self._write(
             event="update",
             epoch=epoch,

@@ -59,6 +59,17 @@ def test_the_progress_file_has_evaluations_within_an_epoch(tmp_path):
     assert json.loads(line) == {"event": "evaluation", "fraction": 0.5, "validation_loss": 2.25}
 
 
+def test_the_time_left_does_not_count_what_precedes_the_run(tmp_path, monkeypatch):
+    """As the validation of a base; nor the first update, which takes long. The run has 100 seconds, from 60 on."""
+    monkeypatch.setattr("time.monotonic", lambda: 5)
+    file = ProgressFile(tmp_path / "progress", lambda: SAMPLES, Progress())
+    for now, fraction in ((70, 0.0), (72, 0.1), (74, 0.12)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        file.update(1, 2.0, 500, fraction)
+    lines = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    assert [line["seconds_left"] for line in lines] == [None, None, pytest.approx(88)]
+
+
 def test_a_terminal_shows_a_bar_with_losses_speed_and_time_left(monkeypatch):
     terminal = TerminalFile()
     monkeypatch.setattr("sys.stderr", terminal)
