@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from contract.card import ID_PATTERN, Cell, Direction, GeneratorCard, Unit
 from contract.errors import TokenizerError
 from contract.machine import has_amx, has_gpu, multiplies_bfloat16
+from contract.tokenizers.byte_level import CONTINUATIONS
 from contract.tokenizers.regexes import PRESETS, join_regexes
 from contract.tokenizers.subwords import DEFAULT_VOCAB_SIZE
 from export.corpora.documents import RECORDS, Documents
@@ -44,7 +45,6 @@ _FULL_UNITS_FROM, _UNITS_STEP = 0.5, 128
 _SPEED_WITHOUT_AMX, _SPEED_WITHOUT_BFLOAT16 = 0.5, 0.25
 # A file's characters per byte are counted in its beginning, as those bytes that do not continue a character in UTF-8.
 _SAMPLED_BYTES = 1 << 16
-_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 # The largest factor of the default recipe's dropout, for more passes than it is made for; higher rates of others were
 # not measured.
 _MAX_DROPOUT_FACTOR = 2.5
@@ -380,14 +380,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         ConfigError: the file cannot be read, a field is missing, unknown or out of range, or two overrides exclude
             each other.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+    values = _read_toml(path)
     recipe = None if path is None else next((name for name, file in RECIPES.items() if file.samefile(path)), None)
     from_file = dict(values)
     corpus = overrides.get("corpus", values.get("corpus"))
@@ -425,6 +418,15 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
         adapted = _adapted(config, recipe, from_file)
         config = config.model_copy(update={name: value for name, value in adapted.items() if name not in overrides})
     return config
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    try:
+        return {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _adapted(config: TrainConfig, recipe: str, from_file: dict[str, Any]) -> dict[str, float]:
@@ -481,7 +483,7 @@ def _estimated_characters(path: Path) -> int:
     except OSError:
         # The reader of the corpus reports it.
         return 0
-    return size * len(start.translate(None, _CONTINUATION_BYTES)) // max(1, len(start))
+    return size * len(start.translate(None, CONTINUATIONS)) // max(1, len(start))
 
 
 def architecture_of(card: GeneratorCard) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from export.imported.keras_vocabularies import model_tokenizer, parse_lines, voc
 MAX_BYTES = 64 << 20
 _ZIP = b"PK\x03\x04"
 _PICKLE_SUFFIXES = {".pickle", ".pkl"}
-# Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name. All
-# end with a dot.
+# Pickle protocols from 2 on begin with this byte; in protocols 0 and 1 an object begins with its constructor's name.
+# All end with a dot.
 _PICKLE = re.compile(rb"\x80|c[\w.]+\n\w+\n")
 _UNPICKLE = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).to_json())"
 _EXPECTED_FORMATS = (

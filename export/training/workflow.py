@@ -40,6 +40,7 @@ from export.training.samples import SampleWriter
 from export.training.trainer import Display, Trainer
 from export.vocabulary import describe_dropped_words, train_tokenizer
 
+
 @dataclass(frozen=True)
 class TrainingRun:
     """A training run in its directory, and the repository that it publishes to."""

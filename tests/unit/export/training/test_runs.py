@@ -205,7 +205,8 @@ def test_a_run_that_is_being_resumed_is_not_removed(copy):
     fake_computation(trainer).run(copy)
     with aside.locked(), pytest.raises(RunError, match="m~: another training run uses this directory"):
         copy.create(trainer.config, tokenizer, DESCRIPTION)
-    assert aside.progress().epochs and copy.progress().epochs
+    assert aside.progress().epochs
+    assert copy.progress().epochs
 
 
 def test_a_run_without_a_complete_epoch_is_removed_not_moved_aside(tmp_path):
