@@ -463,6 +463,45 @@ def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
     context.close()
 
 
+def test_a_prompt_that_is_typed_while_models_load_stays(page, gateway):
+    """What needs a model waits for it."""
+    page, held = page.page, []
+    page.route("**/v1/models", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
+    page.evaluate("sessionStorage.clear()")
+    page.goto("about:blank")
+    page.goto(f"http://127.0.0.1:{gateway.port}/")
+    page.fill("#prompt", "mine")
+    page.click("#generate")
+    page.click("#share")
+    page.locator("#status", has_text="There is nothing to link to yet.").wait_for()
+    assert [page.is_disabled(control) for control in ("#compare", "#code", "#settings")] == [True] * 3
+    while not held:
+        page.wait_for_timeout(50)
+    models = gateway.get("/v1/models")[1]
+    models["data"] = [{**model, "corpus": "shakespeare", "discoveries": [DISCOVERY]} for model in models["data"]]
+    held[0].fulfill(json=models)
+    page.locator("#model-0 option").first.wait_for(state="attached")
+    page.wait_for_timeout(300)
+    assert page.input_value("#prompt") == "mine"
+    assert page.is_hidden("#notice")
+    assert page.locator(".token").count() == 0
+    assert [page.is_enabled(control) for control in ("#compare", "#code", "#settings")] == [True] * 3
+
+
+def test_a_link_is_shown_after_a_retry(page):
+    text = page.write(TEXT[:20], **FIELDS)
+    page.page.wait_for_timeout(300)
+    down = {"error": {"message": "no model server responds"}}
+    page.page.route("**/v1/models", lambda route: route.fulfill(status=503, json=down))
+    page.page.reload()
+    page.wait_for_notice("No model server responds.")
+    page.page.unroute("**/v1/models")
+    page.click("#retry")
+    page.wait_for("Done.")
+    assert page.text() == text
+    page.excuse_failed_loads()
+
+
 @pytest.mark.parametrize(
     "text", [" be or.\nNot\n\nTHE KING:\nTo be,\nor", " be or.\nTHE KING:\nTo be,\nor"], ids=["paragraphs", "lines"]
 )
@@ -724,6 +763,8 @@ def test_the_page_asks_for_an_api_key(browser, start_gateway, key_file):
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"http://127.0.0.1:{gateway.port}/")
+    page.click("#key button[value='']")
+    page.click("#retry")
     for given, refused in (("wrong", ""), (key, "The key was refused: the API key is invalid.")):
         page.wait_for_selector("#key[open]")
         expect(page.locator("#key-refused")).to_have_text(refused)

@@ -5,8 +5,8 @@ import { answer, findAll } from "./dom.js";
 import { sentence } from "./format.js";
 
 const [notice, retry, key, keyValue, keyRefused] = findAll(["notice", "retry", "key", "key-value", "key-refused"]);
-// Failures after which the same request may succeed: no connection, too many requests, a server that is down.
-const MAY_PASS = (status) => status === 0 || status === 429 || status >= 500;
+// Failures after which the same request may succeed: no connection, no key yet, too many requests, a server that is down.
+const MAY_PASS = (status) => [0, 401, 429].includes(status) || status >= 500;
 
 // After a temporary failure, a retry is offered; the cause of any other must be fixed first.
 addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);

@@ -32,7 +32,7 @@ export function note(shown) {
 // Copies the URL of this page, and returns a status message.
 export async function copyAddress() {
   write();
-  if (!location.hash) return "The text is too long for a link.";
+  if (!location.hash) return last ? "The text is too long for a link." : "There is nothing to link to yet.";
   return `${(await copyText(location.href)) ? "Link copied" : "Copy the link from the address bar"}. It contains the text, the model and the settings.`;
 }
 

@@ -34,8 +34,9 @@ export class Opening {
     column.hideText();
     await run(async (signal) => {
       this.#typing = new AbortController();
-      prompt.value = ofPlays ? SCENE : await openingPrompt(model);
-      await column.generate(prompt.value, signal, { max_tokens: NUM_TOKENS });
+      const [typed, scene] = [prompt.value, ofPlays ? SCENE : await openingPrompt(model)];
+      if (prompt.value === typed) prompt.value = scene;
+      await column.generate(scene, signal, { max_tokens: NUM_TOKENS });
       colors = await this.#explain(discovery, model, column.whole, ofPlays, signal);
     });
     if (this.#typing.signal.aborted) colors = null;

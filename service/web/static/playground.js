@@ -19,14 +19,14 @@ let models = [];
 let columns = [];
 const opening = new Opening();
 const shell = new Shell({
-  submit: () => run((signal) => allSettled(columns.map((column) => column.generate(prompt.value, signal)))),
+  submit: () => columns.length && run((signal) => allSettled(columns.map((column) => column.generate(prompt.value, signal)))),
   models: (served) => {
     models = served;
     columns.forEach((column) => column.showModels(models));
   },
 });
 
-async function start() {
+function start() {
   compare.addEventListener("change", () => showColumns(compare.checked ? 2 : 1));
   prompt.addEventListener("input", keep);
   goOn.addEventListener("click", () => run((signal) => allSettled(columns.map((column) => column.continue(signal)))));
@@ -40,15 +40,23 @@ async function start() {
     find("request-code").showModal();
   });
   const shown = fromHash(location.hash || noted(), ({ columns }) => Array.isArray(columns));
-  await shell.loadModels();
-  // The demo continues a play with a speech; other models generate a text from its beginning.
-  prompt.value = shown?.prompt ?? (models.some((model) => model.corpus === "shakespeare") ? "HAMLET.\n" : "");
+  prompt.value = shown?.prompt ?? "";
   compare.checked = shown?.columns.length === 2;
+  return open(shown, prompt.value);
+}
+
+// Loads the models, and shows the text of a link or a first one; what was typed meanwhile stays.
+async function open(shown, given) {
+  if (!(await shell.loadModels(undefined, () => open(shown, given)))) return;
+  findAll(["compare", "code", "settings"]).forEach((each) => { each.disabled = false; });
+  const isFirst = !shown && !prompt.value && models.length > 0;
+  // The demo continues a play with a speech; other models generate a text from its beginning.
+  if (isFirst && models.some((model) => model.corpus === "shakespeare")) prompt.value = "HAMLET.\n";
   showColumns(compare.checked ? 2 : 1, shown?.columns);
   const recipes = (shown?.columns ?? []).map(({ recipe }) => (isRecipe(recipe) ? recipe : null));
   if (recipes.some(Boolean)) {
-    await run((signal) => allSettled(columns.map((column, i) => recipes[i] && column.replay(prompt.value, recipes[i], signal))));
-  } else if (!shown && models.length) {
+    await run((signal) => allSettled(columns.map((column, i) => recipes[i] && column.replay(given, recipes[i], signal))));
+  } else if (isFirst) {
     await opening.show(columns[0], prompt, run);
   }
 }
@@ -67,6 +75,7 @@ function showColumns(count, given = []) {
 
 // Keeps what is shown in the address, and labels the prompt by the model's direction.
 function keep() {
+  if (!columns.length) return;
   // Without models, the address keeps its state for the next attempt.
   if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
   const isBackward = columns.some((column) => column.direction === "backward");
