@@ -208,6 +208,47 @@ def test_a_link_continues_the_same_text_after_the_same_end(page, open_playground
     assert again.text() == text
 
 
+def test_a_link_keeps_the_settings_of_each_request(page, open_playground, gateway):
+    """Whatever is selected since; another prompt has no text yet."""
+    first = page.write(TEXT[:20], **FIELDS)
+    page.set(temperature="1.5", min_p="0.02")
+    page.click("#continue")
+    page.wait_for("Done.")
+    page.set(temperature="0", min_p="0")
+    page_rows(page, 90)
+    page.page.locator("#token tbody button").nth(1).click()
+    page.wait_for("Done.")
+    text = page.text()
+    page.set(temperature="0.3")
+    page.page.wait_for_timeout(300)
+    address = page.page.url
+    page.page.fill("#prompt", "the ")
+    page.page.wait_for_timeout(300)
+    before = page.page.locator(".branches a").first.get_attribute("href")
+    texts = []
+    for link in (address, before, page.page.url):
+        again = open_playground(gateway, "#" + link.partition("#")[2])
+        texts.append((again.text(), again.page.input_value("#temperature-0"), again.page.input_value("#prompt")))
+    assert texts[0] == (text, "0.3", TEXT[:20])
+    assert (texts[1][0][:60], texts[1][0][60:90]) == (first, text[60:90])
+    assert texts[1][1:] == ("0.9", TEXT[:20])
+    assert texts[2] == ("", "0.3", "the ")
+
+
+def test_a_title_has_the_settings_of_the_request(page):
+    """Not those that were selected before its response arrived."""
+    held = []
+    page.set(**FIELDS)
+    page.page.route("**/v1/completions", lambda route: held.append(route))  # noqa: PLW0108 - Playwright marks it
+    page.click("#generate")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.set(temperature="1.5")
+    held[0].continue_()
+    page.wait_for("Done.")
+    assert page.page.text_content(".column h2") == "1: lstm, temperature 0.9"
+
+
 def test_the_seed_of_a_text_can_be_reused(page):
     text = page.write("the ", **{**FIELDS, "seed": ""})
     button = page.page.get_by_role("button", name="Reuse seed")

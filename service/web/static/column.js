@@ -52,7 +52,7 @@ export class Column {
     this.#branches = this.element.querySelector(".branches");
     this.#undo.addEventListener("click", () => on.idle(() => this.#restore(this.#shown.from)));
     this.#reuseSeed.addEventListener("click", () => {
-      this.#form.fill({ seed: String(this.recipe[0].seed) });
+      this.#form.fill({ seed: String(this.#shown.origins[0].seed) });
       this.#hide(this.#reuseSeed);
     });
     const settings = this.element.querySelector(".settings");
@@ -88,9 +88,11 @@ export class Column {
     return this.#shown !== null && this.#shown.origins.length > 0 && this.#shown.tokens.length > 0;
   }
 
-  // The recipe of the shown text, for a link; undefined without a text.
-  get recipe() {
-    return this.canContinue ? recipeOf(this.#shown) : undefined;
+  // The values for a link, with the recipe of the shown text if that has its prompt, model and labels.
+  linked(prompt) {
+    const { values } = this;
+    const isOfText = this.canContinue && this.#shown.prompt === prompt && modelOf(this.#shown.generated.values) === modelOf(values);
+    return { ...values, recipe: isOfText ? recipeOf(this.#shown, values) : undefined };
   }
 
   // Whether one request returns the whole shown text: it has no branch, and does not continue after an end or, as Max
@@ -106,8 +108,8 @@ export class Column {
   request(prompt) {
     const { model, ...values } = this.values;
     const fields = requestFields(values);
-    const seed = fields.seed ?? this.recipe?.[0].seed;
-    if (this.recipe?.length > 1 && this.isOneRequest) fields.max_tokens = this.#shown.tokens.length;
+    const seed = fields.seed ?? this.#shown?.origins[0]?.seed;
+    if (this.#shown?.origins.length > 1 && this.isOneRequest) fields.max_tokens = this.#shown.tokens.length;
     return { model, [this.direction === "backward" ? "suffix" : "prompt"]: prompt, ...fields, ...(seed !== undefined && { seed }) };
   }
 
@@ -136,8 +138,9 @@ export class Column {
     const isBackward = this.direction === "backward";
     const [promptField, model] = [isBackward ? "suffix" : "prompt", this.#choice.reference];
     const origin = { count: 0, body: { model, [promptField]: prompt }, override: fields };
+    const values = { ...this.values, ...fields.values };
     await this.#explained(() => this.#readStream(signal, origin, () => {
-      this.#begin(begun(prompt, { model, promptField, isBackward, values: this.values }, this.#shown));
+      this.#begin(begun(prompt, { model, promptField, isBackward, values }, this.#shown));
     }));
   }
 
@@ -161,13 +164,14 @@ export class Column {
     const { prompt, generated, tokens } = this.#shown;
     const origins = this.#shown.origins.filter(({ count }) => count <= position);
     const texts = tokens.slice(origins.at(-1).count, position).map(({ text }) => text);
-    const { body, isComplete } = await branchBody(origins.at(-1), texts, token, requestFields(this.values), generated, signal);
+    const values = { ...this.values, ...override.values };
+    const { body, isComplete } = await branchBody(origins.at(-1), texts, token, requestFields(values), generated, signal);
     const { hasFocus } = this.#text;
     this.#begin({ ...begun(prompt, { ...generated }, this.#shown, position), origins }, [...tokens.slice(0, position), { ...token, branched: true }]);
     if (hasFocus) this.#text.focus(position);
     const origin = { count: position + 1, body, token, override };
     if (!isComplete) return this.#readStream(signal, origin);
-    this.#shown.origins.push({ ...origin, seed: body.seed, fields: {} });
+    this.#shown.origins.push({ ...origin, seed: body.seed, values, fields: {} });
     this.#shown.state = body.state;
     this.#text.tokens.at(-1).isEnd = true;
     this.#statistics.textContent = "The branch completes the match.";
@@ -177,9 +181,9 @@ export class Column {
 
   // Regenerates the text of a link: the first request, then its branches and continuations.
   async replay(prompt, recipe, signal) {
-    for (const [i, { at, text, same, seed, num_tokens: count, ended }] of recipe.entries()) {
+    for (const [i, { at, text, same, seed, num_tokens: count, ended, values }] of recipe.entries()) {
       // Other text is the beginning of a match.
-      const fields = { max_tokens: count, ...(!ended && { complete_within_max_tokens: false }) };
+      const fields = { values, max_tokens: count, ...(!ended && { complete_within_max_tokens: false }) };
       if (i === 0) await this.generate(prompt, signal, { seed, ...fields });
       else if (at === undefined) await this.continue(signal, fields);
       else await this.branch(at, { text, same, seed, alternatives: {} }, signal, fields);
@@ -223,9 +227,9 @@ export class Column {
     const shown = this.#shown;
     [this.#undo.hidden, this.#reuseSeed.hidden] = [false, false];
     if (!this.#texts.includes(shown.from)) this.#hide(this.#undo);
-    if (this.recipe === undefined || this.#form.values.seed !== "") this.#hide(this.#reuseSeed);
+    if (!this.canContinue || this.#form.values.seed !== "") this.#hide(this.#reuseSeed);
     showBranches(this.#branches, this.#texts, shown, {
-      hrefOf: (text) => toHash({ prompt: text.prompt, columns: [{ ...this.values, recipe: recipeOf(text) }] }),
+      hrefOf: (text) => toHash({ prompt: text.prompt, columns: [{ ...text.generated.values, recipe: recipeOf(text, text.generated.values) }] }),
       opened: (text) => this.#on.idle(() => this.#restore(text)),
     });
     partings(shown, this.#texts).forEach((position) => this.#text.elementOf(position)?.classList.add("parting"));
@@ -244,7 +248,9 @@ export class Column {
 
   // Sends a request and reads its stream to the end; `begins` is called before the first token is shown.
   async #readStream(signal, origin, begins = () => {}) {
-    origin.fields = { ...requestFields(this.values), logprobs: ALTERNATIVES, return_state: true, ...origin.override };
+    const { values, ...fields } = origin.override;
+    origin.values = { ...this.values, ...values };
+    origin.fields = { ...requestFields(origin.values), logprobs: ALTERNATIVES, return_state: true, ...fields };
     if (origin.body.state) ["seed", "labels"].forEach((name) => delete origin.fields[name]); // the resume token has them
     const isBackward = (origin.body.state ? this.#shown.generated.isBackward : this.direction === "backward");
     const body = { ...origin.fields, ...origin.body, stream_options: { prepend: isBackward } };
@@ -342,22 +348,28 @@ export class Column {
 }
 
 // A text that begins. `generated` has its model, direction, prompt field and settings, whatever is selected meanwhile;
-// `origins` are the requests that generated it: each, with the seed of its response, continues after `count` tokens, the
-// last of them a branch's `token`, if any; `state` is the resume token after the last token, if it has arrived; `from` is
-// the text that it replaced, and `at` the position where a branch diverges from that.
+// `origins` are the requests that generated it: each, with its settings and the seed of its response, continues after
+// `count` tokens, the last of them a branch's `token`, if any; `state` is the resume token after the last token, if it
+// has arrived; `from` is the text that it replaced, and `at` the position where a branch diverges from that.
 function begun(prompt, generated, from, at = null) {
   return { prompt, generated, origins: [], state: null, tokens: [], from, at };
 }
 
-// The recipe of a text for `replay`; undefined before its first response. A request that `ended`, neither stopped nor cut
-// by a branch, has its own limit of tokens: it ends there again, as at a stop string or an EOS token.
-function recipeOf({ origins, tokens }) {
+function modelOf({ model, labels }) {
+  return JSON.stringify([model, labels]);
+}
+
+// The recipe of a text for `replay`; undefined before its first response. A step has the settings that differ from those
+// of the link. A request that `ended`, neither stopped nor cut by a branch, has its own limit of tokens: it ends there
+// again, as at a stop string or an EOS token.
+function recipeOf({ origins, tokens }, linked) {
   if (origins[0]?.seed === undefined) return undefined;
-  return origins.map(({ count, seed, token, fields, ended }, i) => {
+  return origins.map(({ count, seed, token, fields, ended, values: { model, labels, ...values } }, i) => {
     const next = origins[i + 1] ?? { count: tokens.length };
     const isWhole = ended && !next.token && fields.complete_within_max_tokens !== false;
     const numTokens = isWhole ? fields.max_tokens : Math.max(0, next.count - Number(Boolean(next.token)) - count);
-    return { seed, num_tokens: numTokens, ...(isWhole && { ended }), ...(token && { at: count - 1, text: token.text, same: token.same }) };
+    const changed = Object.entries(values).filter(([name, value]) => value !== linked[name] && !["seed", "max_tokens"].includes(name));
+    return { seed, num_tokens: numTokens, ...(changed.length && { values: Object.fromEntries(changed) }), ...(isWhole && { ended }), ...(token && { at: count - 1, text: token.text, same: token.same }) };
   });
 }
 

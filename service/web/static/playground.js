@@ -77,7 +77,7 @@ function showColumns(count, given = []) {
 function keep() {
   if (!columns.length) return;
   // Without models, the address keeps its state for the next attempt.
-  if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => ({ ...column.values, recipe: column.recipe })) });
+  if (models.length) note({ prompt: prompt.value, columns: columns.map((column) => column.linked(prompt.value)) });
   const isBackward = columns.some((column) => column.direction === "backward");
   columns.forEach((column) => column.showTitle());
   showModelCard(columns[0].model);
