@@ -12,7 +12,7 @@ import pytest
 
 from tests.access import keys
 from tests.conftest import TEXT
-from tests.pages import LOOKS, PATIENCE_MS, Playground
+from tests.pages import LOOKS, PATIENCE_MS, PHONE, Playground
 from tests.paths import ROOT
 from tests.waiting import until
 
@@ -620,6 +620,34 @@ def test_an_error_is_shown_beside_its_field(page):
     assert page.write(TEXT[:20]) != ""
     assert page.page.locator(".error:visible").count() == 0
     page.excuse_failed_loads()
+
+
+@pytest.mark.parametrize(
+    ("how", "values"),
+    [
+        ({"viewport": PHONE}, {"max_tokens": "0"}),
+        ({}, {"min_length": "-1"}),
+        # Rounded, it would be another seed.
+        ({}, {"seed": "9007199254740993"}),
+    ],
+    ids=["in a sheet", "in a closed group", "large seed"],
+)
+def test_an_invalid_field_is_shown(open_playground, gateway, how, values):
+    from playwright.sync_api import expect
+
+    page = open_playground(gateway, **how)
+    page.page.route("**/v1/completions", lambda route: pytest.fail("sent"))
+    page.set(**values)
+    page.click("#generate")
+    (name,) = values
+    expect(page.page.locator(f"#{name}-0")).to_be_focused()
+
+
+def test_an_empty_limit_of_tokens_is_the_pages_default(page):
+    page.set(max_tokens="")
+    assert page.page.get_attribute("#max_tokens-0", "placeholder") == "400"
+    page.click("#code")
+    assert '"max_tokens":400' in page.read("#code-text")
 
 
 LETTERS = "[a-z]{5} [a-z]{5}"

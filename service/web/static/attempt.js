@@ -10,6 +10,12 @@ const MAY_PASS = (status) => [0, 401, 429].includes(status) || status >= 500;
 
 // After a temporary failure, a retry is offered; the cause of any other must be fixed first.
 addEventListener("input", () => { notice.hidden ||= retry.hidden; }, true);
+// The browser says only of a visible field why it is invalid.
+addEventListener("invalid", ({ target }) => {
+  const field = /** @type {Element} */ (target);
+  field.closest("details")?.setAttribute("open", "");
+  /** @type {HTMLElement} */ (field.closest("[popover]:not(:popover-open)"))?.showPopover();
+}, true);
 
 // Removes the notice of a failure and its retry button.
 export function hideFailure() {

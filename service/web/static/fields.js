@@ -34,7 +34,7 @@ export const SAMPLING_FIELDS = [
     help: "Maximum number of tokens to generate; Continue generates as many again.",
   },
   {
-    name: "seed", label: "Seed", kind: "number", value: "", isMain: true,
+    name: "seed", label: "Seed", kind: "number", min: -Number.MAX_SAFE_INTEGER, max: Number.MAX_SAFE_INTEGER, value: "", isMain: true,
     help: "The same seed reproduces the same text. Empty: a random seed, shown below the text.",
   },
   {
@@ -95,8 +95,8 @@ export function requestFields(values) {
   const fields = Object.keys(values.labels ?? {}).length ? { labels: values.labels } : {};
   const members = {};
   for (const { name, kind, isMain, value } of SAMPLING_FIELDS) {
-    const isDefault = !isMain && values[name] === String(value);
-    if (values[name] !== "" && values[name] !== undefined && !isDefault) fields[name] = parsed(kind, values[name]);
+    const given = values[name] || String(value);
+    if (given !== "" && (isMain || given !== String(value))) fields[name] = parsed(kind, given);
   }
   for (const { name, kind, isMember } of constraintsOf(values)) {
     (isMember ? members : fields)[name] = parsed(kind, values[name]);

@@ -123,9 +123,9 @@ class Field {
   }
 }
 
-function configure(control, { kind, options, rows, min, max, step }, value) {
+function configure(control, { kind, options, rows, min, max, step, value: placeholder }, value) {
   if (kind === "select") return fill(control, options, value);
-  const own = TAGS[kind] ? { rows } : { type: kind === "regex" ? "text" : kind, min, max, step };
+  const own = TAGS[kind] ? { rows } : { type: kind === "regex" ? "text" : kind, min, max, step, placeholder };
   const className = kind === "regex" || kind === "json" ? "code" : "";
   return Object.assign(control, { ...own, className, value, spellcheck: false, autocapitalize: "off" });
 }
