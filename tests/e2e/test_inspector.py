@@ -326,6 +326,14 @@ def test_a_link_to_another_place_has_whole_characters(page):
     assert "bytes" not in link.inner_text()
 
 
+def test_a_file_to_search_must_be_text(page):
+    page.look("lstm", TEXT[:60])
+    page.page.set_input_files("#elsewhere-file", {"name": "old.txt", "mimeType": "", "buffer": b"gr\xfc\xdfe"})
+    page.page.select_option("#elsewhere-where", "file")
+    page.click("#elsewhere-form button")
+    page.wait_for_notice("old.txt is not text in UTF-8.")
+
+
 def test_a_search_that_ends_after_another_token_was_selected_shows_nothing(page):
     """Its results are those of the token before."""
     text, held = "One [two] and [four]", []

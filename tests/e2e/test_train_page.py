@@ -52,6 +52,11 @@ DESCRIBED = {
         {"Lines": "89"},
         ["8 lines repeat an earlier one; “Go to the beginning of this very page” occurs 9 times"],
     ),
+    "one repeated line": (
+        "".join(f"Name {37 * i % 200:04}\n" for i in range(200)) + "Name 0000\n",
+        {"Documents": "201 lines"},
+        ["1 line repeats an earlier one; “Name 0000” occurs 2 times"],
+    ),
     "unusual characters": (
         f"{CORPUS}\ufeff\u200b\ufffd☃",
         {},
@@ -81,7 +86,7 @@ DESCRIBED = {
         {"Documents": "40 records"},
         ["A record must have 2 fields, as the first line; “0,This, and so on for long enough: 0” has 3."],
     ),
-    "one record": (json.dumps({"text": CORPUS}), {"Documents": "1 records"}, ["One document is too few"]),
+    "one record": (json.dumps({"text": CORPUS}), {"Documents": "1 record"}, ["One document is too few"]),
     "broken records": (
         '{"text": "first"}\n' * 2 + '{"txt": "third"}\n',
         {"Documents": "2 records"},
@@ -177,6 +182,13 @@ def test_an_archive_without_its_repeated_lines_is_sent_as_a_text(page, queueing)
     assert queueing.get(f"/v1/files/{job['training_file']}")[1]["filename"] == "scenes.txt"
     _, _, content = queueing.ask("GET", f"/v1/files/{job['training_file']}/content")
     assert content.decode().strip() == CORPUS.strip()
+
+
+def test_excerpts_of_a_text_have_whole_characters(page):
+    text = ("x" + "\U0001f3ad" * 400 + "\n") * 9
+    page.page.set_input_files("#file", {"name": "masks.txt", "mimeType": "", "buffer": text.encode()})
+    page.page.locator("#notes li", has_text="occurs 9 times").wait_for()
+    assert page.page.locator("main").evaluate("main => main.textContent.isWellFormed()")
 
 
 def test_a_record_may_have_millions_of_characters(page):

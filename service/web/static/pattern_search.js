@@ -6,6 +6,7 @@ import { findAll, make } from "./dom.js";
 import { beginning, isPartial, number, textOf } from "./format.js";
 import { Inspection } from "./inspection.js";
 import { toHash } from "./link.js";
+import { readText } from "./text_file.js";
 
 const [panel, form, help, how, threshold, shown, where, file, status, list] =
   findAll(["elsewhere", "elsewhere-form", "stretch", "elsewhere-how", "threshold", "threshold-shown", "elsewhere-where", "elsewhere-file", "elsewhere-status", "matches"]);
@@ -120,7 +121,7 @@ export class PatternSearch {
   async #otherText(signal) {
     if (where.value === "file") {
       if (!file.files.length) throw new Failure("Choose a file to search first.");
-      return beginning(await file.files[0].text(), MAX_CHARACTERS);
+      return beginning(await readText(file.files[0]), MAX_CHARACTERS);
     }
     const [model, { labels }] = [this.#found.reference, this.#request];
     const by = JSON.stringify({ model, labels });

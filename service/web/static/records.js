@@ -1,6 +1,7 @@
 // Records of JSON Lines and CSV: the text of each, as the trainer reads it.
 
 import { Failure } from "./api.js";
+import { beginning } from "./format.js";
 
 // The texts of records, and the problem of the first malformed record.
 export function readRecords(text, format) {
@@ -133,7 +134,7 @@ function misquotedProblem(line) {
 }
 
 function tooLongProblem(row, header) {
-  return `A record must have ${header.length} fields, as the first line; “${row.join(",").slice(0, 60)}” has ${row.length}. A field with a comma must be in quotation marks.`;
+  return `A record must have ${header.length} fields, as the first line; “${beginning(row.join(","), 60)}” has ${row.length}. A field with a comma must be in quotation marks.`;
 }
 
 // Rows of fields, RFC 4180: a quoted field may have commas, line breaks and doubled quotation marks. They end before a

@@ -4,6 +4,7 @@ import { post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { find, findAll } from "./dom.js";
 import { columnsOf, recordsOf } from "./records.js";
+import { readText } from "./text_file.js";
 
 const FILES = ["generated", "training", "held_out"];
 const [form, start, stop, status, found, title, summary, page, numbers] = findAll(["ask", "start", "stop", "status", "found", "found-title", "summary", "page", "numbers"]);
@@ -13,7 +14,7 @@ async function report(signal) {
   const body = { smiles: find("smiles").checked, html: true };
   if (find("pattern").value) body.pattern = find("pattern").value;
   const files = FILES.flatMap((name) => [...find(name).files].map((file) => ({ name, file })));
-  const texts = await Promise.all(files.map(({ file }) => file.text()));
+  const texts = await Promise.all(files.map(({ file }) => readText(file)));
   const training = files.findIndex(({ name }) => name === "training");
   const columns = columnsOf(texts[training], files[training].file.name);
   if (columns) body.columns = columns;
@@ -36,9 +37,13 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   running = new AbortController();
   const { signal } = running;
-  [start.disabled, stop.hidden, found.hidden, status.textContent] = [true, false, true, "Comparing …"];
+  stop.hidden = false;
+  if (document.activeElement === start) stop.focus();
+  [start.disabled, found.hidden, status.textContent] = [true, true, "Comparing …"];
   const isDone = await attempt(() => report(signal));
-  [start.disabled, stop.hidden, status.textContent] = [false, true, isDone || !signal.aborted ? "" : "Stopped."];
+  start.disabled = false;
+  if (document.activeElement === stop) start.focus();
+  [stop.hidden, status.textContent] = [true, isDone || !signal.aborted ? "" : "Stopped."];
 });
 
 stop.addEventListener("click", () => running?.abort());

@@ -1,11 +1,11 @@
 // The text to train on, pasted, dropped or chosen, and the page's notes on it.
 
-import { Failure } from "./api.js";
 import { attempt } from "./attempt.js";
 import { MIN_CHARACTERS, describe, licenseFree, withoutDuplicates } from "./corpus.js";
 import { button, findAll, make } from "./dom.js";
-import { count, visible } from "./format.js";
+import { beginning, count, visible } from "./format.js";
 import { formatOf } from "./records.js";
+import { decode, readText } from "./text_file.js";
 import { unzip } from "./zip.js";
 
 const [area, text, chosen, filename, preview, remove, choose, file] = findAll(["source", "text", "chosen", "filename", "preview", "remove", "choose", "file"]);
@@ -18,7 +18,6 @@ const NAMED = 8;
 // Minimum number of repeated lines of a running text, such as page titles, to mention.
 const WORTH_NAMING = 5;
 const NOUNS = { none: "lines", lines: "lines", "blank-line": "paragraphs", file: "files", records: "records" };
-const CANNOT_READ = "is not text in UTF-8, which the trainer requires. Save it as UTF-8, or convert it:";
 
 export class Source {
   // { text, documents, format, files } as for `describe`; `title` if it is not in the text field; for a file also its
@@ -85,8 +84,8 @@ export class Source {
       file.value = "";
       const suffix = /\.(jsonl|csv|zip)$/i.exec(blob.name)?.[1].toLowerCase();
       const isArchive = suffix === "zip";
-      const files = isArchive ? (await unzip(blob)).map(({ name, bytes }) => decode(bytes, name)) : null;
-      const content = files?.join("\n") ?? decode(await blob.arrayBuffer(), blob.name);
+      const files = isArchive ? (await unzip(blob)).map(({ name, bytes }) => withLineFeeds(decode(bytes, name))) : null;
+      const content = files?.join("\n") ?? withLineFeeds(await readText(blob));
       if (mine !== this.#count) return;
       this.#show({ text: content, title: blob.name, name: blob.name, blob, format: isArchive ? null : suffix ?? null, files });
     });
@@ -112,7 +111,7 @@ export class Source {
     this.#given = given;
     [text.hidden, chosen.hidden] = [Boolean(given.title), !given.title];
     filename.textContent = given.title ?? "";
-    preview.textContent = given.title ? given.text.slice(0, SHOWN) : "";
+    preview.textContent = given.title ? beginning(given.text, SHOWN) : "";
     found.hidden = !given.description;
     if (given.description) this.#explain(given.description);
     this.#changed(given.description, given.name);
@@ -131,7 +130,7 @@ export class Source {
   }
 
   #explain(it) {
-    const documents = it.documents === "none" ? "1, a running text" : `${count(it.numDocuments)} ${NOUNS[it.documents]}`;
+    const documents = it.documents === "none" ? "1, a running text" : countOf(it.documents, it.numDocuments);
     const facts = [["Characters", count(it.numCharacters)], ["Lines", count(it.numLines)], ["Distinct characters", count(it.numDistinct)], ["Script", it.script ?? "no letters"], ["Documents", documents]];
     numbers.replaceChildren(...facts.map(([name, value]) =>
       make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
@@ -149,22 +148,15 @@ export class Source {
   #duplicates({ duplicates, documents }) {
     const { count: repeated, example, most } = duplicates;
     if (!repeated || (documents === "none" && repeated < WORTH_NAMING)) return [];
-    const sentence = `${count(repeated)} ${NOUNS[documents]} repeat an earlier one; “${visible(example).replaceAll("␣", " ").slice(0, 60)}” occurs ${count(most)} times. Repeated text is soon memorized.`;
+    const sentence = `${countOf(documents, repeated)} ${repeated === 1 ? "repeats" : "repeat"} an earlier one; “${beginning(visible(example).replaceAll("␣", " "), 60)}” occurs ${count(most)} times. Repeated text is soon memorized.`;
     const canRemove = documents === "none" || documents === "lines";
     const clean = () => this.#replace(withoutDuplicates(this.#given.text, documents));
     return [[sentence, true, canRemove ? button("Remove the repeated lines", "", clean) : null]];
   }
 }
 
-function decode(bytes, name) {
-  let content;
-  try {
-    content = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw new Failure(`${name} ${CANNOT_READ} iconv -f WINDOWS-1252 -t UTF-8 "${name}" > utf8.txt`);
-  }
-  if (content.includes("\0")) throw new Failure(`${name} has zero bytes: it is binary, not text.`);
-  return withLineFeeds(content);
+function countOf(documents, number) {
+  return `${count(number)} ${number === 1 ? NOUNS[documents].slice(0, -1) : NOUNS[documents]}`;
 }
 
 function withLineFeeds(content) {
