@@ -148,13 +148,14 @@ def test_the_quick_start_runs_the_request_that_it_shows(open_page, gateway):
     assert f'fetch("{page.url}v1/completions"' in shown
     assert page.read("#base-url") == f"{page.url}v1"
     page.click("#try")
-    page.page.locator("#try:enabled").wait_for()
+    page.page.locator("#try[aria-disabled=false]").wait_for()
     assert page.page.locator("#response").text_content() == gateway.post(body)[1]["choices"][0]["text"]
     full = {"status": 429, "json": {"error": {"message": "the queue is full", "code": "overloaded"}}}
     page.page.route("**/v1/completions", lambda route: route.fulfill(**full))
     page.click("#try")
-    page.page.locator("#try:enabled").wait_for()
+    page.page.locator("#try[aria-disabled=false]").wait_for()
     assert page.page.locator("#response").text_content() == "The queue is full."
+    assert page.page.evaluate("document.activeElement.id") == "try"
     page.excuse_failed_loads()
     assert page.violations() == []
 

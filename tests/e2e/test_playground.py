@@ -493,6 +493,7 @@ def test_the_page_opens_with_a_text_in_the_colors_of_a_unit(browser, gateway):
     # Without the caption, the colors are those of the other legend.
     assert page.is_visible(".text .legend")
     assert set(tokens.evaluate_all(colors)) == {""}
+    assert page.evaluate("document.activeElement.id") == "continue"
     page.unroute("**/v1/completions")
     page.click("#retry")
     page.locator(".token").nth(400).wait_for()

@@ -332,6 +332,33 @@ def test_a_job_can_be_paused_resumed_and_cancelled(page):
     page.wait_for_status("cancelled")
 
 
+def test_the_focus_stays_where_a_button_disappears(page):
+    from playwright.sync_api import expect
+
+    def press(selector, focused, status=None):
+        page.page.locator(selector).press("Enter")
+        if status:
+            page.wait_for_status(status)
+        expect(page.page.locator(focused)).to_be_focused()
+
+    page.page.set_input_files("#file", {"name": "a.txt", "mimeType": "", "buffer": CORPUS.encode()})
+    page.wait_for("a.txt", "#filename")
+    press("#remove", "#text")
+    page.describe(CORPUS)
+    page.page.route(JOBS, lambda route: route.fulfill(status=400, json={"error": {"message": "units must be fewer"}}))
+    press("#start", "#start")
+    page.wait_for_notice("units must be fewer")
+    expect(page.page.locator("#start")).to_be_focused()
+    page.excuse_failed_loads()
+    page.page.unroute(JOBS)
+    press("#start", "#job-title", "waiting")
+    press("#pause", "#resume", "paused")
+    press("#resume", "#pause", "waiting")
+    press("#cancel", "#confirm button[value='']")
+    press("#confirm button[value=cancel]", "#job-title", "cancelled")
+    press("#another", "#text")
+
+
 def test_files_that_are_no_text_are_refused_with_the_remedy(page):
     for content, reason in ((b"gr\xfc\xdfe" * 300, "iconv -f WINDOWS-1252"), (b"a\0b" * 500, "binary, not text")):
         page.page.set_input_files("#file", {"name": "old.txt", "mimeType": "text/plain", "buffer": content})
@@ -423,6 +450,48 @@ def test_a_lost_connection_is_resumed_and_a_stall_is_explained(open_train, queue
     assert page.read("#advice").endswith("More text would help more than more time.")
     assert page.page.locator("#chart .best title").evaluate("node => node.textContent") == "Epoch 3: 2.000"
     assert "lowest 2.000 after epoch 3" in page.page.get_attribute("#chart svg", "aria-label")
+
+
+def test_a_malformed_event_is_not_called_a_lost_connection(open_train, queueing):
+    page, job = open_train(queueing), FakeJob("running")
+
+    def answer(route):
+        if "/events" in route.request.url:
+            route.fulfill(body="data: {\n\n", content_type="text/event-stream")
+        else:
+            job.answer(route)
+
+    page.page.route(JOBS + "/**", answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    page.wait_for_notice("An error occurred on this page")
+    assert page.read("#message") == ""
+    page.complaints.clear()
+
+
+def test_a_resumed_job_is_not_called_complete(open_train, queueing):
+    page, job, held = open_train(queueing), FakeJob("running"), []
+    data = {"epoch": 1, "train_loss": 2.0, "tokens": 500, "fraction": 1, "seconds_left": 0}
+    event = {"id": "ftevent-1-1", "type": "metrics", "message": "", "data": data}
+
+    def answer(route):
+        action = route.request.url.rpartition("/")[2]
+        job.status = {"pause": "paused", "resume": "running"}.get(action, job.status)
+        if not action.startswith("events"):
+            job.answer(route)
+        elif held:
+            held.append(route)
+        else:
+            held.append(route)
+            route.fulfill(body=f"data: {json.dumps(event)}\n\n", content_type="text/event-stream")
+
+    page.page.route(JOBS + "/**", answer)
+    page.page.goto(f"{page.url}train?job=ftjob-1")
+    page.wait_for("evaluating and publishing…", "#left")
+    page.click("#pause")
+    page.wait_for_status("paused")
+    page.click("#resume")
+    page.wait_for_status("training")
+    assert page.read("#left") == ""
 
 
 def test_a_limit_of_streams_is_not_called_a_lost_connection(open_train, queueing):

@@ -20,11 +20,11 @@ async function showRequest() {
   const prompt = model?.direction === "backward" ? { suffix: "The end." } : { prompt: "The " };
   const body = { model: model?.id ?? "demo", ...prompt, max_tokens: 120, temperature: 0.5, seed: 7 };
   showCode(body, url);
-  run.addEventListener("click", () => send(body));
+  run.addEventListener("click", () => run.ariaDisabled !== "true" && send(body));
 }
 
 async function send(body) {
-  [run.disabled, response.hidden, response.textContent] = [true, false, ""];
+  [run.ariaDisabled, response.hidden, response.textContent] = ["true", false, ""];
   try {
     for await (const { choices } of stream("../v1/completions", body)) {
       response.append(...choices.map(({ text }) => text));
@@ -32,7 +32,7 @@ async function send(body) {
   } catch (error) {
     response.append(sentence(error.message));
   } finally {
-    run.disabled = false;
+    run.ariaDisabled = "false";
   }
 }
 

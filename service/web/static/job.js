@@ -1,6 +1,6 @@
 // One training job: its progress, actions, and published model.
 
-import { follow, get, hasKey, post } from "./api.js";
+import { Failure, follow, get, hasKey, post } from "./api.js";
 import { attempt } from "./attempt.js";
 import { Chart } from "./components/chart.js";
 import { answer, copyText, findAll, make } from "./dom.js";
@@ -84,8 +84,8 @@ export class JobView {
       return true;
     } catch (error) {
       if (signal.aborted) return true;
-      if (error.status === 401) return !(await attempt(() => get(path)));
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) {
+      if (error.status === 401) return !(await attempt(() => get(path), undefined, () => this.#job?.id === id && this.follow(this.#job)));
+      if (!(error instanceof Failure) || (error.status >= 400 && error.status < 500 && error.status !== 429)) {
         await attempt(() => { throw error; });
         return true;
       }
@@ -107,6 +107,7 @@ export class JobView {
 
   #showJob(job) {
     const isNew = this.#job?.status !== job.status;
+    const focused = [pause, resume, cancel].find((each) => each === document.activeElement);
     this.#job = job;
     title.textContent = nameOf(job);
     badge.textContent = STATUSES[job.status];
@@ -114,7 +115,9 @@ export class JobView {
     pause.hidden = !["queued", "running"].includes(job.status);
     resume.hidden = job.status !== "paused";
     cancel.hidden = ENDED.includes(job.status);
+    if (focused?.hidden) ([pause, resume].find(({ hidden }) => !hidden) ?? title).focus({ preventScroll: true });
     ready.hidden = job.status !== "succeeded";
+    if (job.status !== "running") this.#progress.pause();
     if (job.status === "succeeded") this.#showModel(job.fine_tuned_model);
     if (job.status === "failed") message.textContent = sentence(job.error?.message ?? "the job failed");
     if (job.status === "queued") message.textContent = "Waiting for the trainer, which runs one job at a time.";

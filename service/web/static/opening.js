@@ -63,7 +63,10 @@ export class Opening {
     caption.textContent = `The model has just written this. The color is one of its ${units} units, number ${unit}: it tracks ${tracked}, and nobody taught it that.`;
     showLegend(legend, number(-most, 1), number(most, 1), true);
     why.href = `inspector${toHash({ model, text, layer, kind, unit, color: "unit" })}`;
-    goOn.onclick = () => find("continue").click();
+    goOn.onclick = () => {
+      find("continue").focus(); // this button disappears
+      find("continue").click();
+    };
     return matrix.column(column).map((value) => themed(value, most));
   }
 }

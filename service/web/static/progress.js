@@ -31,6 +31,11 @@ export class Progress {
     return true;
   }
 
+  // Until the next update, the time left is unknown.
+  pause() {
+    this.#endsAt = null;
+  }
+
   // Seconds left; null while unknown.
   secondsLeft(now) {
     return this.#endsAt === null ? null : Math.max(0, (this.#endsAt - now) / 1000);

@@ -41,7 +41,10 @@ export class Source {
     text.addEventListener("paste", (event) => this.#paste(event));
     choose.addEventListener("click", () => file.click());
     file.addEventListener("change", () => file.files.length && this.#open(file.files[0]));
-    remove.addEventListener("click", () => this.#showPasted(text.value));
+    remove.addEventListener("click", () => {
+      this.#showPasted(text.value);
+      this.focus();
+    });
     // Dropped elsewhere, a file would replace the page.
     for (const type of ["dragover", "dragleave", "drop"]) document.addEventListener(type, (event) => this.#drag(event));
     if (text.value) this.#showPasted(text.value);

@@ -44,7 +44,10 @@ function begin() {
   presets.addEventListener("change", showUnits);
   base.addEventListener("input", () => showPresets(source.describe()));
   documents.addEventListener("input", () => source.divide(documents.value));
-  another.addEventListener("click", () => open(null));
+  another.addEventListener("click", () => {
+    open(null);
+    source.focus();
+  });
   otherKey.addEventListener("click", async () => (await askForKey("")) && load());
   jobsList.addEventListener("click", (event) => {
     const link = event.target.closest("a");
@@ -114,7 +117,7 @@ async function show(id) {
     if (!isCurrent()) return; // another one was opened meanwhile
     jobTitle.focus({ preventScroll: true });
     scrollTo(0, 0);
-    view.follow(job);
+    await view.follow(job);
   }, undefined, () => show(id));
   if (isFound) return;
   view.leave();
@@ -190,13 +193,14 @@ function unowned(id) {
 }
 
 async function submit() {
+  if (start.ariaDisabled === "true") return;
   const description = source.describe();
   if (!description || description.numCharacters < MIN_CHARACTERS || description.problem) {
     status.textContent = description ? "The text cannot be used for training yet: see the notes on it." : "Paste a text, or choose a file, first.";
     source.focus();
     return;
   }
-  start.disabled = true;
+  start.ariaDisabled = "true"; // it keeps the focus
   /** @type {any} */
   let job = null;
   await attempt(async () => {
@@ -211,7 +215,7 @@ async function submit() {
       });
     });
   }, undefined, submit);
-  start.disabled = !unavailable.hidden;
+  start.ariaDisabled = "false";
   status.textContent = "";
   if (job) await open(job.id);
   // On a phone, the button is far below the message.
