@@ -90,6 +90,8 @@ def test_strips_and_tokens_have_the_colors_of_the_theme(open_page, gateway):
         "all => [all[0], all.at(-1)].map((token) => token.style.backgroundColor)"
     )
     assert painted == [f"rgb({', '.join(map(str, color))})" for color in (cold, warm)]
+    # Bytes of an incomplete character.
+    assert not any("bytes:" in text for text in page.page.locator(".output").all_text_contents())
 
 
 def test_a_tokens_popover_stays_within_the_window(open_page, gateway):

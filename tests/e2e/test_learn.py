@@ -307,6 +307,21 @@ def test_a_failed_request_is_sent_again_by_retry(page):
     page.excuse_failed_loads()
 
 
+def test_the_failure_of_a_model_that_was_left_is_not_shown(page):
+    held = []
+    page.read_by("lstm")
+    page.page.route("**/v1/inspect", lambda route: route.continue_() if held else held.append(route))
+    page.page.select_option("#model", "gru")
+    while not held:
+        page.page.wait_for_timeout(50)
+    page.read_by("rnn")
+    with page.page.expect_event("requestfailed"):
+        held[0].abort()
+    page.page.wait_for_timeout(300)
+    assert page.page.is_hidden("#notice")
+    page.excuse_failed_loads()
+
+
 def test_without_models_it_says_how_to_train_one(page):
     page.page.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": []}))
     page.page.reload()
@@ -332,6 +347,18 @@ def test_the_page_is_accessible(open_lesson, look):
         assert page.violations() == []
         assert page.fits()
     assert page.hosts <= {page.url.rstrip("/"), "data:"}
+
+
+def test_samples_stay_until_their_token_or_temperature_changes(page):
+    page.read_by("lstm")
+    page.choose(0, 10)
+    page.click("#sample")
+    page.page.locator("#samples p").nth(2).wait_for()
+    page.click("#theme")
+    page.page.fill("#unit", "3")
+    assert page.page.locator("#samples p").count() == 3
+    page.click("#next")
+    assert page.page.locator("#samples p").count() == 0
 
 
 def test_samples_of_another_temperature_are_not_shown(page):

@@ -2,8 +2,9 @@
 
 import { make, row } from "./dom.js";
 
-// Sets the text of an element, with a name for screen readers where it is only white space.
-export function setTokenText(element, text) {
+// Sets the text of an element to a token's, with a name for screen readers where it is only white space.
+export function setTokenText(element, label) {
+  const text = shownText(label);
   element.textContent = text;
   if (/[^\p{C}\p{Z}]/u.test(text)) element.removeAttribute("aria-label");
   else element.setAttribute("aria-label", speakable(text));
@@ -25,6 +26,11 @@ export function visible(text) {
 // Whether a token's label stands for bytes of an incomplete character: "bytes:\xe2\x82".
 export function isPartial(label) {
   return label.startsWith("bytes:");
+}
+
+// A token's label as its text: bytes of an incomplete character have none.
+export function shownText(label) {
+  return isPartial(label) ? "�" : label;
 }
 
 // The text of tokens, from their labels.

@@ -9,7 +9,7 @@ import { currentText, keepText } from "./current_text.js";
 import { fill, find, make } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
 import { correlations } from "./features.js";
-import { indexOfMin, isPartial, number, visible } from "./format.js";
+import { indexOfMin, number, visible } from "./format.js";
 import { Heatmap } from "./components/heatmap.js";
 import { Inspection, KINDS } from "./inspection.js";
 import { Intervention } from "./intervention.js";
@@ -241,7 +241,7 @@ function colorTokens() {
       : surprise(logprobs);
   // Predicted tokens keep the lines of the text.
   const texts = predicted.map((token, position) => (differs[position] ? visible(token) + (tokens[position].endsWith("\n") ? "\n" : "") : token));
-  text.paint(texts.map((token) => (isPartial(token) ? "�" : token)), colors);
+  text.paint(texts, colors);
   const numDifferent = differs.filter(Boolean).length;
   page["color-help"].textContent = {
     probability: "The warmer the color, the more the token surprised the model. Click a token to see what it predicted.",

@@ -46,6 +46,7 @@ let found = null; // Inspection of the text
 let reversed = null; // Inspection of the text in the other direction
 let marks = null; // { name, places } of the tokens at which stop 2 looks
 let resets = []; // strips of stop 2
+let continued = ""; // text, position and temperature of stop 4
 const chosen = { layer: 1, unit: 0, position: 0 };
 
 const text = new TokenView(page.tokens, (position) => choose({ position }));
@@ -89,6 +90,8 @@ async function read() {
     ({ input, found, reversed } = given);
     showText();
     await compareMemory();
+  } catch (error) {
+    if (mine === reading) throw error; // not of a model that was left
   } finally {
     if (mine === reading) page.status.textContent = "";
   }
@@ -260,8 +263,10 @@ async function compareMemory() {
 
 // Stop 4: the next token after the selected one, before and after the temperature.
 function showTemperature() {
-  page.samples.replaceChildren();
   const heat = Number(page.heat.value);
+  const shown = `${reading} ${chosen.position} ${heat}`;
+  if (continued !== shown) page.samples.replaceChildren();
+  continued = shown;
   const next = chosen.position + (isBackward() ? -1 : 1);
   const tokens = Object.entries(found.alternatives[next] ?? found.expected).sort(([, one], [, other]) => other - one);
   const most = tokens[0][1];
@@ -276,10 +281,10 @@ function showTemperature() {
 
 async function writeOn() {
   const { position } = chosen;
-  const [inspection, heat] = [found, page.heat.value];
+  const begun = continued;
   const given = isBackward() ? { suffix: found.tokenIds.slice(position) } : { prompt: found.tokenIds.slice(0, position + 1) };
-  const { choices } = await post("v1/completions", { model: found.reference, ...given, ...CONTINUATION, temperature: Number(heat) });
-  if (found !== inspection || chosen.position !== position || page.heat.value !== heat) return; // changed meanwhile
+  const { choices } = await post("v1/completions", { model: found.reference, ...given, ...CONTINUATION, temperature: Number(page.heat.value) });
+  if (begun !== continued) return; // changed meanwhile
   page.samples.replaceChildren(...choices.map((choice) => make("p", { textContent: choice.text })));
 }
 

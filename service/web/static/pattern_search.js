@@ -3,7 +3,7 @@
 import { Failure, post } from "./api.js";
 import { themed } from "./colors.js";
 import { findAll, make } from "./dom.js";
-import { beginning, isPartial, number, textOf } from "./format.js";
+import { beginning, count, number, shownText, textOf } from "./format.js";
 import { Inspection } from "./inspection.js";
 import { toHash } from "./link.js";
 import { readText } from "./text_file.js";
@@ -88,9 +88,9 @@ export class PatternSearch {
     threshold.closest("label").hidden = how.value !== "level";
     if (!this.#isSelected) this.#stretch = runAt(this.#values, position, limit, this.#isAbove);
     const [first, last] = this.#stretch;
-    const count = last - first + 1;
+    const length = last - first + 1;
     const what = how.value === "level" ? `stays ${this.#isAbove ? "above" : "below"} ${number(limit, 2)}` : "has one shape";
-    help.textContent = `In the underlined ${count === 1 ? "token" : `${count} tokens`}, unit ${unit} ${what}. Select other text to search for what it does there.`;
+    help.textContent = `In the underlined ${length === 1 ? "token" : `${length} tokens`}, unit ${unit} ${what}. Select other text to search for what it does there.`;
     this.#on.marked(this.#stretch);
     list.replaceChildren();
     status.textContent = "";
@@ -114,7 +114,7 @@ export class PatternSearch {
     const most = matrix.strong(0);
     list.replaceChildren(...matches.slice(0, MAX_MATCHES).map((match) => this.#item(match, read.tokens, values, most, isOwn)));
     const rest = matches.length > MAX_MATCHES ? `, the ${MAX_MATCHES} most alike` : "";
-    status.textContent = `${matches.length} found in ${read.tokens.length.toLocaleString("en-US")} tokens${rest}.`;
+    status.textContent = `${matches.length} found in ${count(read.tokens.length)} tokens${rest}.`;
   }
 
   // The file, or a text that the model writes.
@@ -134,7 +134,7 @@ export class PatternSearch {
 
   #item({ at: [from, to], detail }, tokens, values, most, isOwn) {
     const part = (start, end) => tokens.slice(Math.max(0, start), end).map((token, i) => {
-      const shownToken = make("span", { textContent: isPartial(token) ? "�" : token.replaceAll("\n", "⏎") });
+      const shownToken = make("span", { textContent: shownText(token).replaceAll("\n", "⏎") });
       shownToken.style.backgroundColor = themed(values[Math.max(0, start) + i], most);
       return shownToken;
     });

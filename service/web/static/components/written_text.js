@@ -1,7 +1,7 @@
 // A text that is being written: the prompt in gray, then a button for each token, colored by surprise.
 
 import { keyAlong, make } from "../dom.js";
-import { isPartial, setTokenText } from "../format.js";
+import { setTokenText } from "../format.js";
 import { surpriseShare } from "./token_view.js";
 
 // The end of the text is kept in view while it is at most this far below the window.
@@ -117,7 +117,7 @@ export class WrittenText {
     const className = token.branched ? "token branched" : "token";
     const element = make("span", { role: "button", className, tabIndex: this.#elements.length ? -1 : 0 });
     element.dataset.position = this.#elements.length;
-    setTokenText(element, isPartial(token.text) ? "�" : token.text);
+    setTokenText(element, token.text);
     if (typeof token.logprob === "number") element.style.setProperty("--surprise", surpriseShare(token.logprob).toFixed(2));
     return element;
   }
