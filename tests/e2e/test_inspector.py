@@ -317,12 +317,13 @@ def test_a_link_to_another_place_has_whole_characters(page):
         route.fulfill(body=json.dumps(made_up(tokens, inside)), content_type="application/json")
 
     page.page.route("**/v1/inspect", inspect)
-    page.look("lstm", "[€]x" * 4)
+    page.look("lstm", "[€]x" * 4, backwards=True)
     page.page.route("**/v1/completions", lambda route: route.fulfill(json={"choices": [{"text": "[€]x" * 4}]}))
     page.click("#elsewhere-form button")
     page.page.locator("#elsewhere-status", has_text="found in").wait_for()
     link = page.page.locator("#matches a").first
-    assert json.loads(unquote(link.get_attribute("href").partition("#")[2]))["text"] == "[€]x" * 4
+    shown = json.loads(unquote(link.get_attribute("href").partition("#")[2]))
+    assert (shown["text"], shown["go_backwards"]) == ("[€]x" * 4, True)
     assert "bytes" not in link.inner_text()
 
 
@@ -542,6 +543,17 @@ def test_backwards_max_positions_and_max_units_match_the_api(page, gateway):
     page.page.fill("#unit", str(unit + 1))
     page.page.locator("#unit").blur()
     assert page.page.input_value("#unit") == str(unit)
+
+
+def test_arrow_keys_lead_to_the_next_unit_of_the_response(page, gateway):
+    page.look("lstm", TEXT[:60], max_units=3)
+    units = [str(unit) for unit in inspected(gateway, "lstm", TEXT[:60], max_units=3)["layers"][0]["units"]]
+    page.page.fill("#unit", units[0])
+    shown = []
+    for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowDown"):
+        page.page.locator("#unit").press(key)
+        shown.append(page.page.input_value("#unit"))
+    assert shown == [units[1], units[2], units[2], units[1]]
 
 
 def test_a_sliding_window_model_shows_only_its_top_outputs(page):

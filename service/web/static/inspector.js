@@ -102,7 +102,7 @@ function listen() {
   page.color.addEventListener("change", () => { colorTokens(); keep(); });
   page.layer.addEventListener("change", () => choose({ layer: Number(page.layer.value) }));
   page.kind.addEventListener("change", () => choose({ kind: page.kind.value }));
-  page.unit.addEventListener("input", () => choose({ unit: Number(page.unit.value) }));
+  page.unit.addEventListener("input", (event) => choose({ unit: unitOf(event) }));
   page.unit.addEventListener("change", () => { page.unit.value = chosen.unit; });
   page.order.addEventListener("change", () => { order = { by: page.order.value, of: new Map() }; showMap(); });
   page.width.addEventListener("input", () => { showMap(); map.reveal(); });
@@ -212,6 +212,14 @@ function choose(changes) {
 
 function hasGates() {
   return inspected?.cell !== "simple_rnn" && chosen.layer > 0; // null: of several kinds
+}
+
+// The unit that is typed; the arrows of the field lead to the next one in the response.
+function unitOf({ inputType }) {
+  const typed = Number(page.unit.value);
+  const step = typed - chosen.unit;
+  if (inputType || Math.abs(step) !== 1) return typed;
+  return (page.unit.value = found.units(chosen.layer)[column() + step] ?? chosen.unit);
 }
 
 function matrix() {

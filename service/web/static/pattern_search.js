@@ -141,8 +141,9 @@ export class PatternSearch {
     const match = make("mark", {}, ...(to - from < 2 * ENDS ? part(from, to + 1) : [...part(from, from + ENDS), " … ", ...part(to + 1 - ENDS, to + 1)]));
     const link = make("a", {}, ...part(from - AROUND, from), match, ...part(to + 1, to + 1 + AROUND));
     const start = Math.max(0, from - LINKED);
-    const { model, ...rest } = { model: this.#found.reference, labels: this.#request.labels, ...this.#chosen };
-    link.href = isOwn ? "#tokens" : `inspector${toHash({ model, ...rest, text: textOf(tokens.slice(start, to + LINKED)), position: from - start, color: "unit" })}`;
+    const { labels, go_backwards } = this.#request;
+    const text = textOf(tokens.slice(start, to + LINKED));
+    link.href = isOwn ? "#tokens" : `inspector${toHash({ model: this.#found.reference, labels, go_backwards, ...this.#chosen, text, position: from - start, color: "unit" })}`;
     if (isOwn) link.addEventListener("click", (event) => { event.preventDefault(); this.#on.chosen(from); });
     else link.target = "_blank";
     return make("li", {}, link, make("span", { className: "help", textContent: detail }));
