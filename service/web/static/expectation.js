@@ -11,11 +11,12 @@ export const PRESETS = {
   3: { recipe: "characters-3-minutes", maxMinutes: 2.9, units: "384 or 512", tokensPerS: 37_400, aim: "Enough for most texts" },
   20: { recipe: "characters", maxMinutes: 19.8, units: 1024, tokensPerS: 16_762, aim: "Twice the units, a lower loss" },
 };
-const HELD_OUT = 0.1;
+// As in export/config.py.
+const [HELD_OUT, MAX_HELD_OUT] = [0.1, 500_000];
 
 // The maximum number of times that a preset reads a text, as a sentence.
 export function passes({ maxMinutes, tokensPerS }, numCharacters) {
-  const minutesOfOne = ((1 - HELD_OUT) * numCharacters) / tokensPerS / 60;
+  const minutesOfOne = (numCharacters - Math.min(HELD_OUT * numCharacters, MAX_HELD_OUT)) / tokensPerS / 60;
   const number = maxMinutes / minutesOfOne;
   if (number < 1) return `One pass over this text takes ${Math.ceil(minutesOfOne)} minutes or more: the model reads only a part of it.`;
   return `Up to ${number < 10 ? number.toFixed(1) : count(Math.round(number))} passes over this text.`;

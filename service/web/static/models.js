@@ -161,7 +161,7 @@ function badge(label) {
 }
 
 function traffic(share) {
-  const text = `${Math.round(100 * share)}%`;
+  const text = `${Math.round(100 * share) || (share ? "<1" : 0)}%`;
   return [make("meter", { value: share, title: `${text} of the traffic` }), ` ${text}`];
 }
 
