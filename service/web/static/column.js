@@ -6,17 +6,17 @@ import { partings, showBranches } from "./branches.js";
 import { branchBody, resumeToken } from "./branching.js";
 import { WrittenText } from "./components/written_text.js";
 import { keepText } from "./current_text.js";
-import { find, labeled } from "./dom.js";
+import { PHONE, find, labeled } from "./dom.js";
 import { requestFields } from "./fields.js";
 import { Form } from "./form.js";
-import { textOf } from "./format.js";
+import { count, textOf } from "./format.js";
 import { LabelChoice } from "./label_choice.js";
 import { toHash } from "./link.js";
 import { ModelChoice } from "./model_choice.js";
 import { showToken } from "./components/token_popover.js";
 
-// As in the style sheet: a phone, where the settings are a sheet at the bottom.
-const NARROW = matchMedia("(max-width: 44rem)");
+// A phone, where the settings are a sheet at the bottom.
+const NARROW = matchMedia(PHONE);
 const ALTERNATIVES = 5;
 const MAX_KEPT = 20;
 
@@ -289,9 +289,9 @@ export class Column {
   }
 
   #count(before, began, { seed }, end) {
-    const count = this.#text.tokens.length - before;
-    const all = before ? ` of ${this.#text.tokens.length.toLocaleString("en-US")}` : "";
-    this.#statistics.textContent = `${numTokens(count)}${all}, ${Math.round((1000 * count) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
+    const added = this.#text.tokens.length - before;
+    const all = before ? ` of ${count(this.#text.tokens.length)}` : "";
+    this.#statistics.textContent = `${numTokens(added)}${all}, ${Math.round((1000 * added) / (performance.now() - began))} tokens/s · seed ${seed} · ${end}`;
   }
 
   // The model, prompt and generated text in reading order, and its given labels, if any.
@@ -373,8 +373,8 @@ function recipeOf({ origins, tokens }, linked) {
   });
 }
 
-function numTokens(count) {
-  return `${count} ${count === 1 ? "token" : "tokens"}`;
+function numTokens(number) {
+  return `${count(number)} ${number === 1 ? "token" : "tokens"}`;
 }
 
 // The tokens of a chunk, in order of generation.

@@ -1,5 +1,8 @@
 // Finding and creating elements.
 
+// As in the style sheets.
+export const PHONE = "(max-width: 44rem)";
+
 /** @returns {any} an element of any type: templates and tests check it */
 export function find(id) {
   return document.getElementById(id);

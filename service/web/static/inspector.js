@@ -6,7 +6,7 @@ import { palette } from "./colors.js";
 import { showLegend } from "./components/legend.js";
 import { showModelCard } from "./components/model_card.js";
 import { currentText, keepText } from "./current_text.js";
-import { fill, find, make } from "./dom.js";
+import { PHONE, fill, find, make } from "./dom.js";
 import { EmbeddingMap } from "./embedding.js";
 import { correlations } from "./features.js";
 import { indexOfMin, number, visible } from "./format.js";
@@ -26,8 +26,6 @@ import { UnitSearch } from "./unit_search.js";
 // Gates of texts with more values than this are loaded on request.
 const MAX_VALUES_AT_ONCE = 4e6;
 const ALTERNATIVES = 5;
-// As in the style sheet: a phone.
-const NARROW = "(max-width: 44rem)";
 
 const ids = [
   "change", "shown-model", "text", "model", "version", "max_positions", "max_units", "backwards", "status", "found", "color",
@@ -72,7 +70,7 @@ const chosen = { layer: 1, kind: "hidden", unit: 0, position: null };
 
 async function start() {
   page.width.value = 10;
-  for (const name of ["inner", "hold-more", "elsewhere-more"]) page[name].open = !matchMedia(NARROW).matches;
+  for (const name of ["inner", "hold-more", "elsewhere-more"]) page[name].open = !matchMedia(PHONE).matches;
   listen();
   const linked = fromHash(location.hash, (given) => typeof given.text === "string");
   const shown = linked ?? currentText();

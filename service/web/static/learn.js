@@ -197,6 +197,10 @@ function showStates(matrix) {
   showSilent();
 }
 
+function nameOf(kind) {
+  return KINDS[kind].name.replace(" (remember)", "");
+}
+
 // Curves of the selected unit.
 function multiples(kinds) {
   const { layer, unit, position } = chosen;
@@ -205,7 +209,7 @@ function multiples(kinds) {
       const matrix = found.matrix(layer, kind);
       const most = kind === "cell" ? Math.ceil(matrix.most(unit)) : 1;
       const points = matrix.column(unit).map((value, place) => [place, value]);
-      return { name: `${KINDS[kind].name.replace(" (remember)", "")}: ${number(matrix.at(position, unit))}`, points, least: matrix.signed ? -most : 0, most };
+      return { name: `${nameOf(kind)}: ${number(matrix.at(position, unit))}`, points, least: matrix.signed ? -most : 0, most };
     }),
     length: found.tokens.length, marks: marks.places, at: position, axis: `token; dashed: ${marks.name}`,
     label: `${kinds.map((kind) => KINDS[kind].name).join(", ")} of unit ${unit} over the text`,
@@ -307,7 +311,7 @@ function showStrips(matrix) {
   const { layer, unit } = chosen;
   const most = matrix.strong(unit);
   for (const [canvas, name, values, fromEnd] of [["onward", "onward-name", matrix, isBackward()], ["backward", "backward-name", reversed.matrix(layer, kept()), !isBackward()]]) {
-    page[name].textContent = `${KINDS[kept()].name.replace(" (remember)", "")} of unit ${unit}, read from the ${fromEnd ? "end" : "start"}`;
+    page[name].textContent = `${nameOf(kept())} of unit ${unit}, read from the ${fromEnd ? "end" : "start"}`;
     page[canvas].setAttribute("aria-label", page[name].textContent);
     drawStrip(page[canvas], values.column(unit), most);
   }

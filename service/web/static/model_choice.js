@@ -61,9 +61,8 @@ export class ModelChoice {
 
   #showVersions(chosen) {
     const versions = (this.model?.versions ?? []).map(({ version, labels }) => [String(version), [version, ...labels].join(" · ")]);
-    const isLabel = this.model?.versions.some(({ labels }) => labels.includes(chosen));
     const isListed = !chosen || versions.some(([version]) => version === chosen);
-    const other = isListed ? [] : [[chosen, isLabel ? chosen : `${chosen} (not served)`]];
+    const other = isListed ? [] : [[chosen, `${chosen} (not served)`]];
     // With one version there is no choice.
     this.#version.closest("label").hidden = versions.length < 2 && !chosen;
     fill(this.#version, [["", "default version"], ...other, ...versions], chosen);

@@ -61,7 +61,7 @@ function begin() {
 
 async function load() {
   const isLoaded = await attempt(async () => {
-    const list = await explained(() => get("v1/fine_tuning/jobs?limit=50"));
+    const list = await explained(newestJobs);
     if (!list) return;
     showJobs(list.data);
     await showModels();
@@ -124,8 +124,12 @@ async function show(id) {
   [form.hidden, jobPart.hidden] = [false, true];
 }
 
+function newestJobs() {
+  return get("v1/fine_tuning/jobs?limit=50");
+}
+
 async function listJobs() {
-  const list = await get("v1/fine_tuning/jobs?limit=50").catch(() => null);
+  const list = await newestJobs().catch(() => null);
   if (list) showJobs(list.data);
 }
 
@@ -257,7 +261,7 @@ async function create(fileId) {
 
 // Returns the job of a request whose response was lost; undefined if the request was.
 async function createdFrom(fileId) {
-  const { data } = await get("v1/fine_tuning/jobs?limit=50");
+  const { data } = await newestJobs();
   return data.find(({ id, training_file: file }) => file === fileId && !knownJobs.has(id));
 }
 

@@ -3,7 +3,7 @@
 import { attempt } from "./attempt.js";
 import { fill, findAll } from "./dom.js";
 import { FEATURES, MIN_TOKENS, PROBABILITY, REGEXP, discover, held, search, targetOf, variesInHalves } from "./features.js";
-import { number } from "./format.js";
+import { count, number } from "./format.js";
 import { KINDS } from "./inspection.js";
 import { stripButton } from "./components/strip.js";
 
@@ -78,7 +78,7 @@ export class UnitSearch {
   }
 
   #numUnits() {
-    return [...this.#found.layers.values()].reduce((sum, { units, matrices }) => sum + units.length * ["hidden", "cell", "top"].filter((kind) => matrices.has(kind)).length, 0).toLocaleString("en-US");
+    return count([...this.#found.layers.values()].reduce((sum, { units, matrices }) => sum + units.length * ["hidden", "cell", "top"].filter((kind) => matrices.has(kind)).length, 0));
   }
 
   // A button with the strip of a unit.
