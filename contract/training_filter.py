@@ -89,17 +89,19 @@ class TrainingFilter:
     stride: int = 1
 
     def contains(self, token_ids: Sequence[int], text: str, prompt_ids: Sequence[int] | np.ndarray = ()) -> bool:
-        """Return whether prompt and generation are a training document, or have a span that ends in the generation.
+        """Return whether prompt and generation are a training document, or have a span whose last half was generated.
 
         Args:
             token_ids: The sampled tokens in the order of sampling, with or without the end token. Only spans need them.
             text: Prompt and generated text in reading order. Only documents need it. It is compared exactly, in the
                 form in which the model generates it: Keras's words in lower case, with a space between two. An empty
                 text is no copy.
-            prompt_ids: The tokens before `token_ids`. A span that ends in them was not generated, and does not count.
+            prompt_ids: The tokens before `token_ids`. A span with more than half of its tokens among them was not
+                generated: a line feed after a verse would complete it.
         """
         if self.kind == SPANS:
-            return len(self.find_spans([*prompt_ids[max(0, len(prompt_ids) - self.span_tokens + 1) :], *token_ids])) > 0
+            num_given = min(len(prompt_ids), self.span_tokens // 2)
+            return len(self.find_spans([*prompt_ids[len(prompt_ids) - num_given :], *token_ids])) > 0
         symbols = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
         return len(symbols) > 0 and len(self._find(symbols, np.zeros(1, np.int64), len(symbols))) > 0
 

@@ -111,11 +111,13 @@ def test_fewer_tokens_than_a_span_are_no_copy():
     assert training_filter.find_spans([99, *range(12), 99]).tolist() == [1, 2, 3]
 
 
-def test_a_span_counts_if_it_ends_after_the_prompt():
+def test_a_span_counts_if_half_of_it_follows_the_prompt():
     """Who continues a known line wants a continuation, and has written that line."""
     training_filter = of_spans([*range(100)], 10)
     prompt_ids = np.arange(30)
-    assert training_filter.contains([30, 99, 99], "", prompt_ids)
+    assert training_filter.contains([30, 31, 32, 33, 34, 99, 99], "", prompt_ids)
+    assert training_filter.contains([30, 31, 32, 33, 34], "", prompt_ids)
+    assert not training_filter.contains([30, 31, 32, 33, 99, 99], "", prompt_ids)
     assert not training_filter.contains([99] * 20, "", prompt_ids)
     assert not training_filter.contains([], "", prompt_ids)
     assert not of_spans([*range(100)], 1).contains([200], "", prompt_ids)
