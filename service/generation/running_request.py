@@ -67,6 +67,8 @@ class RunningRequest:
         self._started_at, self._timeout_s = time.monotonic(), timeout_s
         # Choices that are not submitted yet, and the function that releases each one's admission.
         self._admitted: list[tuple[ChoiceIndex, Callable[[], object]]] = []
+        # Releases the admission that `run` uses.
+        self._release_kept: Callable[[], object] = lambda: None
         self._is_open, self._num_submitted = False, 0
         # Its number in the scheduler.
         self._number: int | None = None
@@ -108,6 +110,14 @@ class RunningRequest:
             self.sequences |= {sequence.index: sequence for group in groups for sequence in group}
         self._num_submitted = len(self.sequences)
 
+    def keep_admission(self) -> None:
+        """Keep the admission of the first choice until `close`, for the sequences of `run`; before `submit`.
+
+        A search would otherwise compete with new requests at each of its steps.
+        """
+        (first, self._release_kept), *others = self._admitted
+        self._admitted = [(first, lambda: None), *others]
+
     def new_sequence(self, index: ChoiceIndex, **fields: Any) -> Sequence:
         """Return the sequence of a choice."""
         model, checkpoint = self.model, self.checkpoint
@@ -131,9 +141,12 @@ class RunningRequest:
         return Sequence(**{**defaults, **fields})
 
     def run(self, index: ChoiceIndex, create: Create) -> Result:
-        """Submit one more choice, whose sequence has a single result, and return that; raise as `results`."""
-        self.waiting.append(index)
-        self._submit_more(create)
+        """Submit one more choice, whose sequence has a single result, and return that; raise as `results`.
+
+        No other sequence runs, and `keep_admission` was called.
+        """
+        self._admitted = [(index, lambda: None)]
+        self.submit(create)
         result = next(self.results(create))
         self.finish(result.index)
         return result
@@ -249,6 +262,8 @@ class RunningRequest:
         for _, release in self._admitted:
             release()
         self._admitted = []
+        self._release_kept()
+        self._release_kept = lambda: None
         if not self._is_open:
             return
         self._is_open = False

@@ -292,6 +292,7 @@ class Expander:
         num_expansions = len(matches) * (1 + self._num_ahead)
         self._num_held_bytes += num_expansions * 4 * self._request.model.card.vocab_size
         self._request.context.memory.hold(self._num_held_bytes, "the search")
+        self._request.keep_admission()
         self._request.submit(self.create)
 
     def create(self, indexes: list[ChoiceIndex]) -> list[Sequence]:

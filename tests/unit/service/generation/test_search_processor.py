@@ -10,7 +10,7 @@ import pytest
 from service.context import MemoryBudget, MemoryLease, RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
 from tests.fakes import END, FakeBackend, fake_distribution, fake_step, states_after
-from tests.unit.service.engines import CHARACTERS
+from tests.unit.service.engines import CHARACTERS, SETTINGS
 from tests.waiting import until
 
 NEVER = CHARACTERS.special.never_sampled
@@ -159,6 +159,19 @@ def test_a_search_needs_room_in_the_queue(service):
         service.start("abc", top_texts=3, max_tokens=2, context=RequestContext(key="none", max_sequences=0))
 
 
+def test_a_search_continues_beside_a_full_queue(service):
+    search = service.start("abc", top_texts=3, max_tokens=3, timeout_s=2.0)
+    until(search.request.queue.qsize)
+    others = [service.admission.open(RequestContext()) for _ in range(SETTINGS.max_sequences - 1)]
+    releases = [other.admit([1])[0] for other in others]
+    with pytest.raises(Overloaded):
+        service.start("abc")
+    assert len(search.results()) == 3
+    for release in (*releases, search.request.close, search.request.close):
+        release()
+    assert service.admission.num_sequences == 0
+
+
 def test_a_search_holds_memory_for_what_it_keeps(service):
     budget = MemoryBudget(2**20)
     processor = service.start("abc", top_texts=500, max_tokens=3, context=RequestContext(memory=MemoryLease(budget)))
@@ -197,6 +210,7 @@ def test_streams_go_on_beside_a_search(start_service):
         search.request.cancel()
         with pytest.raises(ClientGone):
             searching.result(timeout=10)
+    search.request.close()
     until(lambda: service.admission.num_sequences == 0)
 
 
@@ -206,5 +220,6 @@ def test_a_cancelled_search_raises_and_frees_its_slots(start_service):
     threading.Timer(0.05, processor.request.cancel).start()
     with pytest.raises(ClientGone):
         processor.results()
+    processor.request.close()
     service.backend.release(5)
     until(lambda: service.admission.num_sequences == 0)
