@@ -20,8 +20,8 @@ from service.api.compatibility import suggestion
 from service.errors import InvalidRequest
 from service.settings import Settings
 
-# Default of fields that `resolve` fills in, from other fields or from the server's limits.
-RESOLVED: Any = None
+# Default of fields that `resolve` fills in from other fields or from the server's limits.
+UNRESOLVED: Any = None
 # Begins the tag of each type of a union: pydantic puts tags into the location of an error, but clients know only the
 # field.
 TAG = "|"
@@ -76,7 +76,7 @@ def _field_names(body_type: type[Body]) -> frozenset[str]:
 def _make_nullable(properties: dict[str, Any], name: str, field: FieldInfo) -> None:
     described = dict(properties[name])
     outside = {key: described.pop(key) for key in ("title", "description", "default") if key in described}
-    if field.default is RESOLVED:
+    if field.default is UNRESOLVED:
         outside["default"] = None
     if None not in described.get("enum", ()) and {"type": "null"} not in described.get("anyOf", ()):
         described = {"anyOf": [*described.get("anyOf", [described]), {"type": "null"}]}

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from contract.signatures import GREEDY_BELOW_TEMPERATURE
-from service.api.body import RESOLVED, Body, require, shorten
+from service.api.body import UNRESOLVED, Body, require, shorten
 from service.api.compatibility import (
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
@@ -141,7 +141,7 @@ class TimedBody(Body):
     """A request with prompts and a deadline."""
 
     prompt_field: ClassVar[str] = "input"
-    timeout_s: Annotated[float, Field(gt=0)] = RESOLVED
+    timeout_s: Annotated[float, Field(gt=0)] = UNRESOLVED
     """Deadline in seconds, after which the request fails; the server's maximum by default."""
 
     def resolve(self, settings: Settings) -> Self:
@@ -266,13 +266,13 @@ class CompletionRequest(TimedBody):
     labels: Labels = Field({})
     """Labels of the text by label column, as `/v1/models` lists them, such as {"style": "elvish"}; a number selects its
     bin. The prompt is then the beginning of such a text. Cannot be combined with `state`: that text has its labels."""
-    max_tokens: Count = RESOLVED
+    max_tokens: Count = UNRESOLVED
     """Maximum number of tokens to generate for each choice; 16 by default."""
     max_completion_tokens: Count | None = None
     """Another name for max_tokens; if both are given they must be equal."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = 1
     """Choices to return for each prompt."""
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = RESOLVED
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), INTEGRAL] = UNRESOLVED
     """Number of choices to generate for each prompt; the n with the highest mean log probability are returned. Default:
     n. A value above n must be at most 128 and cannot be combined with stream, unique or not_in_training."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -417,7 +417,7 @@ class CompletionRequest(TimedBody):
 
     def _best_of(self) -> int:
         """Return the number of choices to generate for each prompt; above `n`, whole choices are ranked."""
-        best_of = self.n if self.best_of is RESOLVED else self.best_of
+        best_of = self.n if self.best_of is UNRESOLVED else self.best_of
         got = f"best_of {best_of} and n {self.n}"
         require(best_of >= self.n, "best_of", f"be at least n, got {got}")
         if best_of > self.n:
@@ -490,12 +490,12 @@ class CompletionRequest(TimedBody):
     def _max_tokens(self, settings: Settings) -> int:
         """Return the maximum tokens of each choice, by either name: guidellm sends both."""
         name, value = "max_tokens", self.max_tokens
-        if value is RESOLVED and self.max_completion_tokens is not None:
+        if value is UNRESOLVED and self.max_completion_tokens is not None:
             name, value = "max_completion_tokens", self.max_completion_tokens
         elif self.max_completion_tokens not in (None, value):
             limit = f"be absent or equal to max_tokens ({value})"
             require(False, "max_completion_tokens", limit, self.max_completion_tokens)
-        if value is RESOLVED:
+        if value is UNRESOLVED:
             return min(DEFAULT_MAX_TOKENS, settings.max_tokens)
         require(value <= settings.max_tokens, name, f"be at most {settings.max_tokens}", value)
         return value
@@ -625,14 +625,14 @@ class NextRequest(TimedBody):
     """Labels of the text, as in completions. The prompt is then the beginning of such a text."""
     n: Annotated[int, Field(ge=1, le=MAX_NEXT_WORDS), INTEGRAL] = 10
     """Number of words to return."""
-    max_tokens: PositiveCount = RESOLVED
+    max_tokens: PositiveCount = UNRESOLVED
     """Maximum number of tokens that the search computes; 2,000 by default."""
     user: str | None = None
     """Ignored."""
 
     def resolve(self, settings: Settings) -> Self:
         limit, given = settings.max_search_tokens, self.max_tokens
-        max_tokens = min(limit, DEFAULT_NEXT_TOKENS) if given is RESOLVED else given
+        max_tokens = min(limit, DEFAULT_NEXT_TOKENS) if given is UNRESOLVED else given
         require(max_tokens <= limit, "max_tokens", f"be at most {limit}", max_tokens)
         return super().resolve(settings).model_copy(update={"max_tokens": max_tokens})
 

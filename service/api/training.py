@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from contract.card import ID_PATTERN
 from contract.models_config import LABEL_PATTERN, MAX_SHARE, PREVIOUS
-from service.api.body import RESOLVED, Body, require
+from service.api.body import UNRESOLVED, Body, require
 from service.api.requests import INTEGRAL
 from service.settings import Settings
 
@@ -64,7 +64,7 @@ class FineTuningRequest(Body):
     """name of the model; by default that of the training file"""
     seed: Annotated[int, Field(ge=0, lt=2**31), INTEGRAL] = 0
     """seed of the training"""
-    hyperparameters: Hyperparameters = RESOLVED
+    hyperparameters: Hyperparameters = UNRESOLVED
     """deprecated by OpenAI in favor of `method`"""
     method: Method = Method()
     """supervised, with its hyperparameters"""
@@ -87,7 +87,7 @@ class FineTuningRequest(Body):
             require("\0" not in key + value, "metadata", "not have the character NUL", key)
             rule = f"have values of at most {MAX_METADATA_VALUE} characters"
             require(len(value) <= MAX_METADATA_VALUE, "metadata", rule, value)
-        if self.hyperparameters is RESOLVED:
+        if self.hyperparameters is UNRESOLVED:
             return self.model_copy(update={"hyperparameters": self.method.supervised.hyperparameters})
         return self
 
