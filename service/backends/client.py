@@ -174,7 +174,7 @@ class ModelServerClient:
         for _ in self._threads:
             self._jobs.put(None)
 
-    def call(self, call: Call, done: OnOutcome) -> None:
+    def send(self, call: Call, done: OnOutcome) -> None:
         """Send a call; `done` is called once, on any thread, with its outputs or the error."""
         with self._lock:
             if not self._closed:
@@ -204,11 +204,11 @@ class ModelServerClient:
 
     def _predict_traced(self, call: Call) -> Arrays | GatewayError:
         spans = self._tracing.begin_call(call, self.address) if self._tracing else None
-        metadata = spans.metadata if spans else None
+        shapes, metadata = call.output_shapes(), spans.metadata if spans else None
         outcome: Arrays | GatewayError
         try:
             outcome = self.predict(
-                call.version, call.signature_name, call.inputs(), call.outputs(), call.vocab_size, metadata=metadata
+                call.version, call.signature_name, call.inputs(), shapes, call.vocab_size, metadata=metadata
             )
         except GatewayError as error:
             # Its frames hold the arrays of the call.

@@ -321,7 +321,7 @@ class Replicas:
             failure = None if isinstance(attempt.failure, VersionGone) else attempt.failure
             attempt.done(failure or self._no_server_error(attempt.call.version), None)
         else:
-            replica.client.call(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
+            replica.client.send(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
 
     def _no_server_error(self, version: ModelVersion) -> GatewayError:
         """Return the error of a call that no server takes: servers may recover, or healthy ones no longer serve it."""

@@ -61,7 +61,7 @@ class Call:
                 sequence.interventions.apply(states[slot])
         return {"state": states, **(self._decode_inputs() if self.is_decode else self._prefill_inputs())}
 
-    def outputs(self) -> OutputShapes:
+    def output_shapes(self) -> OutputShapes:
         """Return the shape of each requested output tensor, by name."""
         if self.signature == signatures.NEXT_LOGPROBS:
             return self._search_outputs()

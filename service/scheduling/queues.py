@@ -215,8 +215,8 @@ class ModelQueue:
     def is_empty(self) -> bool:
         return not self.sequences and not self.calls
 
-    def sequence_ended(self, now: float) -> None:
-        """Expect one more prompt."""
+    def expect_prompt(self, now: float) -> None:
+        """Expect one more prompt, as a sequence has ended."""
         self.expected.append(now + MAX_WAIT_S)
 
     def sequences_arrived(self, count: int, now: float) -> None:
@@ -314,8 +314,8 @@ class ModelQueue:
         kind = signature, activations
         compatible = [each for each in self.prefilling if (each.next_prefill[0], each.requested_activations) == kind]
         # While sequences run, only as many prompts as fill a batch without padding.
-        smallest = self._shared_batch_size
-        sizes = (size for size in self.limits.batch_sizes if size >= smallest)
+        shared_batch_size = self._shared_batch_size
+        sizes = (size for size in self.limits.batch_sizes if size >= shared_batch_size)
         count = fit_below(sizes, len(compatible)) if self.ready else len(compatible)
         sequences = self._dequeue(self.prefilling, compatible, count, num_free_calls)
         batch_size = fit(self.limits.batch_sizes, len(sequences))
@@ -326,22 +326,22 @@ class ModelQueue:
         return self._call(signature, sequences, batch_size, min(longest, limit))
 
     def _next_first_decode(self, num_free_calls: int) -> Call:
-        smallest = self._shared_batch_size
+        shared_batch_size = self._shared_batch_size
         compatible = _compatible(self.new, self.new[0].decode_kind)
         sequences = self._dequeue(self.new, compatible, len(compatible), num_free_calls)
         in_step = _compatible([*sequences, *self.ready], sequences[0].decode_kind)
-        if len(in_step) <= smallest:
+        if len(in_step) <= shared_batch_size:
             sequences += tuple(take(self.ready, set(in_step).__contains__))
         return self._decode_call(sequences, FIRST_DECODE_STEPS)
 
     def _next_decode(self, kind: DecodeKind, max_calls: int) -> Call:
-        smallest = self._shared_batch_size
+        shared_batch_size = self._shared_batch_size
         compatible = _compatible(self.ready, kind)
         # The running sequences of the kind, including those in prefill and their forks.
         in_calls = (sequence for call in self.calls for sequence in call.sequences)
         num_sequences = _num_decoding(chain(self.prefilling, self.new, self.ready, in_calls), kind)
         sequences = self._dequeue(self.ready, compatible, num_sequences, max_calls)
-        others_may_join = self.num_running > 0 and len(sequences) < smallest
+        others_may_join = self.num_running > 0 and len(sequences) < shared_batch_size
         return self._decode_call(sequences, JOINING_DECODE_STEPS if others_may_join else self.limits.max_steps)
 
     def _decode_call(self, sequences: tuple[Sequence, ...], max_steps: int) -> Call:

@@ -176,7 +176,7 @@ class Scheduler:
         for sequence, result in zip(call.sequences, results, strict=True):
             self._cache_state(sequence)
             if sequence.is_complete and sequence.status is Status.RUNNING and not sequence.is_search_step:
-                queue_.sequence_ended(now)
+                queue_.expect_prompt(now)
             self._requeue(queue_, sequence, result)
 
     def _cancel(self, sequences: list[Sequence]) -> None:
@@ -186,7 +186,7 @@ class Scheduler:
             if sequence.status < Status.FINISHED:
                 sequence.status = Status.CANCELLED
                 if not sequence.is_search_step:
-                    self._queues[sequence.version].sequence_ended(now)
+                    self._queues[sequence.version].expect_prompt(now)
         self._remove(lambda sequence: sequence.status is Status.CANCELLED)
 
     def _cache_state(self, sequence: Sequence) -> None:

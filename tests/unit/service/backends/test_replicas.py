@@ -43,7 +43,7 @@ class FakeServer:
         self.closed = False
         self._held = []
 
-    def call(self, _call, done):
+    def send(self, _call, done):
         self.num_calls += 1
         if self.hangs:
             self._held.append(done)

@@ -74,7 +74,7 @@ def test_texts_keep_their_order_and_need_no_top_tokens(service):
     """However long they are: they are computed by length. The output of calls is a number per token."""
     texts = [TEXT[:length] for length in (3, 17, 0, 9, 17, 1, 5)] * 9
     assert sums(scored(service, texts)) == [pytest.approx(sum(of_characters(text)), abs=1e-5) for text in texts]
-    assert {tuple(call.outputs()) for call in service.backend.calls} == {("state", "logprobs")}
+    assert {tuple(call.output_shapes()) for call in service.backend.calls} == {("state", "logprobs")}
 
 
 @pytest.mark.parametrize("model", ["characters", "characters backward", "words"])

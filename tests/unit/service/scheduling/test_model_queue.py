@@ -79,7 +79,7 @@ def test_a_prefilled_prompt_decodes_at_once(queue):
 def test_prompts_wait_for_expected_ones_but_not_for_long(queue, arrived, share, starts):
     """Three sequences have ended, so three prompts are expected to share a prefill call."""
     for _ in range(3):
-        queue.sequence_ended(100.0)
+        queue.expect_prompt(100.0)
     queue.sequences_arrived(arrived, 100.0)
     add_prompts(queue, arrived, accepted_at=100.0)
     call = queue.next_call(2, 2, 100.0 + share * MAX_WAIT_S)
@@ -89,13 +89,13 @@ def test_prompts_wait_for_expected_ones_but_not_for_long(queue, arrived, share, 
 
 def test_a_prompt_does_not_wait_again_and_again(queue):
     add_prompts(queue, 1, accepted_at=100.0)
-    queue.sequence_ended(100.0 + 0.9 * MAX_WAIT_S)
+    queue.expect_prompt(100.0 + 0.9 * MAX_WAIT_S)
     assert queue.next_call(2, 2, 100.0 + 0.95 * MAX_WAIT_S) is None
     assert kind(queue.next_call(2, 2, 100.0 + MAX_WAIT_S)) == "prefill"
 
 
 def test_a_prompt_of_several_calls_waits_only_before_the_first(queue):
-    queue.sequence_ended(100.0)
+    queue.expect_prompt(100.0)
     add_prompts(queue, 1, accepted_at=100.0)
     add_prompts(queue, 1, length=1000, accepted_at=90.0)
     assert len(queue.next_call(1, 2, 100.0).sequences) == 2
@@ -105,14 +105,14 @@ def test_a_prompt_of_several_calls_waits_only_before_the_first(queue):
 def test_a_full_batch_of_prompts_waits_for_no_other(queue, signatures):
     """A ninth prompt would need another call."""
     for _ in range(16):
-        queue.sequence_ended(100.0)
+        queue.expect_prompt(100.0)
     for signature in signatures:
         add_prompts(queue, 8 // len(signatures), accepted_at=100.0, prefill_signature=signature)
     assert kind(queue.next_call(1, 2, 100.0)) == "prefill"
 
 
 def test_running_sequences_decode_while_prompts_wait(queue):
-    queue.sequence_ended(100.0)
+    queue.expect_prompt(100.0)
     add_running(queue, 8)
     add_prompts(queue, 1, accepted_at=100.0)
     assert kind(queue.next_call(1, 2, 100.0)) == "decode"
@@ -121,7 +121,7 @@ def test_running_sequences_decode_while_prompts_wait(queue):
 def test_prompts_that_did_not_come_are_no_longer_expected(queue):
     """An arrival counts for a deadline that has not passed."""
     for now in (100.0, 200.0):
-        queue.sequence_ended(now)
+        queue.expect_prompt(now)
     queue.sequences_arrived(1, 200.0)
     assert not queue.expected
 
@@ -200,7 +200,7 @@ def test_an_inspect_call_returns_at_most_16_mib_of_activations(queue):
     add_prompts(queue, 8, 1000, prefill_signature="inspect", max_tokens=0, requested_activations=(("hidden_1", 6000),))
     call = queue.next_call(1, 1)
     assert call.batch_size * call.size * 6000 * 4 <= 2**24 < call.batch_size * (call.size + 1) * 6000 * 4
-    assert dict(call.outputs())["hidden_1"] == (call.batch_size, call.size, 6000)
+    assert dict(call.output_shapes())["hidden_1"] == (call.batch_size, call.size, 6000)
 
 
 def test_sequences_that_fit_into_one_call_wait_for_each_other(queue):
@@ -319,7 +319,7 @@ def search_step(count):
 def test_a_step_of_a_search_has_a_call_for_itself(queue, count, batch_size):
     (step,) = add(queue, 1, **search_step(count))
     (other,) = add(queue, 1, **search_step(3))
-    queue.sequence_ended(100.0)
+    queue.expect_prompt(100.0)
     call = queue.next_call(2, 2, 100.0)
     assert (call.signature, call.sequences, call.batch_size, call.size) == ("next_logprobs", (step,), batch_size, 1)
     assert call.inputs()["token_ids"].shape == (batch_size, 1)
