@@ -69,7 +69,7 @@ class Signature:
             raise InvalidArgument(self._names_differ(protos.keys()))
         for number, (name, spec) in enumerate(self.inputs.items()):
             self._check(number, name, spec, protos[name])
-        return {name: tensors.decode(name, protos[name]) for name in self.inputs}
+        return {name: tensors.to_array(name, protos[name]) for name in self.inputs}
 
     def select(self, output_filter: Sequence[str]) -> Collection[str]:
         """Return the names of the requested outputs; an empty filter selects all."""
@@ -84,7 +84,7 @@ class Signature:
         return output_filter or self.outputs.keys()
 
     def __call__(self, arrays: Arrays) -> Arrays:
-        """Run the graph on inputs as `decode` returns them; the first call optimizes it."""
+        """Run the graph on inputs as `parse_inputs` returns them; the first call optimizes it."""
         try:
             with self._lock:
                 if self._callable is None:
@@ -160,7 +160,7 @@ class Servable:
         response.model_spec.version.value = self.version
         response.model_spec.signature_name = signature.name
         for name in output_names:
-            tensors.encode(outputs[name], signature.outputs[name].dtype, response.outputs[name])
+            tensors.to_proto(outputs[name], signature.outputs[name].dtype, response.outputs[name])
         return response
 
 

@@ -26,8 +26,8 @@ def dtype_name(dtype: int) -> str:
     return names.Name(dtype).removeprefix("DT_").lower() if dtype in names.values() else str(dtype)
 
 
-def decode(name: str, proto: TensorProto) -> np.ndarray:
-    """Decode a tensor, except resources and variants, from `tensor_content` or from its typed field.
+def to_array(name: str, proto: TensorProto) -> np.ndarray:
+    """Convert a tensor, except resources and variants, from `tensor_content` or from its typed field.
 
     As in TensorFlow, a typed field with too few values is padded with its last value. Surplus float32 and int32 values
     are ignored, those of other dtypes refused. Unlike there, padding is limited to `MAX_EXPANDED` elements.
@@ -37,7 +37,7 @@ def decode(name: str, proto: TensorProto) -> np.ndarray:
     """
     try:
         shape = _read_shape(proto)
-        return _decode_fast(proto, shape) if proto.dtype in _FAST else tf.make_ndarray(proto)
+        return _to_array_fast(proto, shape) if proto.dtype in _FAST else tf.make_ndarray(proto)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidArgument(f"tensor parsing error: {name} ({error})") from error
 
@@ -53,7 +53,7 @@ def _read_shape(proto: TensorProto) -> list[int]:
     return shape
 
 
-def _decode_fast(proto: TensorProto, shape: list[int]) -> np.ndarray:
+def _to_array_fast(proto: TensorProto, shape: list[int]) -> np.ndarray:
     values, size = flat_values(proto), math.prod(shape)
     if proto.tensor_content:
         return values.reshape(shape)
@@ -62,8 +62,8 @@ def _decode_fast(proto: TensorProto, shape: list[int]) -> np.ndarray:
     return values[:size].reshape(shape)
 
 
-def encode(array: np.ndarray, dtype: int, proto: TensorProto) -> None:
-    """Encode an array into an empty tensor: float32 and int32 into typed fields, as TensorFlow Serving does by default.
+def to_proto(array: np.ndarray, dtype: int, proto: TensorProto) -> None:
+    """Write an array to an empty tensor: float32 and int32 into typed fields, as TensorFlow Serving does by default.
 
     The array is as TensorFlow's `numpy()` returns it: strings are objects of type bytes.
     """

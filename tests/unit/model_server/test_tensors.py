@@ -7,7 +7,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from model_server.errors import InvalidArgument
-from model_server.tensors import decode, encode
+from model_server.tensors import to_array, to_proto
 
 
 def typed(dtype, shape, **fields):
@@ -24,9 +24,9 @@ def test_tensor_content_and_encoded_arrays_decode_to_the_same_array(dtype, shape
     data_type = tf.as_dtype(dtype).as_datatype_enum
     content = typed(data_type, shape, tensor_content=array.tobytes())
     encoded = TensorProto()
-    encode(array, data_type, encoded)
+    to_proto(array, data_type, encoded)
     for proto in (content, encoded):
-        read = decode("x", proto)
+        read = to_array("x", proto)
         assert (read.dtype, read.shape) == (array.dtype, shape)
         np.testing.assert_array_equal(read, array)
 
@@ -45,7 +45,7 @@ def test_tensor_content_and_encoded_arrays_decode_to_the_same_array(dtype, shape
 )
 def test_a_typed_field_of_another_length_decodes_as_in_tensorflow(proto, expected):
     """The last of too few values is repeated, surplus ones are ignored, and no values are zeros."""
-    assert decode("x", proto).tolist() == expected
+    assert to_array("x", proto).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -64,24 +64,24 @@ def test_a_typed_field_of_another_length_decodes_as_in_tensorflow(proto, expecte
 def test_a_tensor_that_cannot_be_decoded_is_named_in_the_error(proto):
     """The message starts as TensorFlow Serving's does."""
     with pytest.raises(InvalidArgument, match=r"^tensor parsing error: token_ids "):
-        decode("token_ids", proto)
+        to_array("token_ids", proto)
 
 
 @pytest.mark.parametrize("shape", [[2**26 + 1], [2**20, 65], [2**40, 2**40], [2**63 - 1] * 3], ids=str)
 @pytest.mark.parametrize("fields", [{"float_val": [1.0]}, {}, {"tensor_content": b"\0" * 8}], ids=str)
 @pytest.mark.parametrize("dtype", [types_pb2.DT_FLOAT, types_pb2.DT_UINT8], ids=["fast", "other"])
 def test_a_small_message_cannot_allocate_a_huge_tensor(monkeypatch, dtype, fields, shape):
-    """The declared shape is refused before either decoder is called."""
+    """The declared shape is refused before either conversion."""
     monkeypatch.setattr("model_server.tensors.tf.make_ndarray", None)
-    monkeypatch.setattr("model_server.tensors._decode_fast", None)
+    monkeypatch.setattr("model_server.tensors._to_array_fast", None)
     with pytest.raises(InvalidArgument, match=r"^tensor parsing error: x .* has more than 67108864 elements"):
-        decode("x", typed(dtype, shape, **fields))
+        to_array("x", typed(dtype, shape, **fields))
 
 
 def test_a_large_tensor_that_is_sent_in_full_is_decoded():
     """The limit is on elements that are not in the message."""
     proto = typed(types_pb2.DT_UINT8, [2**26 + 1], tensor_content=b"\1" * (2**26 + 1))
-    assert decode("x", proto).nbytes == 2**26 + 1
+    assert to_array("x", proto).nbytes == 2**26 + 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_large_tensor_that_is_sent_in_full_is_decoded():
 )
 def test_an_array_is_encoded_in_the_typed_field_of_its_dtype_in_row_major_order(array, field):
     proto = TensorProto()
-    encode(array, tf.as_dtype(array.dtype).as_datatype_enum, proto)
+    to_proto(array, tf.as_dtype(array.dtype).as_datatype_enum, proto)
     assert list(getattr(proto, field)) == array.ravel().tolist()
     assert proto.tensor_content == b""
     assert tuple(dim.size for dim in proto.tensor_shape.dim) == array.shape
@@ -106,6 +106,6 @@ def test_float_arrays_of_any_size_are_encoded_bit_exactly(size):
     """The length prefix of the raw floats takes one byte or several."""
     array = np.random.default_rng(1).standard_normal(size, np.float32)
     proto = TensorProto()
-    encode(array, types_pb2.DT_FLOAT, proto)
+    to_proto(array, types_pb2.DT_FLOAT, proto)
     again = TensorProto.FromString(proto.SerializeToString())
     assert np.array(again.float_val, np.float32).tobytes() == array.tobytes()
