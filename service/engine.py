@@ -70,7 +70,7 @@ class Engine:
         compiler: CompilerPool,
         training_filters: TrainingFilters,
     ) -> None:
-        self._model_registry, self._scheduler, self._admission = model_registry, scheduler, admission
+        self._model_registry, self._scheduler, self._admission_control = model_registry, scheduler, admission
         self._metrics, self._settings = metrics, settings
         self._resume_tokens, self._compiler, self._training_filters = resume_tokens, compiler, training_filters
 
@@ -84,7 +84,7 @@ class Engine:
                 the resume token is unusable, no completion would match the constraint, the response would be too large,
                 the queue is full, or the client disconnected or the deadline passed before the constraint was compiled.
         """
-        request = self._request(body, context, body.state, body.seed)
+        request = self._new_request(body, context, body.state, body.seed)
         model = request.model
         field, raw_prompts = _input_field(body, model)
         require_ids([token_id for token_id, _ in body.sampling.bias], model, "logit_bias")
@@ -115,7 +115,7 @@ class Engine:
         self, body: NextRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
     ) -> NextWordsProcessor:
         """Encode the prompt and submit its prefill; raise as `start_completion`."""
-        request = self._request(body, context)
+        request = self._new_request(body, context)
         model = request.model
         if model.backward:
             raise InvalidRequest(
@@ -137,7 +137,7 @@ class Engine:
         self, body: EmbeddingsRequest, context: RequestContext, on_start: OnStart = _NO_CALLBACK
     ) -> EmbeddingProcessor:
         """Encode the texts and submit their prefill; raise as `start_completion`."""
-        request = self._request(body, context)
+        request = self._new_request(body, context)
         units = request.model.card.units
         is_width = body.dimensions in (None, units)
         require(is_width, "dimensions", f"be {units}, the width of the model's top layer", body.dimensions)
@@ -156,7 +156,7 @@ class Engine:
     ) -> ScoreProcessor:
         """Encode the texts and submit them to the model, and to that of `ratio_to`; raise as `start_completion`."""
         # One for both models, so that the second waits for a key's only sequence instead of being refused.
-        admission = self._admission.open(context)
+        admission = self._admission_control.open(context)
         with context.refunds_on_failure():
             processor = self._start_score(body, context, admission, on_start)
             if body.ratio_to is not None:
@@ -178,7 +178,7 @@ class Engine:
         after: ScoreProcessor | None = None,
     ) -> ScoreProcessor:
         """Encode texts and submit them to one model, `after` those of another one; raise as `start_completion`."""
-        request, settings = self._request(body, context, body.state, admission=admission), self._settings
+        request, settings = self._new_request(body, context, body.state, admission=admission), self._settings
         # Drops the unencoded texts, to which only this frame refers.
         processor = ScoreProcessor(body.model_copy(update={"input": ""}), request, self._resume_tokens)
         held, num_charged = 0, 0
@@ -205,7 +205,7 @@ class Engine:
 
         Raise as `start_completion`, and for an unknown layer or too many values.
         """
-        request = self._request(body, context, body.state)
+        request = self._new_request(body, context, body.state)
         _require_layers(body, request.model)
         with context.refunds_on_failure():
             labels = _label_ids(body, request.model)
@@ -317,7 +317,7 @@ class Engine:
         )
         context.charge_up_to(sum(len(prompt.input_ids) for prompt in request.prompts) + num_more, param)
 
-    def _request(
+    def _new_request(
         self,
         body: Body,
         context: RequestContext,
@@ -337,7 +337,7 @@ class Engine:
             context,
             body.timeout_s,
             scheduler=self._scheduler,
-            admission=admission or self._admission.open(context),
+            admission=admission or self._admission_control.open(context),
             metrics=self._metrics,
             max_unfinished=self._settings.max_running,
         )

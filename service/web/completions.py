@@ -52,10 +52,9 @@ def completions(services: Services) -> Response:
     `stream` returns a stream of server-sent events, `state` continues from a resume token, `echo` with `max_tokens` 0
     scores the prompt.
     """
-    record = g.record
     with ExitStack() as stack:
         processor = start_request(services, CompletionRequest, services.engine.start_completion, stack)
-        completion = CompletionResponse(processor, record.record_error)
+        completion = CompletionResponse(processor, g.request_log.record_error)
         if not processor.body.stream:
             return json_response(completion.whole())
         # Closed even if the stream is dropped before its first event, when no `finally` of the generator would run.
@@ -129,21 +128,21 @@ def sse(data: Any) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def error_event(error: GatewayError, failed: Callable[[GatewayError], None]) -> bytes:
+def error_event(error: GatewayError, on_error: Callable[[GatewayError], None]) -> bytes:
     """Report an error that ends a stream, and return its event: the status has been sent already."""
-    failed(error)
+    on_error(error)
     event = sse(error.body())
     error.release()
     return event
 
 
 class CompletionResponse:
-    """The response to one completion request; `failed` gets an error that becomes the last event of a stream."""
+    """The response to one completion request; `on_error` gets an error that becomes the last event of a stream."""
 
     def __init__(
-        self, processor: CompletionProcessor | SearchProcessor, failed: Callable[[GatewayError], None]
+        self, processor: CompletionProcessor | SearchProcessor, on_error: Callable[[GatewayError], None]
     ) -> None:
-        self._processor, self._request, self._failed = processor, processor.request, failed
+        self._processor, self._request, self._on_error = processor, processor.request, on_error
         model = self._request.model
         self._head: dict[str, Any] = {
             "id": f"cmpl-{random.randbytes(16).hex()}",
@@ -187,10 +186,10 @@ class CompletionResponse:
                 unsent += sse({**self._head, "choices": [], "usage": self._usage()})
             yield bytes(unsent + DONE)
         except GatewayError as error:
-            yield bytes(unsent + error_event(self._with_partial_output(error), self._failed))
+            yield bytes(unsent + error_event(self._with_partial_output(error), self._on_error))
         except Exception:
             log.exception("a stream failed")
-            yield bytes(unsent + error_event(InternalError("internal error; see the gateway's log"), self._failed))
+            yield bytes(unsent + error_event(InternalError("internal error; see the gateway's log"), self._on_error))
 
     def _event_prefix(self) -> bytes:
         return b"data: " + orjson.dumps({**self._head, "choices": []})[: -len("]}")]

@@ -218,13 +218,13 @@ def start_request(
     """
     services.refuse_if_draining()
     body = parse_body(services, body_type)
-    g.record.record_request(body)
+    g.request_log.record_request(body)
     return start(body, g.context, partial(_watch_request, services, stack))
 
 
 def _watch_request(services: Services, stack: ExitStack, running: RunningRequest) -> None:
     """Cancel a request if its client disconnects or its key is revoked; record and close it when the stack unwinds."""
-    stack.callback(g.record.record_result, running)
+    stack.callback(g.request_log.record_result, running)
     stack.callback(running.close)
     stack.enter_context(g.context.watch_key(lambda: running.cancel(Unauthorized("the API key was revoked"))))
     stack.enter_context(services.watch_socket(request.environ.get("gunicorn.socket"), running.cancel))

@@ -236,7 +236,7 @@ def list_events(
     if stream:
         sock, watch_key = request.environ.get("gunicorn.socket"), g.context.watch_key
         events = _events(services, training, job, _number(after) if after else 0, sock, watch_key)
-        events = _with_error_event(events, g.record.record_error)
+        events = _with_error_event(events, g.request_log.record_error)
         return event_stream(events, training.streams.add(job.tenant))
     before = _number(after) if after else 2**31 - 1
     found = training.store.list_events(job_id, before, limit + 1, newest_first=True)
@@ -282,15 +282,15 @@ def _events(
                 is_closed.wait(_POLL_S)
 
 
-def _with_error_event(events: Iterator[bytes], failed: Callable[[GatewayError], None]) -> Iterator[bytes]:
+def _with_error_event(events: Iterator[bytes], on_error: Callable[[GatewayError], None]) -> Iterator[bytes]:
     """Yield the events of a stream; an error becomes the last one."""
     try:
         yield from events
     except GatewayError as error:
-        yield error_event(error, failed)
+        yield error_event(error, on_error)
     except Exception:
         log.exception("a stream of events failed")
-        yield error_event(InternalError("internal error; see the gateway's log"), failed)
+        yield error_event(InternalError("internal error; see the gateway's log"), on_error)
 
 
 @Endpoint(

@@ -132,37 +132,37 @@ class Middleware:
         app.register_error_handler(Exception, _unexpected_error)
 
     def _before(self) -> None:
-        g.record = record = RequestLog(request, self._tracing, prompts=self._log_prompts)
-        request_id.set(record.request_id)
+        g.request_log = request_log = RequestLog(request, self._tracing, prompts=self._log_prompts)
+        request_id.set(request_log.request_id)
         require_allowed_host(request, self._hosts)
         require_same_origin(request)
         if request.endpoint not in PUBLIC_ENDPOINTS:
             context = self._access.authenticate(request.headers.get("Authorization"))
-            record.line.key = context.key or None
-            context.trace, context.memory = record.trace, MemoryLease(self._memory)
+            request_log.line.key = context.key or None
+            context.trace, context.memory = request_log.trace, MemoryLease(self._memory)
             context.sender = context.key or request.remote_addr or ""
             g.context = context
 
     def _after(self, response: Response) -> Response:
-        record: RequestLog = g.record
-        response.headers["x-request-id"] = record.request_id
+        request_log: RequestLog = g.request_log
+        response.headers["x-request-id"] = request_log.request_id
         add_security_headers(response)
         context: RequestContext | None = g.get("context")
         if context is not None:
             response.call_on_close(context.memory.close)
         # The callback does not hold the response, nor the request in its environ: the cycle would keep the body until a
         # garbage collection.
-        response.call_on_close(partial(self._finish, record, response.status_code, request.environ))
+        response.call_on_close(partial(self._finish, request_log, response.status_code, request.environ))
         return response
 
-    def _finish(self, record: RequestLog, status: int, environ: dict[str, Any]) -> None:
+    def _finish(self, request_log: RequestLog, status: int, environ: dict[str, Any]) -> None:
         """Report a request whose response was sent or aborted."""
         environ.pop("werkzeug.request", None)
-        line, seconds = record.line, time.monotonic() - record.started_at
+        line, seconds = request_log.line, time.monotonic() - request_log.started_at
         self._metrics.responded(
             method=line.method, route=line.route, status=status, error_code=line.error, seconds=seconds
         )
-        record.close(status, seconds)
+        request_log.close(status, seconds)
         request_id.set(None)
 
 
@@ -214,7 +214,7 @@ def add_security_headers(response: Response) -> None:
 
 def error_response(error: GatewayError) -> ErrorResponse:
     """Return body, status and headers, and record the error for the access log, metrics and trace."""
-    g.record.record_error(error)
+    g.request_log.record_error(error)
     response = error.body(), error.status, error.headers()
     error.release()
     return response
