@@ -1,7 +1,7 @@
 """Signature names and limits of a published SavedModel, and the file names of the model repository.
 
-The tensors of each signature are described in `docs/architecture.md`; `export.graphs.signatures` builds the signatures
-and `service.backends.client` calls them.
+The tensors of each signature are described in `docs/architecture.md`. `export.graphs.signatures` builds the signatures,
+`service.scheduling.call` fills their inputs, and `service.backends.client` calls them.
 """
 
 from typing import Final, Literal

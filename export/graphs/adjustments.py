@@ -10,7 +10,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from contract import signatures
-from export.graphs.loop import Loop
+from export.graphs.loop import LoopVars
 
 NEVER = -1e9
 # The next row of an entry of the transition table.
@@ -93,7 +93,7 @@ class Adjustments:
     repetition_penalty: tf.Tensor
     min_steps: tf.Tensor
 
-    def tables(self) -> Loop:
+    def tables(self) -> LoopVars:
         """Return the initial counts, biases plus mask and divisors, float32 (batch, V) each, and rows."""
         batch, length = tf.shape(self.adjusted_ids)[0], tf.shape(self.adjusted_ids)[1]
         rows = tf.repeat(tf.range(batch)[:, None], length, axis=1)
@@ -107,7 +107,7 @@ class Adjustments:
             self.constraints.row,
         ]
 
-    def adjust(self, t: tf.Tensor, logits: tf.Tensor, tables: Loop) -> tf.Tensor:
+    def adjust(self, t: tf.Tensor, logits: tf.Tensor, tables: LoopVars) -> tf.Tensor:
         """Return the adjusted logits float32 (batch, V) of step t."""
         counts, bias, divisors, rows = tables
         logits = tf.where(logits > 0.0, logits / divisors, logits * divisors)
@@ -119,14 +119,14 @@ class Adjustments:
             logits += too_early[:, None] * tf.one_hot(self.end_id, self.mask.shape[0])
         return self.constraints.mask(t, logits, rows)
 
-    def count(self, sampled: tf.Tensor, tables: Loop) -> Loop:
+    def count(self, sampled: tf.Tensor, tables: LoopVars) -> LoopVars:
         """Return the tables for the next step; a finished sequence counts id 0, which has no effect."""
         counts, bias, divisors, rows = tables
         one_hot = tf.one_hot(sampled, self.mask.shape[0])
         divisors = tf.where(one_hot > 0.0, self.repetition_penalty[:, None], divisors)
         return [counts + one_hot, bias, divisors, self.constraints.advance(sampled, rows)]
 
-    def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: Loop) -> tf.Tensor:
+    def end_complete(self, t: tf.Tensor, ends: tf.Tensor, tables: LoopVars) -> tf.Tensor:
         """Return `ends`, int32 (batch,), the steps after which sequences end; some may be complete after step t."""
         # Except those that ended before: the zeros after their end may lead to any row.
         return tf.where(self.constraints.is_complete(t, tables[-1]) & (t < ends), t + 1, ends)

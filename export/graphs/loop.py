@@ -7,10 +7,11 @@ import tensorflow as tf
 
 from export.graphs.precision import Precision, Vectors
 
-Loop = list[Any]
+LoopVars = list[Any]
+LoopBody = Callable[[tf.Tensor, LoopVars], LoopVars]
 
 
-def repeat(num_steps: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variables: Loop, unroll: int) -> Loop:
+def repeat(num_steps: tf.Tensor, body: LoopBody, variables: LoopVars, unroll: int) -> LoopVars:
     """Run `body(t, variables)` for t = 0 … num_steps - 1, with `unroll` steps per iteration as long as possible.
 
     Another iteration costs as much as 4 µs (see `benchmarks/HISTORY.md`).
@@ -22,8 +23,8 @@ def repeat(num_steps: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variab
         unroll: 1 for a large step, whose copy takes longer to load than an iteration costs.
     """
 
-    def iteration(steps: int) -> Callable[..., tuple[tf.Tensor, Loop]]:
-        def run(t: tf.Tensor, variables: Loop) -> tuple[tf.Tensor, Loop]:
+    def iteration(steps: int) -> Callable[..., tuple[tf.Tensor, LoopVars]]:
+        def run(t: tf.Tensor, variables: LoopVars) -> tuple[tf.Tensor, LoopVars]:
             for _ in range(steps):
                 variables = body(t, variables)
                 t += 1
@@ -38,7 +39,7 @@ def repeat(num_steps: tf.Tensor, body: Callable[[tf.Tensor, Loop], Loop], variab
 
 
 def keep_ended(precision: Precision, t: tf.Tensor, ends: tf.Tensor, vectors: Vectors, kept: Vectors) -> Vectors:
-    """Return the kept vectors, with those of the sequences that step t is the last of.
+    """Return `kept`, where sequences whose last step is t get their `vectors`.
 
     Sequences are computed until the loop ends; the vectors kept at a sequence's own end are its result. At most steps
     no sequence ends, and nothing is selected: masks at every step cost a tenth of it (see `benchmarks/HISTORY.md`).

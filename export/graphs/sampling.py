@@ -87,10 +87,10 @@ def sample(t: tf.Tensor, logits: tf.Tensor, sampling: Prepared) -> tf.Tensor:
 
 
 def _weights(logits: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Return the weights of tokens, float32 (batch, V), that of the most probable one 1.
+    """Return the weights of tokens, float32 (batch, V or V + 1), that of the most probable one 1.
 
     TensorFlow computes eight exponentials at a time, and a tensor's last ones, fewer than eight, by a function that
-    rounds differently. Four sequences leave none if V is even; if it is odd, there is another weight, of 0.
+    rounds differently. If V is odd, a weight of 0 is added, so that four sequences fill whole vectors.
     """
     if logits.shape[1] % 2:
         logits = tf.pad(logits, [[0, 0], [0, 1]], constant_values=tf.float32.min)

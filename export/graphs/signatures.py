@@ -1,6 +1,5 @@
 """The signatures of a published SavedModel; their inputs are described in `export.graphs.specs`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from contract.card import Activation
 from contract.tokenizers import SpecialIds
 from export.graphs.adjustments import NEVER, Adjustments, Constraints
 from export.graphs.cells import StatefulNetwork
-from export.graphs.loop import Loop, array, keep_ended, repeat, stack_batch_major, write
+from export.graphs.loop import LoopBody, LoopVars, array, keep_ended, repeat, stack_batch_major, write
 from export.graphs.precision import FLOAT32, Precision
 from export.graphs.sampling import Controls, prepare, sample
 from export.graphs.specs import input_specs
@@ -38,19 +37,19 @@ class _Steps:
             for function in (self._step, self._step_with_activations, self._project, _score_tokens, sample)
         )
 
-    def split(self, state: tf.Tensor) -> Loop:
+    def split(self, state: tf.Tensor) -> LoopVars:
         """Split states, rows float32 (batch, S), into the vectors of each layer."""
         return self.precision.split(self.precision.from_rows(state), self._network.state_sizes)
 
-    def join(self, parts: Loop) -> tf.Tensor:
+    def join(self, parts: LoopVars) -> tf.Tensor:
         """Concatenate state vectors to rows (batch, S), the inverse of `split`."""
         return self.precision.to_rows(self.precision.concatenate(parts))
 
-    def _step(self, token_ids: tf.Tensor, parts: Loop) -> tuple[tf.Tensor, Loop]:
+    def _step(self, token_ids: tf.Tensor, parts: LoopVars) -> tuple[tf.Tensor, LoopVars]:
         output, parts, _ = self._network.step(self.precision, token_ids, parts)
         return output, parts
 
-    def _step_with_activations(self, token_ids: tf.Tensor, parts: Loop) -> tuple[tf.Tensor, Loop, Loop]:
+    def _step_with_activations(self, token_ids: tf.Tensor, parts: LoopVars) -> tuple[tf.Tensor, LoopVars, LoopVars]:
         """Return rows (batch, units) of each activation, too."""
         output, parts, activations = self._network.step(self.precision, token_ids, parts)
         return output, parts, [self.precision.to_rows(each) for each in activations]
@@ -119,7 +118,7 @@ class Generator(tf.Module):
         batch, length = tf.shape(token_ids)[0], tf.shape(token_ids)[1]
         by_time = tf.transpose(token_ids)
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
+        def body(t: tf.Tensor, variables: LoopVars) -> LoopVars:
             parts, arrays = variables
             output, parts = self._steps.step(by_time[t], parts)
             return [parts, write(arrays, t, [self._precision.to_rows(output)])]
@@ -147,7 +146,7 @@ class Generator(tf.Module):
             output at the last token, 0 if there is none.
         """
 
-        def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
+        def step(token_ids: tf.Tensor, variables: LoopVars) -> LoopVars:
             total, _, *parts = variables
             output, parts = self._steps.step(token_ids, parts)
             return [total + output, output, *parts]
@@ -182,11 +181,11 @@ class Generator(tf.Module):
         mask = self.mask if self.end_id < 0 else self.mask + NEVER * tf.one_hot(self.end_id, vocab_size)
         padding = _row_padding(batch)
 
-        def step(token_ids: tf.Tensor, variables: Loop) -> Loop:
+        def step(token_ids: tf.Tensor, variables: LoopVars) -> LoopVars:
             output, parts = self._steps.step(token_ids, variables[1:])
             return [output, *parts]
 
-        def expand(vectors: Loop, logprob: tf.Tensor, row: tf.Tensor) -> list[tf.Tensor]:
+        def expand(vectors: LoopVars, logprob: tf.Tensor, row: tf.Tensor) -> list[tf.Tensor]:
             """Return logprobs and states; and the log probabilities and rows of the sequences with one more token."""
             logprobs = _log_softmax(self._steps.project(vectors[0]), padding)[:batch]
             entries = tf.gather(transitions, row)
@@ -195,7 +194,7 @@ class Generator(tf.Module):
             candidates = tf.where(goes_on, logprob[:, None] + logprobs + mask, NEVER)
             return [logprobs, self._steps.join(vectors[1:]), candidates, rows]
 
-        def body(_: tf.Tensor, variables: Loop) -> Loop:
+        def body(_: tf.Tensor, variables: LoopVars) -> LoopVars:
             logprobs, states, candidates, rows, *taken = variables
             best, index = tf.math.top_k(tf.reshape(candidates, [-1]), batch)
             parents, ids = index // vocab_size, index % vocab_size
@@ -215,9 +214,7 @@ class Generator(tf.Module):
         by_slot = {name: tf.transpose(rows, [1, 0, *range(2, rows.shape.rank)]) for name, rows in outputs.items()}
         return by_slot | {"state": given[1]}
 
-    def _scan(
-        self, token_ids: tf.Tensor, lengths: tf.Tensor, step: Callable[[tf.Tensor, Loop], Loop], vectors: Loop
-    ) -> Loop:
+    def _scan(self, token_ids: tf.Tensor, lengths: tf.Tensor, step: LoopBody, vectors: LoopVars) -> LoopVars:
         """Run `step(tokens, vectors)` over the tokens int32 (batch, T), one time step (batch,) after another.
 
         Return the vectors of each sequence after its length.
@@ -225,7 +222,7 @@ class Generator(tf.Module):
         by_time, length = tf.transpose(token_ids), tf.shape(token_ids)[1]
         lengths = tf.minimum(lengths, length)
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
+        def body(t: tf.Tensor, variables: LoopVars) -> LoopVars:
             vectors, kept = variables
             vectors = step(by_time[t], vectors)
             return [vectors, keep_ended(self._precision, t, lengths, vectors, kept)]
@@ -289,7 +286,7 @@ class Generator(tf.Module):
         num_steps, padding = tf.shape(uniforms)[1], _row_padding(tf.shape(uniforms)[0])
         sampling = prepare(controls, uniforms)
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
+        def body(t: tf.Tensor, variables: LoopVars) -> LoopVars:
             last, ends, parts, kept, tables, arrays = variables
             hidden, parts = self._steps.step(last, parts)
             logits = self._steps.project(hidden)
@@ -354,7 +351,7 @@ class Generator(tf.Module):
         length, padding = tf.shape(token_ids)[1] - 1, _row_padding(tf.shape(token_ids)[0])
         lengths = tf.minimum(lengths, length)
 
-        def body(t: tf.Tensor, variables: Loop) -> Loop:
+        def body(t: tf.Tensor, variables: LoopVars) -> LoopVars:
             parts, kept, arrays = variables
             hidden, parts, values = self._steps.step_with_activations(by_time[t], parts)
             logits = self._steps.project(hidden)
