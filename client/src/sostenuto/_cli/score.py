@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -237,6 +237,7 @@ class Run:
             yield lambda row: write_text(self._line(row)), 0, 0
             return
         with failing_to(f"write {self._output}"), self._output.open("a+b") as file:
+            self._lock(file)
             num_rows, num_flagged = self._recover(file, header, lines, threshold)
             if not num_rows:
                 file.write(header.encode())
@@ -246,6 +247,16 @@ class Run:
                 file.flush()
                 say(f"{self._output} has the rows so far; the same command continues after them")
                 raise
+
+    def _lock(self, file: io.BufferedRandom) -> None:
+        """Lock the output for this process; raise Failure if another one writes it."""
+        with suppress(ModuleNotFoundError):  # Windows has no such locks
+            import fcntl  # noqa: PLC0415
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Failure(f"another run is writing {self._output}: wait, or name another file") from None
 
     def _line(self, row: dict[str, Any]) -> str:
         if self._row_format == "json":
@@ -258,10 +269,10 @@ class Run:
         Raise Failure, and change nothing, if they are not those of this command.
         """
         file.seek(0)
-        num_rows, last, end, begins = 0, b"", 0, (header or '{"text": ').encode()
-        num_flagged = 0
+        num_rows, last, end, num_flagged = 0, b"", 0, 0
+        begins, then = (header.encode(), b"") if header else (b'{"text": ', f', "{self._columns[1]}": '.encode())
         for line in file:
-            if not end and not line.startswith(begins):
+            if not end and not (line.startswith(begins) and then in line):
                 raise Failure(f"{self._output} has other columns: remove it, or name another file")
             if line.endswith(b"\n"):
                 num_rows, last, end = num_rows + 1, line, end + len(line)

@@ -1,6 +1,7 @@
 """`sostenuto score`: rows for the lines of a file, thresholds, and output files that are continued."""
 
 import csv
+import fcntl
 import io
 import json
 
@@ -195,6 +196,7 @@ def test_only_standard_input_cannot_continue_an_output(sostenuto, server, tmp_pa
     [
         ("my notes", (), "has other columns"),
         ("my notes\nmore\n", (), "has other columns"),
+        ('{"text": "my only note"}', ("--json",), "has other columns"),
         (f"{HEADER}x,1,1,1,1,1,tiny:3\n", (), "is not that of the same line by tiny:3"),
         (f"{HEADER}a,1,1,1,1,1,tiny:2\n", (), "is not that of the same line by tiny:3"),
         (f"{HEADER}a,1,1,1,1,1,tiny:3\n", ("--carry-state",), "--carry-state begins with the first line"),
@@ -207,6 +209,17 @@ def test_a_file_with_other_rows_is_left_as_it_is(sostenuto, server, tmp_path, co
     shown = sostenuto("score", str(source), "--csv", "-o", str(output), *options, *TINY)
     assert (shown.exit_code, output.read_text()) == (2, content)
     assert message in shown.stderr
+
+
+def test_an_output_that_another_run_writes_is_left_as_it_is(sostenuto, server, tmp_path):
+    output = tmp_path / "out.csv"
+    output.write_text(HEADER)
+    server.script = [OF_DOCUMENTS]
+    with output.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        shown = sostenuto("score", "--text", "a", "--csv", "-o", str(output), *TINY)
+    assert (shown.exit_code, output.read_text()) == (2, HEADER)
+    assert f"another run is writing {output}" in shown.stderr
 
 
 def test_after_an_error_the_rows_so_far_are_kept(sostenuto, server, tmp_path):
