@@ -107,7 +107,7 @@ class Journal(AbstractContextManager["Journal"]):
     def _sync(self) -> None:
         # Not every file system supports it.
         with suppress(OSError):
-            os.fdatasync(self._file)
+            getattr(os, "fdatasync", os.fsync)(self._file)  # macOS has only fsync
         self._synced_at, self._unsynced = time.monotonic(), False
 
     def _sync_directory(self) -> None:

@@ -121,6 +121,8 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
         from sostenuto._batch import errors  # noqa: PLC0415 - packages of the extra `batch`
         from sostenuto._batch.run import run  # noqa: PLC0415
     except ModuleNotFoundError as error:
+        if error.name == "fcntl":
+            raise Failure("batch needs the file locks of Linux, macOS or WSL2") from None
         if error.name not in NEEDED:
             raise
         raise Failure(MISSING) from None

@@ -33,6 +33,17 @@ def test_the_lock_holds_after_errors_are_dropped(out):
             Journal(out)
 
 
+def test_a_system_without_fdatasync_syncs_by_fsync(out, monkeypatch):
+    """As macOS."""
+    monkeypatch.delattr(os, "fdatasync")
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with Journal(out) as journal:
+        synced.clear()
+        journal.append(GOOD[0])
+    assert len(synced) == 1
+
+
 def replace_by_another(path, content=b""):
     path.with_name("other").write_bytes(content)
     path.with_name("other").replace(path)

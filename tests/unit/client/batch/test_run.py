@@ -237,14 +237,17 @@ def test_the_servers_options_are_those_of_the_other_commands(server, write_reque
     assert {request.headers["Authorization"] for request in server.requests} == {"Bearer secret"}
 
 
-@pytest.mark.parametrize("missing", ["numpy", "orjson"])
-def test_without_the_extra_the_command_says_what_to_install(process, tmp_path, missing):
+@pytest.mark.parametrize(
+    ("missing", "advice"),
+    [*((name, b"pip install 'sostenuto[batch]'") for name in ("numpy", "orjson")), ("fcntl", b"macOS or WSL2")],
+)
+def test_without_a_module_the_command_says_what_it_needs(process, tmp_path, missing, advice):
     (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})\n")
     path = f"{tmp_path}:{ROOT / 'client/src'}"
     running = process("batch", "in", "out", PYTHONPATH=path)
     _, error = running.communicate(timeout=120)
     assert (running.returncode, error.count(b"\n")) == (2, 1)
-    assert b"pip install 'sostenuto[batch]'" in error
+    assert advice in error
     helping = process("--help", PYTHONPATH=path)
     helping.communicate(timeout=120)
     assert helping.returncode == 0
