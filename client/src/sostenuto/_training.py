@@ -263,7 +263,8 @@ def _read(source: Source) -> tuple[str, bytes]:
         return DEFAULT_NAME, _encoded(source)
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        if not os.path.exists(path):  # False also for a text that is too long for a path
+        # False also for a text that is too long for a path, and for "", which as a Path is the current directory.
+        if not os.path.exists(source):
             raise InvalidArgument(f"there is no file {str(source)!r:.300}: pass a path, or a text with a line break")
         return _archive(path) if path.is_dir() else (path.name, path.read_bytes())
     content, name = source.read(), getattr(source, "name", None)

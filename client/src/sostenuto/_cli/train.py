@@ -49,6 +49,8 @@ def train_on_server(
     """
     if corpus is None:
         raise click.UsageError("a corpus is required with --server: pass a file, a directory, or - for standard input")
+    if "" in {corpus, validation}:
+        raise click.UsageError('a path is empty: pass a file or a directory, such as "." for this one')
     if corpus == STDIN and name is None:
         raise click.UsageError("standard input has no name for the model: pass --name")
     given_options()["base_url"] = server

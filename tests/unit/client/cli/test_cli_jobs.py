@@ -81,6 +81,14 @@ def test_a_model_that_is_named_like_a_recipe_is_not_taken_for_one(train, server,
 
 
 @BOTH
+@pytest.mark.parametrize("arguments", [[""], ["book.txt", "--validation-corpus", ""]])
+def test_an_empty_path_is_not_the_current_directory(train, server, book, arguments):  # noqa: ARG001
+    shown = train(*arguments)
+    assert (shown.exit_code, server.requests) == (2, [])
+    assert "a path is empty" in shown.stderr
+
+
+@BOTH
 def test_a_fraction_to_validate_with_excludes_a_text(train, server, book):
     shown = train(book, "--validation", "0.2", "--validation-corpus", book)
     assert (shown.exit_code, server.requests) == (2, [])
