@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
@@ -10,11 +9,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from sostenuto._concurrency import opened_unless
-from sostenuto._errors import APIError, ConnectionFailed, SostenutoError, StreamInterrupted
+from sostenuto._errors import APIError, ConnectionFailed, StreamInterrupted, Timeout
 from sostenuto._responses import stream_error
 from sostenuto._results import required
-from sostenuto._resuming import PATIENCE_S
-from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S, LinkedEvent
+from sostenuto._retries import Backoff, LinkedEvent
 from sostenuto._sse import Body, json_events
 from sostenuto._transport import Transport
 
@@ -74,7 +72,7 @@ class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
     any thread may close.
 
     Raises, while it is read:
-        ConnectionFailed, StreamInterrupted, ServerError: the server was lost for two minutes.
+        ConnectionFailed, Timeout, StreamInterrupted, ServerError: the server was lost for two minutes.
         NotFound: there is no such job.
     """
 
@@ -103,20 +101,22 @@ class _Reader:
         self._stopped = LinkedEvent(transport.closed)
         self._is_closed = False
         self._body: Body | None = None
-        self._waited_s = 0.0  # since the last byte
+        self._backoff = Backoff(self._stopped)  # since the last response
 
     def events(self) -> Generator[JobEvent, None, None]:
         """Yield the events until the job has ended, or the reader is closed."""
         try:
             while not self._is_closed:
                 try:
-                    body = self._open()
+                    body = self._backoff.attempt(self._open)
                     if body is not None:
+                        self._backoff.waited_s = 0.0
                         yield from self._body_events(body)
                     return
-                except (ConnectionFailed, StreamInterrupted, APIError) as error:
-                    if not self._is_closed:
-                        self._back_off(error)
+                except (ConnectionFailed, StreamInterrupted, APIError, Timeout) as error:
+                    is_lost = error.retryable or isinstance(error, Timeout)
+                    if not self._is_closed and not (is_lost and self._backoff.wait()):
+                        raise
         finally:
             self.close()
 
@@ -145,7 +145,7 @@ class _Reader:
         Raises:
             StreamInterrupted: the response ended before the job.
         """
-        for raw in json_events(body, self._counted(body)):
+        for raw in json_events(body, body):
             if raw.get("error"):
                 raise stream_error(raw["error"], body.headers)
             event = JobEvent.from_response(raw)
@@ -154,16 +154,3 @@ class _Reader:
         if not (body.is_complete or self._is_closed):
             body.close()
             raise StreamInterrupted("the connection was lost while the job's events were read: read them again")
-
-    def _counted(self, body: Body) -> Iterator[bytes]:
-        for chunk in body:
-            self._waited_s = 0.0  # also after a comment, which an idle server sends every 15 seconds
-            yield chunk
-
-    def _back_off(self, lost: SostenutoError) -> None:
-        """Wait before the next connection; raise the error if it is final or PATIENCE_S have passed."""
-        pause_s = min(max(self._waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
-        if not lost.retryable or self._waited_s + pause_s > PATIENCE_S:
-            raise lost
-        self._waited_s += pause_s
-        self._stopped.wait(pause_s * (1 - JITTER * random.random()))

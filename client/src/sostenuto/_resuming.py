@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import requests
@@ -25,9 +23,8 @@ from sostenuto._errors import (
     Timeout,
 )
 from sostenuto._fields import is_many
-from sostenuto._retries import FIRST_WAIT_S, JITTER, MAX_WAIT_S, LinkedEvent
+from sostenuto._retries import Backoff, LinkedEvent
 
-PATIENCE_S = 120.0  # of waiting without new text: Kubernetes replaces the gateway of a lost node after 80 s
 _AWAY_STATUSES = frozenset({502, 503})
 STATE_INTERVAL = 256  # maximum number of tokens to generate again; a resume token has some kilobytes
 
@@ -58,7 +55,7 @@ class Resumption:
         if (body.get("n") or 1) > 1 or any(len(prompt) > 1 and is_many(prompt) for prompt in prompts):
             raise InvalidArgument("resume=True needs one prompt and n=1: send one request per completion")
         self._send, self._stopped, self._is_known = send, stopped, is_known
-        self._waited_s = 0.0  # since the last new text
+        self._backoff = Backoff(stopped)  # since the last new text
         self._num_characters = 0  # delivered before the last interruption
         # Without max_tokens the remaining number of tokens is unknown.
         if body.get("max_tokens") is not None:
@@ -73,7 +70,7 @@ class Resumption:
             SostenutoError: the server refuses the request, is unknown, or was unavailable for PATIENCE_S.
         """
         try:
-            return self._send(self._body)
+            return self._backoff.attempt(partial(self._send, self._body))
         except (ConnectionFailed, APIError) as error:
             if not (self._is_known and _is_away(error)):
                 raise
@@ -102,7 +99,7 @@ class Resumption:
         """
         num_characters = len(assembly.generation.text)
         if num_characters > self._num_characters:
-            self._num_characters, self._waited_s = num_characters, 0.0
+            self._num_characters, self._backoff.waited_s = num_characters, 0.0
         body = self._next_body(assembly)
         assembly.rewind()
         return self._open_patiently(body)
@@ -110,24 +107,19 @@ class Resumption:
     def _open_patiently(self, body: dict[str, Any], lost: SostenutoError | None = None) -> requests.Response | None:
         """Back off and open a stream, until that succeeds; see `open_next`. `lost` is the error so far."""
         while True:
-            pause_s = min(max(self._waited_s, FIRST_WAIT_S), MAX_WAIT_S)  # so that the total wait doubles
-            if self._waited_s + pause_s > PATIENCE_S:
+            if not self._backoff.wait():
                 if lost is not None:
                     raise lost
                 return None
-            if self._stopped.wait(pause_s * (1 - JITTER * random.random())):
+            if self._stopped.is_set():
                 return None
-            self._waited_s += pause_s
-            began_at = monotonic()
             try:
-                return opened_unless(self._stopped, partial(self._send, body))
+                return self._backoff.attempt(lambda: opened_unless(self._stopped, partial(self._send, body)))
             except (ConnectionFailed, APIError, Timeout) as error:
                 if self._stopped.is_set():
                     return None
                 # A host may be lost before it responds, as it may be during a stream.
-                if isinstance(error, Timeout):
-                    self._waited_s += monotonic() - began_at
-                elif not error.retryable:
+                if not (error.retryable or isinstance(error, Timeout)):
                     raise
                 lost = error
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from time import monotonic
+from typing import TypeVar
 
 from sostenuto._errors import (
     APIError,
@@ -25,12 +26,15 @@ from sostenuto._errors import (
     TooManyRequests,
 )
 
+T = TypeVar("T")
+
 RETRIED_STATUSES = frozenset({408, 409, 429})  # and everything from FIRST_SERVER_ERROR on
 FIRST_SERVER_ERROR = 500
 FIRST_WAIT_S = 0.5  # doubled at every attempt
 MAX_WAIT_S = 8.0
 MIN_PATIENT_WAIT_S = 0.1  # where the number of attempts is not limited, if the server asks for 0
 MAX_ASKED_WAIT_S = 60.0  # for a longer wait, raise the error instead; WaitForReady waits
+PATIENCE_S = 120.0  # of waiting for a lost server: Kubernetes replaces the gateway of a lost node after 80 s
 JITTER = 0.25  # so that clients refused together do not retry together
 _UNAVAILABLE_STATUSES = frozenset({429, 502, 503})
 
@@ -62,6 +66,35 @@ class LinkedEvent:
         """Wait until the event is set or the timeout expires; return whether it is set."""
         with self._changed:
             return self._changed.wait_for(self.is_set, timeout_s)
+
+
+class Backoff:
+    """The waits between attempts to open a stream of a lost server: each doubles the time so far, up to MAX_WAIT_S.
+
+    Attributes:
+        waited_s: float. Seconds of waits and failed attempts; the caller resets them when the server is back.
+    """
+
+    def __init__(self, stopped: LinkedEvent) -> None:
+        self.waited_s, self._stopped = 0.0, stopped
+
+    def attempt(self, act: Callable[[], T]) -> T:
+        """Call a function; if it raises, its time counts."""
+        began_at = monotonic()
+        try:
+            return act()
+        except SostenutoError:
+            self.waited_s += monotonic() - began_at
+            raise
+
+    def wait(self) -> bool:
+        """Wait, unless `stopped`; return False instead if PATIENCE_S would pass."""
+        pause_s = min(max(self.waited_s, FIRST_WAIT_S), MAX_WAIT_S)
+        self.waited_s += pause_s
+        if self.waited_s > PATIENCE_S:
+            return False
+        self._stopped.wait(pause_s * (1 - JITTER * random.random()))
+        return True
 
 
 class WaitForReady:

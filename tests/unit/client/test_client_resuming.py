@@ -1,12 +1,13 @@
 """`stream(resume=True)`: which request resumes an interrupted stream, and when none does."""
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import sostenuto
-from sostenuto import Client, Usage, _resuming
+from sostenuto import Client, Usage, _retries
 from sostenuto._resuming import STATE_INTERVAL
 from tests.unit.client.scripted_responses import (
     DONE,
@@ -126,6 +127,15 @@ def test_resuming_ends_if_the_server_stays_unavailable(client, server):
     assert 40 < len(server.requests) < 70
 
 
+def test_the_time_of_failed_attempts_counts(client, server, monkeypatch):
+    """A host that accepts no connection takes until the connect timeout, three times each."""
+    monkeypatch.setattr(_retries, "monotonic", itertools.count(0, 50).__next__)
+    server.script = [cut(chunk("ab")), *[hang_up] * 100]
+    with pytest.raises(sostenuto.ConnectionFailed):
+        list(client.stream("Once", **REQUEST, resume=True))
+    assert len(server.requests) == 1 + 3 * 3
+
+
 @pytest.mark.parametrize("away", [hang_up, refusal(503, "starting"), refusal(502, "no gateway")])
 def test_a_stream_waits_for_a_server_that_was_lost_before_it_begins(client, server, away):
     server.script = [models("tiny"), *[away] * 20, stream([chunk("abc", "stop"), DONE])]
@@ -159,7 +169,7 @@ def test_a_stream_waits_two_minutes_for_a_lost_server(client, server, waits):
     with pytest.raises(sostenuto.ConnectionFailed):
         client.stream("Once", **REQUEST, resume=True)
     retries = len(waits) - 2  # those of the first attempt
-    assert sum(waits) > _resuming.PATIENCE_S
+    assert sum(waits) > _retries.PATIENCE_S
     assert 40 < retries < 70
 
 
@@ -301,7 +311,7 @@ def test_a_resumption_without_a_response_is_repeated(server, waits, monkeypatch)
         assert list(hasty.stream("Once", **REQUEST, resume=True)) == ["ab", "c"]
         assert (waits[0], len(waits)) == (0.5, 2)
         assert waits[1] >= 1.0
-        monkeypatch.setattr(_resuming, "PATIENCE_S", 1.5)
+        monkeypatch.setattr(_retries, "PATIENCE_S", 1.5)
         with pytest.raises(sostenuto.Timeout) as caught:
             list(hasty.stream("Once", **REQUEST, resume=True))
     assert (caught.value.text, len(waits)) == ("ab", 3)

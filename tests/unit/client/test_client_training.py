@@ -11,7 +11,7 @@ import pytest
 
 import sostenuto
 from sostenuto import Client
-from sostenuto._resuming import PATIENCE_S
+from sostenuto._retries import PATIENCE_S
 from tests.unit.client.scripted_jobs import EVENTS, JOB, SUCCEEDED, TEXT, job_event, uploaded
 from tests.unit.client.scripted_responses import DONE, answer_json, hang_up, linger, refusal, stream
 from tests.waiting import until
@@ -102,11 +102,12 @@ def test_a_file_name_may_have_another_encoding(client, server, tmp_path):
     ("source", "words"),
     [
         ("no.txt", "there is no file 'no.txt'"),
+        ("", "there is no file ''"),
         ("one line " * 1000, "pass a path, or a text with a line break"),
         (".", "has no files"),
         ("a\ud800\n", "lone surrogate at character 1"),
     ],
-    ids=["missing", "long", "empty", "surrogate"],
+    ids=["missing", "no path", "long", "empty", "surrogate"],
 )
 def test_a_text_that_cannot_be_read_is_refused_before_anything_is_sent(
     client, server, tmp_path, monkeypatch, source, words
@@ -181,12 +182,19 @@ def test_events_continue_after_the_last_one_on_a_new_connection(server, job, end
 
 
 def test_events_are_given_up_after_two_minutes_without_a_server(server, job, waits):
-    """A comment of an idle server shows that it is there."""
-    server.script = [stream([b": waiting\n\n"])] * 400 + [hang_up] * 400
+    """A response shows that it is there, also one without a byte within the read timeout."""
+    server.script = [stream([])] * 400 + [hang_up] * 400
     with pytest.raises(sostenuto.ConnectionFailed):
         list(job.events())
     assert len([wait for wait in waits if wait == 0.5]) >= 400
     assert sum(waits) - 0.5 * 400 > PATIENCE_S / 2
+
+
+def test_events_continue_after_a_server_that_did_not_respond_in_time(server, waits):
+    server.script = [answer_json(JOB), linger, stream([*EVENTS, DONE])]
+    with Client(server.url, timeout=0.5) as hasty:
+        assert len(list(hasty.job("ftjob-1").events())) == len(EVENTS)
+    assert waits
 
 
 def test_an_error_that_is_final_ends_the_events(server, job, waits):
