@@ -175,9 +175,7 @@ def say(line: str, *, dim: bool = False) -> None:
 def write_text(text: str) -> None:
     """Write a text to standard output and flush: unchanged, or with control characters escaped on a terminal."""
     if sys.stdout.isatty():
-        # A terminal may have another encoding.
-        encoding = sys.stdout.encoding
-        sys.stdout.write(visible(text).encode(encoding, "replace").decode(encoding))
+        sys.stdout.write(visible(text))
         sys.stdout.flush()
         return
     output = sys.stdout.buffer

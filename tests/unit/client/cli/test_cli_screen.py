@@ -31,9 +31,14 @@ def test_columns_are_aligned_by_display_width(capsys):
     assert capsys.readouterr().out == "id    size\n大き     1\ne\u0301       10\n"
 
 
-def test_characters_that_a_terminal_lacks_are_question_marks(terminal, server):
-    server.script = [stream([chunk("a\u2603b", "stop"), DONE])]
-    code, shown = terminal(*GENERATE, "-q", PYTHONIOENCODING="latin-1").end()
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [((*GENERATE, "-q"), stream([chunk("a\u2603b", "stop"), DONE])), (("models",), models("a\u2603b"))],
+    ids=["text", "table"],
+)
+def test_characters_that_a_terminal_lacks_are_question_marks(terminal, server, command, answer):
+    server.script = [answer]
+    code, shown = terminal(*command, PYTHONIOENCODING="ascii").end()
     assert (code, "a?b" in shown) == (0, True)
 
 
