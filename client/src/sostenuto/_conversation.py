@@ -46,7 +46,7 @@ class Conversation:
     """A text that grows by turns. Each turn resumes from the state of the previous one, so no text is prefilled twice.
 
     `client.conversation()` creates one. Not thread-safe; branches are independent of each other. Supports forward
-    models only.
+    models only. After a stop string the next turn continues after the string, which `text` omits.
 
     Attributes:
         turns: tuple of Turn.
