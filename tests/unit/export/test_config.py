@@ -106,22 +106,22 @@ def test_records_are_documents_by_default(toml, corpus, given, documents):
 @pytest.mark.parametrize(
     ("num_bytes", "given", "rates"),
     [
-        (1_200_000, {}, (0.2, 0.05, 0.01)),
-        (600_000, {}, (0.4, 0.1, 0.004)),
-        (840_000, {}, (0.303, 0.076, 0.0059)),
-        (50_000, {}, (0.5, 0.125, 0.004)),
-        (1_800_000, {}, (0.083, 0.021, 0.01)),
-        (2_400_000, {}, (0, 0, 0.01)),
-        (10**9, {}, (0, 0, 0.01)),
-        (10**9, {"dropout": 0.3}, (0.3, 0, 0.01)),
-        (600_000, {"learning_rate": 0.02}, (0.4, 0.1, 0.02)),
-        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.1, 0.004)),
-        (600_000, {"max_minutes": 1.45}, (0.2, 0.05, 0.01)),
-        (50_000, {"epochs": 7}, (0.2, 0.05, 0.01)),
-        (10**9, {"epochs": 14}, (0.4, 0.1, 0.004)),
-        (50_000, {"epochs": 3}, (0, 0, 0.01)),
-        (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0, 0.01)),
-        (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.05, 0.01)),
+        (1_200_000, {}, (0.2, 0.06, 0.07, 0.01)),
+        (600_000, {}, (0.4, 0.12, 0.14, 0.01)),
+        (840_000, {}, (0.303, 0.091, 0.106, 0.01)),
+        (50_000, {}, (0.65, 0.195, 0.228, 0.01)),
+        (1_800_000, {}, (0.083, 0.025, 0.029, 0.01)),
+        (2_400_000, {}, (0, 0, 0, 0.01)),
+        (10**9, {}, (0, 0, 0, 0.01)),
+        (10**9, {"dropout": 0.3}, (0.3, 0, 0, 0.01)),
+        (600_000, {"learning_rate": 0.02}, (0.4, 0.12, 0.14, 0.02)),
+        (1_200_000, {"max_minutes": 5.8}, (0.4, 0.12, 0.14, 0.01)),
+        (600_000, {"max_minutes": 1.45}, (0.2, 0.06, 0.07, 0.01)),
+        (50_000, {"epochs": 7}, (0.2, 0.06, 0.07, 0.01)),
+        (10**9, {"epochs": 14}, (0.4, 0.12, 0.14, 0.01)),
+        (50_000, {"epochs": 3}, (0, 0, 0, 0.01)),
+        (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0, 0, 0.01)),
+        (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.06, 0.07, 0.01)),
     ],
 )
 @pytest.mark.parametrize("is_directory", [False, True])
@@ -136,7 +136,7 @@ def test_a_recipe_has_rates_by_how_often_the_text_is_read(tmp_path, num_bytes, g
             file.truncate(size)
     corpus = book.parent if is_directory else book
     config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(corpus), **given})
-    assert (config.dropout, config.embedding_dropout, config.learning_rate) == rates
+    assert (config.dropout, config.embedding_dropout, config.recurrent_dropout, config.learning_rate) == rates
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_the_reader_of_the_corpus_reports_a_file_that_cannot_be_read():
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "slower", "units", "dropout_with_gpu"), [(False, 4, 384, 0.5), (True, 2, 512, 0.4)]
+    ("has_bfloat16", "slower", "units", "dropout_with_gpu"), [(False, 4, 384, 0.6), (True, 2, 512, 0.4)]
 )
 def test_a_slow_cpu_reads_a_text_less_often(monkeypatch, has_bfloat16, slower, units, dropout_with_gpu):
     monkeypatch.setattr(config_module, "has_amx", lambda: False)
