@@ -79,7 +79,7 @@ def test_a_stream_resumes_byte_identically_wherever_it_is_cut(gateway, client, m
 
     A resumed match continues where it was interrupted, within a word too, and is complete at the end.
     """
-    monkeypatch.setattr("sostenuto._resuming.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("sostenuto._retries.FIRST_WAIT_S", 0.01)
     given = {"suffix" if model == "reverse" else "prompt": TEXT[:30], "model": model, "logprobs": 1}
     fields = {**given, **FIELDS, **options, "max_tokens": 700, "prepend": model == "reverse"}
     with client.stream(**fields) as whole:
