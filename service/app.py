@@ -11,12 +11,12 @@ from service import __version__
 from service.access.auth import build_authenticator, is_local
 from service.backends.client import ModelServerClient, backend_tls
 from service.backends.replicas import Replicas
-from service.context import MemoryBudget
 from service.engine import Engine
 from service.errors import ShuttingDown
 from service.generation.resume_tokens import ResumeTokens, key_file, state_keys
 from service.http_server.connection import UPLOAD_PATH
 from service.http_server.disconnects import DisconnectWatcher
+from service.memory import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
 from service.models.registry import ModelRegistry
 from service.models.training_filters import TrainingFilters

@@ -41,7 +41,7 @@ from service.models.registry import MayUse, ModelRegistry, ServedModel
 from service.models.training_filters import TrainingFilters
 from service.observability.metrics import Metrics
 from service.scheduling.admission import Admission, AdmissionControl
-from service.scheduling.sampling import FIRST_ROW, Match
+from service.scheduling.sampling_inputs import FIRST_ROW, Match
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.structured_outputs.automata import TokenTexts

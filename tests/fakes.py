@@ -11,7 +11,7 @@ import numpy as np
 from contract import signatures
 from service.errors import BackendUnavailable, GatewayError
 from service.scheduling.call import Arrays, Call
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_inputs import SamplingParams
 from service.scheduling.sequence import ModelVersion, Sequence
 
 VOCABULARY = 50

@@ -1,7 +1,7 @@
 """Events and states that metrics record."""
 
-from service.context import MemoryBudget
 from service.errors import BackendUnavailable
+from service.memory import MemoryBudget
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache
 from service.scheduling.sequence import ModelVersion

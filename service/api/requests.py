@@ -24,7 +24,7 @@ from service.api.compatibility import (
     accept_without_effect,
 )
 from service.errors import InvalidRequest
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_inputs import SamplingParams
 from service.settings import Settings
 from service.structured_outputs.patterns import Constraint, Pattern
 

@@ -16,7 +16,7 @@ from contract import signatures
 from contract.card import GeneratorCard
 from service.reloading_file import Stamp
 from service.scheduling.call import Arrays, OutputShapes
-from service.scheduling.sampling import unconstrained_inputs
+from service.scheduling.sampling_inputs import unconstrained_inputs
 
 log = logging.getLogger(__name__)
 

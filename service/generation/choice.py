@@ -12,7 +12,7 @@ from itertools import repeat
 from contract.tokenizers import Detokenizer
 from service.generation.logprobs import Logprobs, PendingLogprobs, token_scores
 from service.generation.resume_tokens import Checkpoint
-from service.scheduling.sampling import Match
+from service.scheduling.sampling_inputs import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores
 
 # Candidates of a prompt: this many for each choice, and some more for a request of few choices.

@@ -20,7 +20,7 @@ from service.generation.logprobs import logprobs_bytes, scores_bytes
 from service.generation.prompts import NO_IDS, EncodedPrompt, encode_labels
 from service.generation.resume_tokens import Checkpoint, ResumeTokens, SavedMatch
 from service.generation.running_request import RunningRequest
-from service.scheduling.sampling import Match
+from service.scheduling.sampling_inputs import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason, Result, Scores, Sequence
 from service.structured_outputs.patterns import Constraint
 

@@ -21,7 +21,7 @@ from service.errors import InvalidRequest
 from service.generation.logprobs import DIGITS
 from service.generation.running_request import RunningRequest
 from service.generation.search import BestFirstSearch, Expander, Node
-from service.scheduling.sampling import FIRST_ROW, Automaton, Match
+from service.scheduling.sampling_inputs import FIRST_ROW, Automaton, Match
 from service.scheduling.sequence import ChoiceIndex
 
 _APOSTROPHES = frozenset("'’")

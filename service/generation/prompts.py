@@ -18,9 +18,9 @@ from contract.label_columns import LabelColumn, opening_ids
 from contract.tokenizers import Detokenizer, Tokenizer
 from service.api.body import require, shorten
 from service.api.requests import PromptText
-from service.context import MemoryLease
 from service.errors import InvalidRequest
 from service.generation.logprobs import Logprobs, PendingLogprobs, TokenScore, token_scores
+from service.memory import MemoryLease
 from service.models.registry import ServedModel
 from service.scheduling.sequence import Scores
 from service.settings import Settings

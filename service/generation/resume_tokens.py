@@ -65,7 +65,7 @@ class Checkpoint:
     # string those of a whole call, as the state is from before it.
     unread_ids: np.ndarray
     num_sampled: int  # tokens sampled so far, which is the index of the next random number
-    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling`
+    seed: int  # key of its random numbers, together with `random_stream`: see `service.scheduling.sampling_inputs`
     random_stream: int  # index of the seed's random stream
     detokenizer: Any = None  # what `Detokenizer.save` returned
     # Detokenized text that was not returned: it may begin a stop string, or follows one. Mirrored for a backward model.

@@ -17,7 +17,7 @@ import numpy as np
 
 from contract import signatures
 from service.generation.running_request import RunningRequest
-from service.scheduling.sampling import Match
+from service.scheduling.sampling_inputs import Match
 from service.scheduling.sequence import ChoiceIndex, Result, SearchStep, Sequence, Status
 
 # Prefixes of one expansion: more as the search grows, up to the largest batch. Some turn out to be wasted. From 16 on,

@@ -14,7 +14,7 @@ from service.generation.prompts import EncodedPrompt
 from service.generation.running_request import RunningRequest
 from service.generation.search import BestFirstSearch, Expander, Node, beam_search
 from service.models.registry import ServedModel
-from service.scheduling.sampling import Match
+from service.scheduling.sampling_inputs import Match
 from service.scheduling.sequence import ChoiceIndex, FinishReason
 
 

@@ -18,8 +18,8 @@ from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
 from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]
 from gunicorn.workers.gthread import TConn  # type: ignore[import-untyped]
 
-from service.context import MemoryLease
 from service.errors import BodyTooLarge, GatewayError, InvalidRequest
+from service.memory import MemoryLease
 
 # More than nginx accepts by default; gunicorn would accept 819 KB on every connection.
 MAX_HEAD_BYTES = 64 * 2**10

@@ -44,9 +44,9 @@ from gunicorn.http.errors import (  # type: ignore[import-untyped]
 )
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
-from service.context import FREE_BYTES, MemoryBudget, MemoryLease
 from service.errors import BodyTimeout, GatewayError, InvalidRequest, MemoryExhausted, Overloaded
 from service.http_server.connection import MAX_HEAD_BYTES, TLS_HANDSHAKE, Connection, ConnectionLimits
+from service.memory import FREE_BYTES, MemoryBudget, MemoryLease
 
 # Limit for all requests that are being received or wait for a thread; smaller ones do not count, see `FREE_BYTES`.
 RECEIVED_BYTES = 64 * 2**20

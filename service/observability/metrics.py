@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.context import MemoryBudget
 from service.errors import GatewayError
+from service.memory import MemoryBudget
 from service.scheduling.call import Call
 from service.scheduling.prefix_cache import PrefixCache
 from service.scheduling.sequence import ModelVersion, Sequence

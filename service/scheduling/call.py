@@ -8,7 +8,7 @@ import numpy as np
 
 from contract import signatures
 from service.errors import GatewayError, InternalError
-from service.scheduling.sampling import constraint_inputs
+from service.scheduling.sampling_inputs import constraint_inputs
 from service.scheduling.sequence import ModelVersion, Result, Scores, Sequence
 
 NOT_FINITE = "the model computed NaN or infinity"

@@ -38,7 +38,7 @@ from itertools import chain, compress
 
 from contract import signatures
 from service.scheduling.call import Call
-from service.scheduling.sampling import fit_into_table
+from service.scheduling.sampling_inputs import fit_into_table
 from service.scheduling.sequence import DecodeKind, ModelVersion, Sequence
 
 Condition = Callable[[Sequence], bool]

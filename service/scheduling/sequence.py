@@ -11,7 +11,7 @@ import numpy as np
 from contract import signatures
 from service.errors import GatewayError
 from service.scheduling.prefix_cache import Prefix
-from service.scheduling.sampling import Adjustments, Match, SamplingParams, uniforms
+from service.scheduling.sampling_inputs import Adjustments, Match, SamplingParams, uniforms
 
 FinishReason = Literal["stop", "length"]
 # A prompt's number within its request, and a choice's number among those of the prompt.

@@ -13,7 +13,7 @@ import numpy as np
 import outlines_core
 
 from contract import signatures
-from service.scheduling.sampling import FIRST_ROW, Automaton
+from service.scheduling.sampling_inputs import FIRST_ROW, Automaton
 from service.structured_outputs.regex_syntax import PatternError, as_group, tokenize
 
 _NUM_BYTES = 256

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from service.caches import LruCache
 from service.errors import GatewayError, InternalError, Overloaded
-from service.scheduling.sampling import Automaton
+from service.scheduling.sampling_inputs import Automaton
 from service.settings import Settings
 from service.structured_outputs.automata import CompilationLimits, TokenTexts
 from service.structured_outputs.compiler_process import CompilerProcess, Job, LimitExceeded, Outcome

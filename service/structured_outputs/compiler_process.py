@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from service.errors import GatewayError, InternalError, Overloaded
-from service.scheduling.sampling import Automaton
+from service.scheduling.sampling_inputs import Automaton
 from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton
 from service.structured_outputs.patterns import Constraint
 from service.structured_outputs.regex_syntax import PatternError

@@ -19,10 +19,11 @@ from pydantic import BaseModel
 from service.api.body import AnyBody, parse, require
 from service.api.requests import MAX_ID
 from service.backends.replicas import Replicas
-from service.context import MemoryBudget, MemoryLease, RequestContext, Role
+from service.context import RequestContext, Role
 from service.engine import Engine, OnStart
 from service.errors import InvalidRequest, MissingRole, NotFound, ShuttingDown, Unauthorized
 from service.generation.running_request import RunningRequest
+from service.memory import MemoryBudget, MemoryLease
 from service.models.embedding_vectors import VectorFiles
 from service.models.registry import ModelRegistry
 from service.reports import Reports

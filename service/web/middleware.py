@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.access.auth import Authenticator, is_local
 from service.api.requests import CompletionRequest, EmbeddingsRequest, InspectRequest, NextRequest, ScoreRequest
-from service.context import MemoryBudget, MemoryLease, RequestContext
+from service.context import RequestContext
 from service.errors import (
     BodyTooLarge,
     CrossOrigin,
@@ -25,6 +25,7 @@ from service.errors import (
 )
 from service.generation.running_request import RunningRequest
 from service.http_server.addresses import ANY, is_allowed_host
+from service.memory import MemoryBudget, MemoryLease
 from service.observability.logs import AccessLogLine, log_request, request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import TRACE_HEADERS, Trace, Tracing

@@ -7,7 +7,7 @@ import pytest
 
 from contract.card import load_assets
 from contract.signatures import BFLOAT16, DECODE, FLOAT32, PREFILL, in_precision
-from service.scheduling.sampling import uniforms
+from service.scheduling.sampling_inputs import uniforms
 from tests.conftest import MODEL_NAMES, TEXT
 
 BASE = {"model": "lstm", "prompt": "It was", "max_tokens": 40, "seed": 5}

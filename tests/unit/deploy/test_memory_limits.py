@@ -8,8 +8,8 @@ import yaml
 
 from service import reports
 from service.commands.gateway import SPARE_THREADS
-from service.context import FREE_BYTES
 from service.http_server.worker import RECEIVED_BYTES
+from service.memory import FREE_BYTES
 from service.models import training_filters
 from service.scheduling.queues import MAX_ACTIVATIONS_PER_CALL
 from service.settings import Settings

@@ -15,7 +15,7 @@ from service.api.requests import (
 )
 from service.api.training import FineTuningRequest, ModelChange
 from service.errors import InvalidRequest
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_inputs import SamplingParams
 from service.settings import Settings
 
 LIMITS = {"max_tokens": 1000, "max_request_tokens": 20_000, "max_prompts": 10, "max_timeout_s": 60.0}

@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
-from service.context import MemoryBudget, MemoryLease, RequestContext
+from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, RateLimited
 from service.generation.choice import CandidateFilter
+from service.memory import MemoryBudget, MemoryLease
 from service.web.completions import CompletionResponse
 
 

@@ -8,10 +8,11 @@ from unittest.mock import Mock
 
 import pytest
 
-from service.context import MemoryBudget, MemoryLease, RequestContext
+from service.context import RequestContext
 from service.errors import ClientGone, DeadlineExceeded, InvalidRequest, Overloaded, StateRefused
 from service.generation import resume_tokens
 from service.generation.running_request import RunningRequest
+from service.memory import MemoryBudget, MemoryLease
 from tests.unit.service.engines import request
 from tests.waiting import until
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.context import RequestContext
 from service.errors import InvalidRequest
-from service.scheduling.sampling import uniforms
+from service.scheduling.sampling_inputs import uniforms
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import VOCABULARY, fake_step, states_after
 from tests.unit.service.engines import CHARACTERS, Models, request

@@ -7,10 +7,11 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.api.requests import NextRequest
-from service.context import MemoryBudget, MemoryLease, RequestContext
+from service.context import RequestContext
 from service.errors import InvalidRequest
 from service.generation import next_words, search
 from service.generation.next_words import BEFORE, WITHIN, word_table
+from service.memory import MemoryBudget, MemoryLease
 from tests.fakes import END, VOCABULARY, fake_distribution, fake_step, states_after
 from tests.unit.service.engines import LABELED, Models, parsed
 

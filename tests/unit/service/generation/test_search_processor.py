@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.context import MemoryBudget, MemoryLease, RequestContext
+from service.context import RequestContext
 from service.errors import ClientGone, InvalidRequest, MemoryExhausted, Overloaded, RateLimited
+from service.memory import MemoryBudget, MemoryLease
 from tests.fakes import END, FakeBackend, fake_distribution, fake_step, states_after
 from tests.unit.service.engines import CHARACTERS, SETTINGS
 from tests.waiting import until

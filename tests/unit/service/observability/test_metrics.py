@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from service.context import MemoryBudget, MemoryLease
 from service.errors import BackendUnavailable, InternalError
+from service.memory import MemoryBudget, MemoryLease
 from service.observability import scrape
 from service.observability.metrics import Metrics
 from service.observability.scrape import serve_metrics

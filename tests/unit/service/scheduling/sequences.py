@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from service.scheduling.queues import BatchLimits
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_inputs import SamplingParams
 from service.scheduling.scheduler import Scheduler
 from service.scheduling.sequence import ModelVersion
 from service.settings import Settings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from service.errors import InternalError
-from service.scheduling import sampling
+from service.scheduling import sampling_inputs
 from service.scheduling.call import Call
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import COMPUTE, make_sequence
@@ -54,7 +54,7 @@ def test_nan_or_infinity_in_any_output_fails_its_own_sequence_alone(signature, o
 def test_automata_share_a_call_as_far_as_its_table_has_room(monkeypatch):
     monkeypatch.setattr(sampling, "MAX_SHARED_ENTRIES", 100)
     tables = [np.zeros((rows, 10), np.int32) for rows in (6, 4, 3, 11)]
-    automata = [sampling.Automaton(table, *[np.zeros(0, np.int32)] * 3) for table in tables]
-    large, medium, small, huge = map(sampling.Match, automata)
-    assert sampling.fit_into_table([None, large, medium, large, small]) == [True, True, True, True, False]
-    assert sampling.fit_into_table([huge, small]) == [True, False]
+    automata = [sampling_inputs.Automaton(table, *[np.zeros(0, np.int32)] * 3) for table in tables]
+    large, medium, small, huge = map(sampling_inputs.Match, automata)
+    assert sampling_inputs.fit_into_table([None, large, medium, large, small]) == [True, True, True, True, False]
+    assert sampling_inputs.fit_into_table([huge, small]) == [True, False]

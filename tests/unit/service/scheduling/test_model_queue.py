@@ -16,7 +16,7 @@ from service.scheduling.queues import (
     fit_below,
     steps_for,
 )
-from service.scheduling.sampling import SamplingParams
+from service.scheduling.sampling_inputs import SamplingParams
 from service.scheduling.sequence import ModelVersion, SearchStep
 from tests.fakes import make_sequence
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import BackendUnavailable, InternalError, ShuttingDown
 from service.scheduling.queues import BatchLimits
-from service.scheduling.sampling import SamplingParams, uniforms
+from service.scheduling.sampling_inputs import SamplingParams, uniforms
 from service.scheduling.sequence import ModelVersion
 from tests.fakes import END, STATE_SIZE, FakeBackend, FakeObserver, fake_step
 from tests.unit.service.scheduling.sequences import PENALTY, SHAPES, Text, alone

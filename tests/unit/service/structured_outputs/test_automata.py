@@ -8,7 +8,7 @@ import pytest
 
 from contract.signatures import FINAL_ROW, FORBIDDEN, ROW_BITS
 from contract.tokenizers import SubwordTokenizer, WordTokenizer
-from service.scheduling.sampling import FIRST_ROW, Match
+from service.scheduling.sampling_inputs import FIRST_ROW, Match
 from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton, compile_bytes
 from service.structured_outputs.regex_syntax import PatternError
 

@@ -10,7 +10,7 @@ import pytest
 
 from contract.signatures import FINAL_ROW
 from service.errors import InternalError, Overloaded
-from service.scheduling.sampling import FIRST_ROW
+from service.scheduling.sampling_inputs import FIRST_ROW
 from service.settings import Settings
 from service.structured_outputs import compiler_pool as module
 from service.structured_outputs import compiler_process

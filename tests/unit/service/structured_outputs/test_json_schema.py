@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, Field, HttpUrl, StringConstraints, create_model
 
 from contract.signatures import FINAL_ROW, FORBIDDEN
-from service.scheduling.sampling import FIRST_ROW
+from service.scheduling.sampling_inputs import FIRST_ROW
 from service.structured_outputs.automata import CompilationLimits, TokenTexts, compile_automaton, compile_bytes
 from service.structured_outputs.json_schema import ANY_OBJECT, SchemaError, schema_regex
 

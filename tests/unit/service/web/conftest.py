@@ -10,7 +10,7 @@ from werkzeug.test import EnvironBuilder
 from service.access.auth import Authenticator
 from service.access.keys import KeyLimits
 from service.access.ratelimits import RateLimiter
-from service.context import MemoryBudget
+from service.memory import MemoryBudget
 from service.models.embedding_vectors import VectorFiles
 from service.observability.metrics import Metrics
 from service.reports import Reports

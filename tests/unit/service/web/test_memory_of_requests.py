@@ -10,9 +10,10 @@ import pytest
 
 from contract.tokenizers import CharacterTokenizer
 from service.access.keys import KeyLimits
-from service.context import FREE_BYTES, MemoryLease, RequestContext
+from service.context import RequestContext
 from service.errors import ClientGone
 from service.generation.hidden_states import InspectionProcessor
+from service.memory import FREE_BYTES, MemoryLease
 from service.settings import Settings
 from tests.fakes import FakeBackend
 from tests.unit.service.engines import request as completion_request

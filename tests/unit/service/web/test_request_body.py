@@ -7,8 +7,8 @@ from flask import Flask
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.unreader import IterUnreader
 
-from service.context import MemoryBudget, MemoryLease
 from service.errors import InvalidRequest
+from service.memory import MemoryBudget, MemoryLease
 from service.web.endpoint import read_body
 
 

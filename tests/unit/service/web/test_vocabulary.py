@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from contract.tokenizers import CharacterTokenizer, SubwordTokenizer, WordTokenizer
 from service.access.keys import KeyLimits
-from service.context import MemoryLease
+from service.memory import MemoryLease
 from tests.unit.service.engines import CHARACTERS, WORDS, Models
 
 FILES = ("tokenizer.json", "tokenizer_config.json")

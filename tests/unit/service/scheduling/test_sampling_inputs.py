@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.scheduling.sampling import Adjustments, uniforms
+from service.scheduling.sampling_inputs import Adjustments, uniforms
 from tests.fakes import make_sequence
 
 IDS = st.lists(st.integers(0, 9), max_size=30)
