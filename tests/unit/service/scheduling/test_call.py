@@ -52,7 +52,7 @@ def test_nan_or_infinity_in_any_output_fails_its_own_sequence_alone(signature, o
 
 
 def test_automata_share_a_call_as_far_as_its_table_has_room(monkeypatch):
-    monkeypatch.setattr(sampling, "MAX_SHARED_ENTRIES", 100)
+    monkeypatch.setattr(sampling_inputs, "MAX_SHARED_ENTRIES", 100)
     tables = [np.zeros((rows, 10), np.int32) for rows in (6, 4, 3, 11)]
     automata = [sampling_inputs.Automaton(table, *[np.zeros(0, np.int32)] * 3) for table in tables]
     large, medium, small, huge = map(sampling_inputs.Match, automata)
