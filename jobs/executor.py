@@ -89,8 +89,9 @@ class Executor(threading.Thread):
     def _route(self, operation: Operation) -> None:
         labels, shares = operation.arguments["labels"], operation.arguments.get("shares")
         move_labels(self._models_dir, operation.model, labels, shares)
-        details = {"labels": labels, "shares": shares}
-        self._record(operation, **{name: value for name, value in details.items() if value})
+        # Empty shares end the traffic split.
+        details = {"labels": labels or None, "shares": shares}
+        self._record(operation, **{name: value for name, value in details.items() if value is not None})
         self._operations.finish(operation)
 
     def _roll_back(self, operation: Operation) -> None:

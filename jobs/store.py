@@ -348,5 +348,14 @@ def _add_event(
 ) -> None:
     number = select(func.coalesce(func.max(Event.number), 0) + 1).where(Event.job == job_id).scalar_subquery()
     values = {"job": job_id, "number": number, "created_at": time.time(), "level": level, "message": message}
-    values |= {"type": "message" if data is None else "metrics", "data": data}
+    values |= {"type": "message" if data is None else "metrics", "data": _without_nul(data)}
     session.execute(insert(Event).values(values))
+
+
+def _without_nul(value: Any) -> Any:
+    """Replace the character NUL in all texts, such as samples of a model: PostgreSQL has no text with it."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, Mapping):
+        return {name: _without_nul(each) for name, each in value.items()}
+    return [_without_nul(each) for each in value] if isinstance(value, list) else value

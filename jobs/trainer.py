@@ -278,7 +278,10 @@ class _Attempt:
         """Return why a run failed, by its exit code and its output."""
         if code < 0:
             return f"the training was killed by {signal.Signals(-code).name}; it may have run out of memory"
-        output = (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
+        try:
+            output = (self._folder / ERRORS).read_bytes()[-_STDERR_BYTES:].decode(errors="replace")
+        except FileNotFoundError:  # a container that ended before its command
+            output = ""
         message = (last_error(output) or f"the training exited with code {code}")[:_MESSAGE_CHARACTERS]
         log.warning("%s: %s; its last output: %r", self._job.id, message, output[-_LOGGED_CHARACTERS:])
         return message

@@ -267,7 +267,7 @@ class Settings(BaseSettings):
         "24 hours after their end, and max_minutes of unfinished ones",
     )
     max_training_minutes: float = Field(60.0, gt=0, description="maximum of max_minutes of a job")
-    max_training_units: int = Field(1024, ge=1, le=8192, description="maximum of units of a job")
+    max_training_units: int = Field(1536, ge=1, le=8192, description="maximum of units of a job")
     max_training_bytes: int = Field(
         4 * 2**30, ge=2**30, description="maximum memory of a job's training, in bytes; a job that takes more fails"
     )

@@ -22,7 +22,7 @@ def is_loopback(host: str) -> bool:
     """Return whether a host is reachable from this machine only; False for a name that cannot be resolved."""
     try:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in addresses)
 

@@ -229,6 +229,7 @@ class Connection(TConn):  # type: ignore[misc]
         try:
             data = self.sock.recv(size)
         except (BlockingIOError, InterruptedError):
+            self.memory.shrink(self.num_bytes)
             return False
         except OSError:
             data = b""

@@ -21,7 +21,7 @@ from service.scheduling.sequence import ModelVersion
 log = logging.getLogger(__name__)
 
 # Memory limit of the LRU cache of embeddings; the exporter writes at most some 16 MB.
-MAX_CACHE_BYTES = 128 * 2**20
+MAX_CACHE_BYTES = 64 * 2**20
 # Bytes of a parsing step, which holds the GIL for 1.6 ms. 104 MB in one step held it for 2 s.
 _READ_BYTES = 64 * 2**10
 # Vectors of a computing step.

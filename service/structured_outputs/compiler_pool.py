@@ -264,7 +264,8 @@ class CompilerPool:
         try:
             texts = compilation.texts()
         except PatternError as error:
-            return error
+            # It is cached, and its traceback would keep the frames.
+            return error.with_traceback(None)
         job = Job(compilation.key[0], texts, self._limits, timeout_s, WALL_FACTOR * timeout_s, max_memory_bytes)
         return self._processes[is_slow].run(job)
 

@@ -19,7 +19,7 @@ _ESCAPE = re.compile(
     r"\\(?:[pP](?:\{[^}]*\}|.)|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[xuU]\{[^}]*\}|b\{[a-z-]+\}|.)",
     re.DOTALL,
 )
-_REPETITION = re.compile(r"(?:[*+?]|\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\})\??")
+_REPETITION = re.compile(r"(?:[*+?]|\{\s*([0-9]+)\s*(?:(,)\s*([0-9]+)?\s*)?\})\??")
 _MAX_DIGITS = 10  # of a number of repetitions
 _MAX_NESTING = 250  # groups within each other, the limit of Rust's regex crate
 # A class may be empty only by these.

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from flask import Flask, Response, g, request
-from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
 from pydantic import BaseModel
 
 from service.api.body import AnyBody, parse, require
@@ -243,8 +242,9 @@ def read_body(memory: MemoryLease) -> bytes:
     `memory` holds the estimated bytes for reading the body, then those for parsing it.
 
     Raises:
-        InvalidRequest: it is empty, shorter than announced or compressed, or its chunks are malformed.
+        InvalidRequest: it is empty, shorter than announced or compressed.
         MemoryExhausted: other requests hold too much memory.
+        ParseException: its chunks are malformed.
         RequestEntityTooLarge: it exceeds the limit.
     """
     encoding = request.headers.get("Content-Encoding", "identity")
@@ -252,10 +252,7 @@ def read_body(memory: MemoryLease) -> bytes:
         raise InvalidRequest(f"Content-Encoding must be identity or absent, got {encoding[:40]!r}")
     announced, limit = request.content_length, request.max_content_length or 0
     memory.hold(_READING_COPIES * min(limit, limit if announced is None else announced), "the body")
-    try:
-        body = request.get_data(cache=False)
-    except ParseException as error:
-        raise InvalidRequest(f"the body's chunked encoding is malformed: {type(error).__name__}") from error
+    body = request.get_data(cache=False)
     if not body:
         raise InvalidRequest("the body must be JSON, got nothing")
     if len(body) < (request.content_length or 0):

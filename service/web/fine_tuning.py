@@ -59,7 +59,7 @@ _MAX_STEM = 40
 _LOADING_S = 60.0
 
 
-@Endpoint("POST /v1/fine_tuning/jobs", TRAINING, "Train a model", (404, 409), request=FineTuningRequest)
+@Endpoint("POST /v1/fine_tuning/jobs", TRAINING, "Train a model", (404, 409, 503), request=FineTuningRequest)
 def create_job(services: Services) -> FineTuningJob:
     """Queue a job that trains a model and publishes it; completions accept `fine_tuned_model` once it has succeeded."""
     training = require_training(services.training)
@@ -121,16 +121,22 @@ def _settings(body: FineTuningRequest, model: str, base: GeneratorCard | None, l
     # Otherwise the trainer multiplies that of the recipe, which depends on the text.
     if hyperparameters.learning_rate_multiplier != "auto" and "learning_rate" in settings:
         settings["learning_rate"] = min(1.0, config.learning_rate * hyperparameters.learning_rate_multiplier)
-    _require_limits(config, settings, limits)
+    _require_limits(config, base, settings, limits)
     return settings
 
 
-def _require_limits(config: Any, settings: dict[str, Any], limits: Settings) -> None:
+def _require_limits(config: Any, base: GeneratorCard | None, settings: dict[str, Any], limits: Settings) -> None:
     """Set the server's limits where there are none; refuse more time and larger models than it allows.
 
     The job always has its `max_minutes`, which counts toward the tenant's quota.
     """
-    for name, limit in (("max_minutes", limits.max_training_minutes), ("units", limits.max_training_units)):
+    limited = {"max_minutes": limits.max_training_minutes}
+    if base is None:
+        limited["units"] = limits.max_training_units
+    elif base.units > limits.max_training_units:
+        message = f"model must have at most {limits.max_training_units} units to be trained, got {base.units}"
+        raise InvalidRequest(message, param="model")
+    for name, limit in limited.items():
         value = getattr(config, name)
         if value is not None and value > limit:
             raise InvalidRequest(f"settings.{name} must be at most {limit:g}, got {value:g}", param="settings")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from flask import Flask, Request, Response, g, request
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it has no types
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.access.auth import Authenticator, is_local
@@ -130,6 +131,7 @@ class Middleware:
         app.after_request(self._after)
         app.register_error_handler(GatewayError, error_response)
         app.register_error_handler(HTTPException, _http_error)
+        app.register_error_handler(ParseException, _malformed_chunks)
         app.register_error_handler(Exception, _unexpected_error)
 
     def _before(self) -> None:
@@ -240,6 +242,10 @@ def _http_error(error: HTTPException) -> ErrorResponse | Response:
         return body, status, {**headers, "Allow": ", ".join(methods)}
     body, _, headers = error_response(InvalidRequest(error.description or error.name))
     return body, error.code or 400, headers
+
+
+def _malformed_chunks(error: Exception) -> ErrorResponse:
+    return error_response(InvalidRequest(f"the body's chunked encoding is malformed: {type(error).__name__}"))
 
 
 def _unexpected_error(error: Exception) -> ErrorResponse:

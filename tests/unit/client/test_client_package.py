@@ -31,7 +31,7 @@ def test_every_public_class_is_exported_and_documented():
         for name, thing in vars(module).items()
         if isinstance(thing, type) and thing.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert public - {"Attempts", "LinkedEvent"} == set(things) <= set(dir(sostenuto))
+    assert public - {"Attempts", "Backoff", "LinkedEvent"} == set(things) <= set(dir(sostenuto))
     with pytest.raises(AttributeError, match="no attribute 'Clients'"):
         _ = sostenuto.Clients  # type: ignore[attr-defined]
 

@@ -59,8 +59,8 @@ class Place:
         size = Uploads(self.training / "files").write(file_id, io.BytesIO(text.encode()))
         kept = {"filename": filename, "bytes": size, "created_at": int(time.time())}
         self.store.add_file(StoredFile(id=file_id, tenant="", **kept), 10**9)
-        fields = {"settings": {"seed": 0}, **fields}
-        job = Job(tenant="", model="characters-3-minutes", name="book", training_file=file_id, **fields)
+        fields = {"model": "characters-3-minutes", "settings": {"seed": 0}, **fields}
+        job = Job(tenant="", name="book", training_file=file_id, **fields)
         return self.store.create(job, QUOTA).id
 
     def begin(self):

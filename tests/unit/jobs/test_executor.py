@@ -107,6 +107,9 @@ def test_labels_and_shares_are_set_together_and_a_split_of_another_model_stays(p
     line = json.loads((place.directory / "audit.jsonl").read_text())
     operation = {"action": "route", "actor": "key:one", "tenant": "acme", "model": "book"}
     assert line.items() >= {**operation, **changes}.items()
+    assert place.execute("route", labels={}, shares={}) is None
+    line = json.loads((place.directory / "audit.jsonl").read_text().splitlines()[-1])
+    assert (line["shares"], "labels" in line) == ({}, False)
 
 
 @pytest.mark.parametrize(

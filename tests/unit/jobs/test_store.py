@@ -234,11 +234,15 @@ def test_the_last_and_the_best_epoch_are_those_of_the_metrics(store):
     job = create(store)
     held = store.claim(LEASE_S)
     assert (store.last_epoch(job.id), store.best_epoch(job.id)) == (0, None)
+    # No text of PostgreSQL can have a NUL.
+    sample = {"samples": [{"text": "a\0b"}]}
     epochs = [
-        {"epoch": number, "validation_loss": loss, "is_best": number < 3} for number, loss in enumerate([3, 2, 1, 4])
+        {"epoch": number, "validation_loss": loss, "is_best": number < 3, **sample}
+        for number, loss in enumerate([3, 2, 1, 4])
     ]
     store.add_events(held, [("", epoch) for epoch in epochs] + [("", {"epoch": 9, "train_loss": 1.0})])
     assert (store.last_epoch(job.id), store.best_epoch(job.id)["epoch"]) == (3, 2)
+    assert store.best_epoch(job.id)["samples"] == [{"text": "a\ufffdb"}]
 
 
 def test_quotas_count_what_is_active(store):

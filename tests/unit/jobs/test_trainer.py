@@ -43,7 +43,7 @@ def test_a_job_is_trained_and_published(place):
 @pytest.mark.parametrize(("settings", "rate"), [({"seed": 3}, 0.008), ({"learning_rate": 0.3}, 0.3)])
 def test_a_multiplier_applies_to_the_learning_rate_for_the_text(place, settings, rate):
     """A short text is read often, for which the recipe has 0.004. The gateway has multiplied one that was given."""
-    place.train(settings=settings, hyperparameters={"learning_rate_multiplier": 2})
+    place.train(model="characters", settings=settings, hyperparameters={"learning_rate_multiplier": 2})
     assert f"--learning-rate={rate}" in place.versions["1"]["argv"]
 
 
@@ -184,6 +184,11 @@ def test_a_killed_exporter_is_replaced_as_long_as_it_completes_epochs(place, tex
     assert [event.data["epoch"] for event in place.epochs(job.id)] == [1, 2, 3]
     warnings = [event.message for event in place.store.list_events(job.id, 0, 100) if event.level == "warn"]
     assert warnings == [f"the training was killed by {name}; it continues after its last epoch"] * 3
+
+
+def test_a_failure_without_an_error_output_is_named_by_its_exit_code(place, monkeypatch):
+    monkeypatch.setattr(module, "ERRORS", "missing.txt")
+    assert place.wait_for_failure("fail") == "the training exited with code 1"
 
 
 def test_an_exporter_that_is_killed_without_an_epoch_is_replaced_twice(place):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.http_server.addresses import is_allowed_host, listen
+from service.http_server.addresses import is_allowed_host, is_loopback, listen
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,10 @@ def test_additional_names_are_allowed():
     assert is_allowed_host("MY.example.", names)
     assert not is_allowed_host("sub.my.example", names)
     assert is_allowed_host("evil.example", ["*"])
+
+
+def test_a_label_that_is_too_long_is_not_loopback():
+    assert not is_loopback("x" * 64)
 
 
 def test_a_host_without_an_address_is_named_with_the_resolvers_message():

@@ -360,6 +360,14 @@ def test_incomplete_bodies_share_a_bounded_memory(gunicorn):
     assert not select.select(stallers[2:], [], [], 0)[0]
 
 
+@with_options(worker_class=f"{APP}.PatientWorker", worker_connections="600")
+def test_connections_that_send_no_body_hold_no_memory_for_it(gunicorn):
+    silent = [gunicorn.connect(POST % b"Content-Length: 4194304") for _ in range(RECEIVED_BYTES // (256 << 10))]
+    with gunicorn.connect(POST % b"Content-Length: 1048576" + b"x" * (1 << 20)) as sender:
+        assert sender.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    assert not select.select(silent, [], [], 0)[0]
+
+
 @with_options(worker_class=f"{APP}.PatientWorker", threads="1", worker_connections="16")
 def test_health_checks_are_answered_while_every_thread_is_held(gunicorn):
     with contextlib.closing(gunicorn.connect(GET % b"/stream")) as stream:

@@ -53,6 +53,7 @@ SYNTAX_ERRORS = [
     ("a)(?:b", ") at position 1 closes no group"),
     ("ab[c", "[ at position 2 is not closed"),
     ("a{,3}b", "repetition {,3} at position 1 is invalid: it has no minimum"),
+    ("x{\u0663}", "repetition {\u0663} at position 1 is invalid: a literal { is \\{"),
     ("x{a}", r"repetition {a} at position 1 is invalid: a literal { is \{"),
     ("a{3,2}", "repetition {3,2} at position 1 has a maximum below its minimum"),
     ("a{1," + "9" * 5000 + "}", "repetition at position 1 has a number of more than 10 digits"),

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from gunicorn.http.body import Body, ChunkedReader
+from gunicorn.http.unreader import IterUnreader
 from sqlalchemy.exc import OperationalError
 
 from jobs.store import JobStore
@@ -61,6 +63,17 @@ def test_minutes_are_reserved_by_the_recipe_and_shown(ask, job):
     assert ask("POST", "/v1/fine_tuning/jobs", {**job, "settings": {"max_minutes": 2}})[0] == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "media_type"), [("files", "multipart/form-data; boundary=x"), ("fine_tuning/jobs", None)]
+)
+def test_malformed_chunks_are_an_invalid_request(gateway, path, media_type):
+    body = Body(ChunkedReader(None, IterUnreader([b"zz\r\n"])))
+    environ = {"wsgi.input": body, "wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
+    response = gateway.test_client().post(f"/v1/{path}", content_type=media_type, environ_overrides=environ)
+    message = "the body's chunked encoding is malformed: InvalidChunkSize"
+    assert (response.status_code, response.json["error"]["message"]) == (400, message)
+
+
 def test_a_time_limit_also_holds_with_a_number_of_epochs(ask, job):
     epochs = {"hyperparameters": {"n_epochs": 2}, "settings": {"max_minutes": 1}}
     created = ask("POST", "/v1/fine_tuning/jobs", {**job, **epochs})[1]
@@ -97,6 +110,15 @@ def test_a_setting_that_contradicts_the_base_is_refused_when_the_job_is_created(
     status, refusal = ask("POST", "/v1/fine_tuning/jobs", wrong)
     assert (status, refusal["error"]["param"]) == (400, "settings")
     assert "direction = backward contradicts matches:1, which has direction = forward" in refusal["error"]["message"]
+
+
+def test_a_base_with_more_units_than_a_job_may_have_is_refused(gateway, ask, job, monkeypatch):
+    monkeypatch.setattr(gateway.services, "model_registry", Models())
+    limited = gateway.services.settings.model_copy(update={"max_training_units": 2})
+    monkeypatch.setattr(gateway.services, "training", replace(gateway.services.training, settings=limited))
+    status, refusal = ask("POST", "/v1/fine_tuning/jobs", {**job, "model": "matches", "settings": {"max_minutes": 1}})
+    assert (status, refusal["error"]["param"]) == (400, "model")
+    assert refusal["error"]["message"] == "model must have at most 2 units to be trained, got 4"
 
 
 def test_a_fraction_to_validate_with_excludes_a_file(ask, job):
