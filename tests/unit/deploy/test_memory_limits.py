@@ -10,7 +10,7 @@ from service import reports
 from service.commands.gateway import SPARE_THREADS
 from service.http_server.worker import RECEIVED_BYTES
 from service.memory import FREE_BYTES
-from service.models import training_filters
+from service.models import embedding_vectors, training_filters
 from service.scheduling.queues import MAX_ACTIVATIONS_PER_CALL
 from service.settings import Settings
 from service.structured_outputs.compiler_pool import FAST_MEMORY_BYTES, MAX_MEMORY_BYTES
@@ -41,6 +41,7 @@ def parts(settings):
         max(RECEIVED_BYTES, 4 * settings.max_body_bytes, 2 * settings.max_upload_bytes) + 2 * threads * FREE_BYTES,
         threads * THREAD_BYTES,
         settings.max_calls * REPLY_COPIES * 4 * MAX_ACTIVATIONS_PER_CALL,
+        embedding_vectors.MAX_CACHE_BYTES,
         training_filters.MAX_CACHE_BYTES,
         settings.pattern_cache_bytes,
         2 * COMPILER_BYTES + MAX_MEMORY_BYTES + FAST_MEMORY_BYTES,
