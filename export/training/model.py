@@ -306,15 +306,18 @@ def run_keras_layer(
     Recurrent dropout is ignored: cuDNN has none. The inputs are float32 (T, B, D), the state [h] or, for LSTM, [h, c],
     float32 (B, H) each.
     """
-    # A layer returns its state only with `return_state`, which Keras would save with the model: hence a twin.
-    settings = {"return_sequences": True, "return_state": True, "recurrent_dropout": 0.0, "name": f"{layer.name}_twin"}
-    twin = type(layer).from_config({**layer.get_config(), **settings})
-    twin.build((None, None, inputs.shape[-1]))
-    weights = [variable.value for variable in layer.trainable_variables]
-    others = [variable.value for variable in twin.non_trainable_variables]
-    batch_major = tf.transpose(inputs, [1, 0, 2])
-    initial = list(state) if len(state) > 1 else state[0]
-    (outputs, *last), _ = twin.stateless_call(weights, others, batch_major, initial_state=initial, training=False)
+    batch_major, initial = tf.transpose(inputs, [1, 0, 2]), list(state) if len(state) > 1 else state[0]
+    settings = {"return_sequences": True, "return_state": True, "go_backwards": False}
+    previous, rate = {name: getattr(layer, name) for name in settings}, layer.cell.recurrent_dropout
+    # Only during the call: Keras saves them with the model. A copy of the layer would have variables of its own, which
+    # a traced function must not create.
+    try:
+        vars(layer).update(settings)
+        layer.cell.recurrent_dropout = 0.0
+        outputs, *last = layer(batch_major, initial_state=initial, training=False)
+    finally:
+        vars(layer).update(previous)
+        layer.cell.recurrent_dropout = rate
     return tf.transpose(outputs, [1, 0, 2]), [tf.stop_gradient(part) for part in last]
 
 

@@ -101,6 +101,17 @@ def test_partitioning_does_not_change_a_bidirectional_model():
         np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"cell": "gru", "bidirectional": True, "context_length": STEPS}, {}], ids=str)
+def test_kerass_layers_train_as_their_replacements_do(settings):
+    """As on a GPU, here without cuDNN. The layers are the same afterwards, as they are saved with the model."""
+    targets = TARGETS[:1] if settings else TARGETS
+    expected = train(prepare(**settings)[0], targets=targets)
+    optimization, model = prepare(Devices(on_gpu=True), **settings)
+    before = model.get_config()
+    np.testing.assert_allclose(train(optimization, targets=targets), expected, rtol=1e-5)
+    assert model.get_config() == before
+
+
 @pytest.mark.parametrize("embedding", [NARROW, WIDE], ids=["embeddings", "one-hot vectors"])
 @pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_an_update_equals_one_of_kerass_adamw(cell, embedding):
