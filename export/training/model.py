@@ -334,8 +334,13 @@ def _run_bidirectional(
 
 
 def _dropout_mask(rate: float, seed: keras.random.SeedGenerator, shape: Any, compute: Compute) -> Parts:
-    """Sample a dropout mask (batch, width) for a window from a layer's seed generator; it is the same for any parts."""
-    return split(keras.random.dropout(tf.ones(shape), rate, seed=seed), compute.row_parts)
+    """Sample a dropout mask (batch, width) for a window from a layer's seed generator; it is the same for any parts.
+
+    A replica's mask is of its own share of the batch. The generators of all replicas are in the same state.
+    """
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    own_seed = tf.cast(seed.next(), tf.int32) + tf.stack([replica, 0])
+    return split(tf.nn.experimental.stateless_dropout(tf.ones(shape), rate, own_seed), compute.row_parts)
 
 
 def _matmul(x: tf.Tensor, kernel: tf.Tensor, compute: Compute, **transposed: bool) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """The training loop: carried state, best epoch, stopping, reproducibility and resuming."""
 
 import itertools
+import types
 
 import keras
 import numpy as np
@@ -173,6 +174,19 @@ def test_dropout_has_one_mask_per_sequence_for_all_steps(monkeypatch):
     assert (dropped == dropped[:1]).all()
     assert not (dropped == dropped[:, :1]).all()
     assert 0.3 < dropped.mean() < 0.7
+
+
+def test_replicas_drop_different_units(monkeypatch):
+    """Each has a share of the batch; otherwise two GPUs would have half as many masks as one."""
+    dropped = []
+    for replica in (0, 1):
+        model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, "units": 64}), 11)
+        model.get_layer("logits").kernel.assign(np.ones((64, 11)))
+        context = types.SimpleNamespace(replica_id_in_sync_group=replica)
+        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda context=context: context)
+        (logits,), _ = forward(model, np.zeros((1, 3), np.int32), zero_states(model, 3), training=True)
+        dropped.append(logits.numpy())
+    assert not np.allclose(*dropped)
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.3, 0.7)])
