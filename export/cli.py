@@ -182,7 +182,7 @@ def train(
     The recipe sets all other settings. The defaults below apply to those that neither it nor an option sets.
     """
     given = _given(**settings)
-    default = FINE_TUNING_RECIPE if "from" in given else recipe_for(given.get("max_minutes") or 0)
+    default = FINE_TUNING_RECIPE if "from" in given else recipe_for(given.get("max_minutes") or 0, given.get("corpus"))
     path = recipe_path(config) if config else RECIPES[default]
     train_config = load_config(path, given)
     pattern = "*" if if_empty else train_config.name
@@ -204,6 +204,8 @@ def train(
     if path in RECIPES.values():
         minutes, is_slow = train_config.max_minutes, train_config.base is None and training_speed() < 1
         length = f" for {minutes:g} minute{'s' if minutes != 1 else ''}" if minutes else ""
+        if minutes and train_config.epochs:
+            length += f" or {train_config.epochs} epochs"
         where = " on a CPU without AMX" if minutes and is_slow else ""
         rates = f"dropout {train_config.dropout:g}, learning rate {train_config.learning_rate:g}"
         other = "; another one: --config" if config is None else ""

@@ -103,7 +103,8 @@ def tune(given: dict[str, Any], config_name: str | None, minutes: float, runs_di
             shutil.rmtree(aside, ignore_errors=True)
             home.rename(aside)
             echo(f"the previous search in {home} is now in {aside}")
-        others = () if config_name or config.base else other_recipes(recipe_for(budget.trial), given)
+        default = recipe_for(budget.trial, given.get("corpus"))
+        others = () if config_name or config.base else other_recipes(default, given)
         search = Search(config, searched(config, given), home, models_dir, budget, others)
         try:
             try:
@@ -209,7 +210,7 @@ class Search:
 
 
 def _base_config(given: dict[str, Any], config_name: str | None, budget: Budget) -> TrainConfig:
-    default = FINE_TUNING_RECIPE if "from" in given else recipe_for(budget.trial)
+    default = FINE_TUNING_RECIPE if "from" in given else recipe_for(budget.trial, given.get("corpus"))
     config = load_config(recipe_path(config_name) if config_name else RECIPES[default], given)
     for name in ("corpus", "mix", "validation_corpus"):
         if getattr(config, name) == "-":

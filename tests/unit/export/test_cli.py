@@ -180,6 +180,7 @@ def test_train_needs_only_a_corpus(trained):
     ],
 )
 def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minutes, recipe):
+    Path("book.txt").write_text("a" * 1_200_000)
     assert main(["train", "book.txt", "--max-minutes", str(minutes)]) == 0
     assert trained == [load_config(RECIPES[recipe], {"corpus": "book.txt", "max_minutes": minutes})]
     (config,) = trained
@@ -200,8 +201,16 @@ def test_the_recipe_is_the_one_for_the_minutes_of_the_run(trained, capsys, minut
 def test_a_slow_cpu_gets_the_recipe_for_a_quarter_of_the_minutes(capsys, monkeypatch, options, start):
     monkeypatch.setattr(config_module, "has_amx", lambda: False)
     monkeypatch.setattr(config_module, "multiplies_bfloat16", lambda: False)
+    Path("book.txt").write_text("a" * 300_000)
     assert main(["train", "book.txt", *options]) == 0
     assert capsys.readouterr().out.startswith(start)
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_epochs_of_a_short_text_are_limited(capsys):
+    Path("book.txt").write_text("a" * 50_000)
+    assert main(["train", "book.txt", "--max-minutes", "20"]) == 0
+    assert "recipe characters-3-minutes for 20 minutes or 120 epochs: 512 units" in capsys.readouterr().out
 
 
 def test_a_recipe_is_found_by_its_name_or_its_path(trained, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export import config as config_module
-from export.config import DEFAULT_RECIPE, RECIPES, TrainConfig, load_config
+from export.config import DEFAULT_RECIPE, RECIPES, TrainConfig, load_config, recipe_for
 from export.errors import ConfigError
 
 NEEDED = {"name": "m", "corpus": "c.txt"}
@@ -119,6 +119,7 @@ def test_records_are_documents_by_default(toml, corpus, given, documents):
         (600_000, {"max_minutes": 1.45}, (0.2, 0.06, 0.07, 0.01)),
         (50_000, {"epochs": 7}, (0.2, 0.06, 0.07, 0.01)),
         (10**9, {"epochs": 14}, (0.4, 0.12, 0.14, 0.01)),
+        (50_000, {"epochs": 150}, (0.65, 0.195, 0.228, 0.01)),
         (50_000, {"epochs": 3}, (0, 0, 0, 0.01)),
         (50_000, {"epochs": 3, "max_minutes": 60}, (0, 0, 0, 0.01)),
         (1_200_000, {"epochs": 14, "max_minutes": 2.9}, (0.2, 0.06, 0.07, 0.01)),
@@ -137,6 +138,40 @@ def test_a_recipe_has_rates_by_how_often_the_text_is_read(tmp_path, num_bytes, g
     corpus = book.parent if is_directory else book
     config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(corpus), **given})
     assert (config.dropout, config.embedding_dropout, config.recurrent_dropout, config.learning_rate) == rates
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "given", "epochs"),
+    [
+        (50_000, {}, 120),
+        (100_000, {}, None),
+        (100_000, {"max_minutes": 20}, 120),
+        (50_000, {"epochs": 150}, 150),
+        (50_000, {"epochs": 150, "max_minutes": 20}, 150),
+    ],
+)
+def test_a_text_is_read_at_most_120_times_unless_epochs_are_given(tmp_path, num_bytes, given, epochs):
+    book = tmp_path / "book.txt"
+    book.write_bytes(b"a" * num_bytes)
+    config = load_config(RECIPES["characters-3-minutes"], {"corpus": str(book), **given})
+    assert (config.epochs, config.max_minutes is None) == (epochs, given == {"epochs": 150})
+
+
+@pytest.mark.parametrize(
+    ("minutes", "num_bytes", "recipe"),
+    [
+        (3, 1_200_000, "characters-3-minutes"),
+        (20, 1_200_000, "characters"),
+        (20, 250_000, "characters"),
+        (20, 249_999, "characters-3-minutes"),
+        (600, 1_200_000, "characters-hour"),
+        (600, 100_000, "characters-3-minutes"),
+    ],
+)
+def test_a_short_text_has_the_default_recipe_whatever_the_minutes(tmp_path, minutes, num_bytes, recipe):
+    book = tmp_path / "book.txt"
+    book.write_bytes(b"a" * num_bytes)
+    assert recipe_for(minutes, str(book)) == recipe
 
 
 @pytest.mark.parametrize(
