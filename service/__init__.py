@@ -1,3 +1,3 @@
-"""The Flask gateway: validates, schedules, decodes over gRPC, and responds with JSON or server-sent events."""
+"""The Flask gateway: validates requests, schedules sequences, calls model servers by gRPC, and responds."""
 
 __version__ = "0.1.0"

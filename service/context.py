@@ -1,7 +1,6 @@
 """The context of a request: its principal's limits and charges, its trace, and its lease of the memory budget.
 
-Middleware creates it; routes, the engine and the completion processor charge it. The budget covers bodies, encoded
-prompts and responses of all requests in flight.
+Middleware creates it; endpoints, the engine and the completion processor charge it.
 """
 
 import hashlib
