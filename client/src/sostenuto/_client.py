@@ -10,7 +10,6 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
-from urllib.parse import quote, urlencode
 
 import requests
 
@@ -25,7 +24,9 @@ from sostenuto._fields import (
     OnePrompt,
     Prompt,
     is_many,
+    path_of,
     present_fields,
+    with_query,
     with_signature,
     with_structured_outputs,
 )
@@ -356,7 +357,7 @@ class Client(AbstractContextManager["Client"]):
         """
         name, tokens = self._model_or_default(model), list[VocabularyToken]()
         while True:
-            path = f"{TOKENIZER_INFO}?{urlencode({'model': name, 'vocabulary': 'true', 'offset': len(tokens)})}"
+            path = with_query(TOKENIZER_INFO, model=name, vocabulary="true", offset=len(tokens))
             page = self._call(self._transport.send, "GET", path)
             entries = required(page, "vocabulary", list)
             tokens += map(VocabularyToken.from_response, entries)
@@ -375,8 +376,8 @@ class Client(AbstractContextManager["Client"]):
             NotFound: the model does not exist, or Hugging Face's library has no equal tokenizer.
             OSError: a file cannot be written.
         """
-        query = urlencode({"model": self._model_or_default(model)})
-        info = self._call(self._transport.send, "GET", f"{TOKENIZER_INFO}?{query}")
+        path = with_query(TOKENIZER_INFO, model=self._model_or_default(model))
+        info = self._call(self._transport.send, "GET", path)
         # Both files are of one version.
         version = f"{required(info, 'model', str)}:{required(info, 'version', int)}"
         files = {file: self._get_of_model(version, f"tokenizer/{file}") for file in TOKENIZER_FILES}
@@ -539,7 +540,7 @@ class Client(AbstractContextManager["Client"]):
             NotFound: the model does not exist, or its embedding is unavailable.
         """
         name = "token_id" if isinstance(token, int) else "token"
-        response = self._get_of_model(model, f"embedding/neighbors?{urlencode({name: token, 'count': count})}")
+        response = self._get_of_model(model, "embedding/neighbors", **{name: token, "count": count})
         return [Neighbor.from_response(entry) for entry in required(response, "data", list)]
 
     def embedding_map(self, *, model: str | None = None, count: int = 1000) -> EmbeddingMap:
@@ -552,7 +553,7 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             NotFound: the model does not exist, or its embedding is unavailable.
         """
-        return EmbeddingMap.from_response(self._get_of_model(model, f"embedding/map?count={count}"))
+        return EmbeddingMap.from_response(self._get_of_model(model, "embedding/map", count=count))
 
     def conversation(self, prompt: str = "", *, model: str | None = None, **options: Any) -> Conversation:
         """Start a conversation, a text that grows by turns. Each turn resumes from the state of the previous one.
@@ -679,7 +680,7 @@ class Client(AbstractContextManager["Client"]):
         Raises:
             NotFound: there is no such job.
         """
-        return Job.from_response(self._transport.send("GET", f"{JOBS}/{quote(id, safe='')}"), self._transport)
+        return Job.from_response(self._transport.send("GET", path_of(JOBS, id=id)), self._transport)
 
     def jobs(self, *, limit: int | None = None) -> list[Job]:
         """Return the training jobs, newest first: all of them, or at most `limit`."""
@@ -713,16 +714,16 @@ class Client(AbstractContextManager["Client"]):
             NotFound: there is no such file.
             Conflict: a job that has not ended needs it.
         """
-        self._transport.delete(f"{FILES}/{quote(id, safe='')}")
+        self._transport.delete(path_of(FILES, id=id))
 
-    def post(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
+    def post(self, path: str, body: bytes | str | dict[str, Any]) -> RawResponse:
         """Send a request body unchanged, and return the response unparsed.
 
         Use it for endpoints without a method, and for encoded bodies.
 
         Args:
             path: str. Path of the endpoint, such as "/v1/completions".
-            body: bytes (JSON in UTF-8) or dict.
+            body: bytes or str (JSON, sent in UTF-8), or dict.
 
         Raises:
             UnexpectedResponse: the response is not JSON; raised after `max_retries` retries.
@@ -744,7 +745,7 @@ class Client(AbstractContextManager["Client"]):
         Args:
             id: str. NAME, NAME:VERSION or NAME@LABEL.
         """
-        return Model.from_response(self._transport.send("GET", _model_path(id)))
+        return Model.from_response(self._transport.send("GET", path_of(MODELS, id=id)))
 
     def update_model(
         self, id: str, *, labels: Mapping[str, int | None] | None = None, shares: Mapping[str, float] | None = None
@@ -769,7 +770,7 @@ class Client(AbstractContextManager["Client"]):
         """
         fields = {"labels": labels, "shares": shares}
         body = {name: dict(value) for name, value in fields.items() if value is not None}
-        return Model.from_response(self._transport.send("PATCH", _model_path(id), body))
+        return Model.from_response(self._transport.send("PATCH", path_of(MODELS, id=id), body))
 
     def promote(self, id: str, version: int, *, label: str = "stable") -> Model:
         """Move a label, by default `stable`, to a version; see `update_model`."""
@@ -784,7 +785,7 @@ class Client(AbstractContextManager["Client"]):
             Conflict: there is no earlier stable version.
             MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
         """
-        return Model.from_response(self._transport.send("POST", f"{_model_path(id)}/rollback", {}, once=True))
+        return Model.from_response(self._transport.send("POST", f"{path_of(MODELS, id=id)}/rollback", {}, once=True))
 
     def delete_model(self, id: str) -> None:
         """Delete a model, or one version of it.
@@ -797,7 +798,7 @@ class Client(AbstractContextManager["Client"]):
             Conflict: the version has a label or a share of the traffic, or a training job needs it.
             MissingRole, TrainerUnavailable, TrainingDisabled: as `update_model`.
         """
-        self._transport.delete(_model_path(id))
+        self._transport.delete(path_of(MODELS, id=id))
         self._default_model = None
 
     def close(self) -> None:
@@ -837,8 +838,9 @@ class Client(AbstractContextManager["Client"]):
     def _post(self, path: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         return self._call(self._transport.send, "POST", path, self._body(fields))
 
-    def _get_of_model(self, model: str | None, rest: str) -> dict[str, Any]:
-        return self._call(self._transport.send, "GET", f"{_model_path(self._model_or_default(model))}/{rest}")
+    def _get_of_model(self, model: str | None, rest: str, **query: str | int) -> dict[str, Any]:
+        path = f"{path_of(MODELS, model=self._model_or_default(model))}/{rest}"
+        return self._call(self._transport.send, "GET", with_query(path, **query))
 
     def _call(self, send: Callable[..., T], *arguments: Any) -> T:
         """Send a request. NotFound resets the default model, as the server may serve other models by now."""
@@ -860,7 +862,3 @@ class Client(AbstractContextManager["Client"]):
                     raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
                 self._default_model = models[0].id
             return self._default_model
-
-
-def _model_path(id: str) -> str:
-    return f"{MODELS}/{quote(id, safe='')}"

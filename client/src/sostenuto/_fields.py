@@ -1,10 +1,11 @@
-"""The API's fields as keyword arguments: names, types, and conversion to a request body."""
+"""The API's fields as keyword arguments: names, types, and conversion to a request body, a path or a query."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, TypeVar
+from urllib.parse import quote, urlencode
 
 from sostenuto._errors import InvalidArgument
 
@@ -148,3 +149,33 @@ def as_json_schema(schema: JSONSchema) -> Any:
 def is_many(prompt: Prompt) -> bool:
     """Return whether it is a list of prompts, not a single one."""
     return not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int)
+
+
+def path_of(parent: str, **segments: str) -> str:
+    """Return a path with further segments, percent-encoded.
+
+    Raise InvalidArgument, with the segment's name, for one that a path cannot have: "" would request the parent, and
+    HTTP clients remove "." and "..", also in percent-encoding.
+    """
+    for name, segment in segments.items():
+        if not isinstance(segment, str) or segment in {"", ".", ".."}:
+            raise InvalidArgument(f"{name} is {segment!r}: pass a str other than '', '.' and '..'")
+        parent = f"{parent}/{quote(as_utf8(name, segment), safe='')}"
+    return parent
+
+
+def with_query(path: str, **fields: str | int | None) -> str:
+    """Return a path with a query of those fields that are not None; raise InvalidArgument if one cannot be encoded."""
+    given = {name: as_utf8(name, str(value)) for name, value in fields.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def as_utf8(name: str, text: str, *, errors: str = "strict") -> bytes:
+    """Encode a text; raise InvalidArgument, with its name, if it has a lone surrogate."""
+    try:
+        return text.encode(errors=errors)
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"{name} has a lone surrogate, {text[error.start]!a}, at character {error.start:,}, which UTF-8 cannot "
+            "encode: decode the text with its own encoding"
+        ) from None

@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from typing import Any
-from urllib.parse import urlencode
 
 from sostenuto._concurrency import opened_unless
 from sostenuto._errors import APIError, ConnectionFailed, StreamInterrupted, Timeout
+from sostenuto._fields import with_query
 from sostenuto._responses import stream_error
 from sostenuto._results import required
 from sostenuto._retries import Backoff, LinkedEvent
@@ -129,8 +129,7 @@ class _Reader:
 
     def _open(self) -> Body | None:
         """Open the stream after the last event; None if the reader was closed meanwhile."""
-        query = {"stream": "true", **({} if self._after is None else {"after": self._after})}
-        path, stopped = f"{self._path}?{urlencode(query)}", self._stopped
+        path, stopped = with_query(self._path, stream="true", after=self._after), self._stopped
         response = opened_unless(stopped, lambda: self._transport.open_stream("GET", path, stopped=stopped))
         if response is None:
             return None

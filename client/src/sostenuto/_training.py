@@ -14,7 +14,6 @@ from os import PathLike
 from pathlib import Path
 from time import time
 from typing import IO, Any, TypeAlias
-from urllib.parse import quote, urlencode
 
 from sostenuto._errors import (
     APIError,
@@ -25,6 +24,7 @@ from sostenuto._errors import (
     JobUnfinished,
     SostenutoError,
 )
+from sostenuto._fields import as_utf8, path_of, with_query
 from sostenuto._job_events import JobEvent, JobEvents
 from sostenuto._loss_curve import LossCurve
 from sostenuto._results import required
@@ -214,7 +214,7 @@ class Job:
 
     @property
     def _path(self) -> str:
-        return f"{JOBS}/{quote(self.id, safe='')}"
+        return path_of(JOBS, id=self.id)
 
     def _act(self, action: str) -> Job:
         """Send an action. It is idempotent, as a retry may follow a request that the server has processed."""
@@ -260,7 +260,7 @@ def _read(source: Source) -> tuple[str, bytes]:
     if isinstance(source, bytes):
         return DEFAULT_NAME, source
     if isinstance(source, str) and "\n" in source:
-        return DEFAULT_NAME, _encoded(source)
+        return DEFAULT_NAME, as_utf8("the text", source)
     if isinstance(source, (str, PathLike)):
         path = Path(source)
         # False also for a text that is too long for a path, and for "", which as a Path is the current directory.
@@ -270,22 +270,12 @@ def _read(source: Source) -> tuple[str, bytes]:
     content, name = source.read(), getattr(source, "name", None)
     # A temporary file may have a number for a name.
     filename = os.path.basename(name) if isinstance(name, str) else DEFAULT_NAME
-    return filename, content if isinstance(content, bytes) else _encoded(content)
-
-
-def _encoded(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(
-            f"the text has a lone surrogate at character {error.start:,}, which UTF-8 cannot encode: decode the text "
-            "with its own encoding"
-        ) from None
+    return filename, content if isinstance(content, bytes) else as_utf8("the text", content)
 
 
 def _encodable(name: str) -> str:
     """Return a file name that UTF-8 can encode: one in another encoding is read as Latin-1."""
-    content = name.encode(errors="surrogateescape")
+    content = as_utf8("filename", name, errors="surrogateescape")
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -325,7 +315,7 @@ def create_job(
     except APIError:
         for file in uploaded:
             with suppress(SostenutoError):  # such as a Conflict: the job exists after all
-                transport.delete(f"{FILES}/{file.id}")
+                transport.delete(path_of(FILES, id=file.id))
         raise
 
 
@@ -349,8 +339,7 @@ def pages(transport: Transport, path: str, limit: int | None = None) -> Iterator
     """Yield the objects of a list, at most `limit`, page after page."""
     after, num_left = None, sys.maxsize if limit is None else limit
     while num_left > 0:
-        query = {"limit": min(PAGE, num_left), **({} if after is None else {"after": after})}
-        page = transport.send("GET", f"{path}?{urlencode(query)}")
+        page = transport.send("GET", with_query(path, limit=min(PAGE, num_left), after=after))
         data = required(page, "data", list)
         yield from data
         num_left -= len(data)

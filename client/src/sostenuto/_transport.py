@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import threading
 import uuid
@@ -29,6 +28,7 @@ from sostenuto._errors import (
     TrainingDisabled,
     UnexpectedResponse,
 )
+from sostenuto._fields import as_utf8
 from sostenuto._responses import failure, json_object, raw_json, refusal, unexpected
 from sostenuto._results import RawResponse
 from sostenuto._retries import Attempts, LinkedEvent, WaitForReady
@@ -41,7 +41,6 @@ _JSON = {"Accept": "application/json"}
 # With compression, events would be buffered until a block is full.
 _EVENTS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _BOUNDARY = uuid.uuid4().hex  # of the parts of a form; no file has it
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _FIRST_REFUSAL = 300  # redirects too: requests would turn a redirected POST into a GET
 
 KEEPALIVE_S = 5  # silence before the first probe, and between probes
@@ -102,7 +101,7 @@ class Transport:
         data, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
         return self._retry(json_object, "POST", path, data, {**_JSON, "Content-Type": content_type})
 
-    def send_raw(self, path: str, body: bytes | dict[str, Any]) -> RawResponse:
+    def send_raw(self, path: str, body: bytes | str | dict[str, Any]) -> RawResponse:
         """Send a JSON object, encoded or not, and return the response, whose JSON is not parsed."""
         return self._retry(raw_json, "POST", path, body, _JSON)
 
@@ -125,7 +124,7 @@ class Transport:
         read: Callable[[requests.Response], T],
         method: str,
         path: str,
-        body: bytes | dict[str, Any] | None,
+        body: bytes | str | dict[str, Any] | None,
         headers: dict[str, str],
         *,
         stream: bool = False,
@@ -135,7 +134,7 @@ class Transport:
         """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
         if body is not None:
             headers = {"Content-Type": "application/json", **headers}
-        data = _encoded(body) if isinstance(body, dict) else body
+        data = _encoded(body)
         attempt = partial(self._attempt, method, path, headers, data=data, stream=stream)
         attempts = attempts or self.attempts()
         while True:
@@ -268,18 +267,19 @@ def _events(response: requests.Response) -> requests.Response:
     raise unexpected(response, "a stream of events")
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
-    """Encode a JSON object as UTF-8; raise InvalidArgument if a value has no JSON or cannot be encoded."""
+def _encoded(body: bytes | str | dict[str, Any] | None) -> bytes | None:
+    """Encode a JSON object, or a str, as UTF-8; raise InvalidArgument if a value has no JSON or cannot be encoded."""
+    if not isinstance(body, dict):
+        return as_utf8("body", body) if isinstance(body, str) else body
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         for name, value in body.items():
-            surrogate = _SURROGATE.search(json.dumps(value, ensure_ascii=False))
-            if surrogate:
-                raise InvalidArgument(
-                    f"{name} has a lone surrogate, {surrogate.group()!a}, which UTF-8 cannot encode: decode "
-                    "the text with its own encoding"
-                ) from None
+            as_utf8("a field's name", str(name))
+            if isinstance(value, str):
+                as_utf8(name, value)
+            else:
+                as_utf8(f"the JSON of {name}", json.dumps(value, ensure_ascii=False))
         raise
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"the request cannot be sent as JSON ({error}): correct its values") from error

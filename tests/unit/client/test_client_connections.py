@@ -104,6 +104,14 @@ def test_post_sends_the_body_unchanged(client, server, body):
     assert received.headers["Content-Length"] == str(len(b'{"n":1}') if isinstance(body, bytes) else len('{"n": 1}'))
 
 
+def test_post_sends_a_str_as_utf8(client, server):
+    server.script = [answer_json({})]
+    client.post("/a", '{"prompt": "é"}')
+    assert server.bodies == [{"prompt": "é"}]
+    with pytest.raises(sostenuto.InvalidArgument, match=r"body has a lone surrogate, '\\ud800', at character 1,"):
+        client.post("/a", '"\ud800"')
+
+
 def test_post_returns_the_response_unchanged_also_that_of_an_error(client, server):
     server.script = [
         answer_bytes(b'{"x": 1.10}\n', "application/json; charset=utf-8", 201, {"X-Request-Id": "req-1"}),

@@ -61,6 +61,7 @@ def test_the_arguments_of_a_completion_are_its_fields():
         ({"temperature": float("nan")}, "cannot be sent as JSON"),
         *(({"prompt": prompt}, "cannot be sent as JSON") for prompt in (b"Once", range(3), {1, 2}, object())),
         *(({"prompt": prompt}, r"prompt has a lone surrogate, '\\ud") for prompt in ("\ud800", ["a", "b\udfff"])),
+        ({"extra_body": {"\ud800": 1}}, r"a field's name has a lone surrogate, '\\ud800', at character 0"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -70,3 +70,30 @@ def test_a_deleted_model_is_no_default_any_more(client, server):
     client.tokenize("")
     assert [body["model"] for body in server.bodies if body] == ["old", "new"]
     assert (server.requests[2].method, server.requests[2].path) == ("DELETE", "/v1/models/old%3A1")
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", 3, "a\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("id", lambda client, id: client.delete_model(id)),
+        ("id", lambda client, id: client.rollback(id)),
+        ("id", lambda client, id: client.job(id)),
+        ("id", lambda client, id: client.delete_file(id)),
+        ("model", lambda client, id: client.embedding_map(model=id)),
+    ],
+    ids=["model", "rollback", "job", "file", "map"],
+)
+def test_an_id_that_would_name_another_path_is_rejected_before_sending(client, server, name, call, id):
+    """HTTP clients remove "." and ".." from paths, also in percent-encoding."""
+    with pytest.raises(sostenuto.InvalidArgument, match=rf"^{name} (is|has)"):
+        call(client, id)
+    assert server.requests == []
+
+
+def test_a_value_that_a_query_cannot_encode_is_named(client, server):
+    with pytest.raises(sostenuto.InvalidArgument, match=r"token has a lone surrogate, '\\ud800'"):
+        client.neighbors("\ud800", model="book")
+    with pytest.raises(sostenuto.InvalidArgument, match=r"model has a lone surrogate, '\\ud800'"):
+        client.vocabulary(model="\ud800")
+    assert server.requests == []

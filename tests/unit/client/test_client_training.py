@@ -96,6 +96,8 @@ def test_a_file_name_may_have_another_encoding(client, server, tmp_path):
     assert zipfile.ZipFile(io.BytesIO(sent(server)[2])).namelist() == ["café.txt"]
     client.upload(file)
     assert sent(server, 1)[1] == "café.txt"
+    with pytest.raises(sostenuto.InvalidArgument, match=r"filename has a lone surrogate, '\\ud800'"):
+        client.upload(b"", filename="\ud800.txt")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_a_file_name_may_have_another_encoding(client, server, tmp_path):
         ("", "there is no file ''"),
         ("one line " * 1000, "pass a path, or a text with a line break"),
         (".", "has no files"),
-        ("a\ud800\n", "lone surrogate at character 1"),
+        ("a\ud800\n", r"the text has a lone surrogate, '\\ud800', at character 1"),
     ],
     ids=["missing", "no path", "long", "empty", "surrogate"],
 )
