@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from sostenuto._concurrency import opened_unless
@@ -15,6 +16,8 @@ from sostenuto._results import required
 from sostenuto._retries import Backoff, LinkedEvent
 from sostenuto._sse import Body, json_events
 from sostenuto._transport import Transport
+
+MIN_READ_S = 45.0  # a server sends a comment after 15 s without an event, and no headers before it
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ class JobEvent:
 class JobEvents(Iterator[JobEvent], AbstractContextManager["JobEvents"]):
     """The events of a job, as they come. Iteration ends when the job has ended, or the iterator is closed.
 
-    After a lost connection it reconnects for up to two minutes and continues after the last event. One thread reads;
-    any thread may close.
+    After a lost connection it reconnects for up to two minutes and continues after the last event. The read timeout is
+    that of the client, but at least 45 seconds, as a server is silent for 15 between events. One thread reads; any
+    thread may close.
 
     Raises, while it is read:
         ConnectionFailed, Timeout, StreamInterrupted, ServerError: the server was lost for two minutes.
@@ -130,7 +134,8 @@ class _Reader:
     def _open(self) -> Body | None:
         """Open the stream after the last event; None if the reader was closed meanwhile."""
         path, stopped = with_query(self._path, stream="true", after=self._after), self._stopped
-        response = opened_unless(stopped, lambda: self._transport.open_stream("GET", path, stopped=stopped))
+        open_stream = partial(self._transport.open_stream, "GET", path, stopped=stopped, min_read_s=MIN_READ_S)
+        response = opened_unless(stopped, open_stream)
         if response is None:
             return None
         self._body = Body(response)

@@ -18,7 +18,7 @@ from urllib3.exceptions import (  # requests needs urllib3 too, and hides these 
 from sostenuto import _errors as errors
 from sostenuto._results import Choice, Generation, RawResponse
 from sostenuto._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
-from sostenuto._settings import Settings, without_password
+from sostenuto._settings import Timeouts, without_password
 
 _FIRST_ERROR = 400  # below it a status is a redirect
 
@@ -90,9 +90,9 @@ def stream_error(error: Any, headers: Mapping[str, str]) -> errors.APIError:
     return _api_error(errors.BY_CODE.get(code, errors.BY_STATUS.get(status or 0, by_type)), fields, headers, status)
 
 
-def failure(error: Exception, url: str, settings: Settings) -> errors.SostenutoError:
+def failure(error: Exception, url: str, timeout: Timeouts) -> errors.SostenutoError:
     """Return the error for a request without a response, or with an incomplete one."""
-    connect_s, read_s = settings.timeout
+    connect_s, read_s = timeout
     if wrong_scheme := _wrong_scheme(reason(error), url, connect_s):
         return wrong_scheme
     if is_read_timeout(error):

@@ -16,7 +16,8 @@ DEFAULT_MAX_RETRIES = 2
 
 LONGEST_S = 1_000_000  # larger timeouts overflow in the socket
 
-TimeoutSeconds: TypeAlias = float | tuple[float | None, float | None] | None
+Timeouts: TypeAlias = tuple[float | None, float | None]  # connect and read timeout in seconds; None disables one
+TimeoutSeconds: TypeAlias = float | Timeouts | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Settings:
     base_url: str  # with scheme, without trailing slash and without `/v1`
     shown_url: str  # the same without user name and password, for messages
     api_key: str | None = field(repr=False)
-    timeout: tuple[float | None, float | None]  # connect and read timeout in seconds; None disables one
+    timeout: Timeouts
     max_retries: int  # per request
 
 
@@ -51,7 +52,7 @@ def without_password(url: str) -> str:
     return re.sub(r"(?<=://)[^/]*@", "", url)
 
 
-def _timeout(timeout: TimeoutSeconds) -> tuple[float | None, float | None]:
+def _timeout(timeout: TimeoutSeconds) -> Timeouts:
     pair = timeout if isinstance(timeout, tuple) else (timeout, timeout)
     is_valid = all(
         seconds is None or (isinstance(seconds, (int, float)) and 0 < seconds <= LONGEST_S) for seconds in pair

@@ -32,7 +32,7 @@ from sostenuto._fields import as_utf8
 from sostenuto._responses import failure, json_object, raw_json, refusal, unexpected
 from sostenuto._results import RawResponse
 from sostenuto._retries import Attempts, LinkedEvent, WaitForReady
-from sostenuto._settings import Settings
+from sostenuto._settings import Settings, Timeouts
 from sostenuto._version import __version__
 
 T = TypeVar("T")
@@ -106,10 +106,21 @@ class Transport:
         return self._retry(raw_json, "POST", path, body, _JSON)
 
     def open_stream(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, stopped: LinkedEvent
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        stopped: LinkedEvent,
+        min_read_s: float = 0.0,
     ) -> requests.Response:
-        """Send a request as `send` does, and return the response with its events unread. The caller closes it."""
-        return self._retry(_events, method, path, body, _EVENTS, stream=True, stopped=stopped)
+        """Send a request as `send` does, and return the response with its events unread. The caller closes it.
+
+        Its read timeout is that of the settings, but at least `min_read_s`.
+        """
+        connect_s, read_s = self._settings.timeout
+        timeout = connect_s, None if read_s is None else max(read_s, min_read_s)
+        return self._retry(_events, method, path, body, _EVENTS, stream=True, stopped=stopped, timeout=timeout)
 
     def close(self) -> None:
         """Close the sessions of all threads. Open streams stay open."""
@@ -130,12 +141,14 @@ class Transport:
         stream: bool = False,
         stopped: LinkedEvent | None = None,
         attempts: Attempts | None = None,
+        timeout: Timeouts | None = None,
     ) -> T:
         """Send a request until it succeeds or its error is final; return what `read` makes of the response."""
         if body is not None:
             headers = {"Content-Type": "application/json", **headers}
         data = _encoded(body)
-        attempt = partial(self._attempt, method, path, headers, data=data, stream=stream)
+        timeout = timeout or self._settings.timeout
+        attempt = partial(self._attempt, method, path, headers, data=data, stream=stream, timeout=timeout)
         attempts = attempts or self.attempts()
         while True:
             try:
@@ -155,9 +168,10 @@ class Transport:
         """Return the attempts of a request that is still to be sent, as configured."""
         return Attempts(self._settings.max_retries, self._wait_for_ready, patient=patient, once=once)
 
-    def _attempt(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> requests.Response:
-        timeout, url = self._settings.timeout, self._settings.base_url + path
-        auth = self._authorize if self._settings.api_key else None
+    def _attempt(
+        self, method: str, path: str, headers: dict[str, str], *, timeout: Timeouts, **kwargs: Any
+    ) -> requests.Response:
+        url, auth = self._settings.base_url + path, self._authorize if self._settings.api_key else None
         try:
             response = self._session().request(
                 method, url, headers=headers, auth=auth, timeout=timeout, allow_redirects=False, **kwargs
@@ -166,7 +180,7 @@ class Transport:
                 _ = response.content  # read here, where a lost connection is caught
         # requests wraps neither all of urllib3's errors nor that of a missing file of certificates.
         except (OSError, HTTPError) as error:
-            raise failure(error, self._settings.shown_url + path, self._settings) from error
+            raise failure(error, self._settings.shown_url + path, timeout) from error
         if response.status_code >= _FIRST_REFUSAL:
             raise refusal(response)
         return response

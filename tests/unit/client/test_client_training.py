@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -192,7 +193,16 @@ def test_events_are_given_up_after_two_minutes_without_a_server(server, job, wai
     assert sum(waits) - 0.5 * 400 > PATIENCE_S / 2
 
 
-def test_events_continue_after_a_server_that_did_not_respond_in_time(server, waits):
+def test_a_short_timeout_does_not_cut_the_events_of_an_idle_job(server, waits):
+    """Between events a server sends a comment every 15 seconds."""
+    server.script = [answer_json(JOB), lambda handler: (time.sleep(1), stream([*EVENTS, DONE])(handler))]
+    with Client(server.url, timeout=0.5) as hasty:
+        assert len(list(hasty.job("ftjob-1").events())) == len(EVENTS)
+    assert waits == []
+
+
+def test_events_continue_after_a_server_that_did_not_respond_in_time(server, waits, monkeypatch):
+    monkeypatch.setattr("sostenuto._job_events.MIN_READ_S", 0.5)
     server.script = [answer_json(JOB), linger, stream([*EVENTS, DONE])]
     with Client(server.url, timeout=0.5) as hasty:
         assert len(list(hasty.job("ftjob-1").events())) == len(EVENTS)
