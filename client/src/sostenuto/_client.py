@@ -72,8 +72,8 @@ class Client(AbstractContextManager["Client"]):
     ConnectionFailed, Timeout or UnexpectedResponse if there is no valid response.
 
     Args:
-        base_url: str. URL of the server, with or without `/v1`. Default: environment variable SOSTENUTO_BASE_URL, or
-            http://127.0.0.1:8000.
+        base_url: str. URL of the server, with or without `/v1`. A user name and password in it, percent-encoded, are
+            sent if there is no API key. Default: environment variable SOSTENUTO_BASE_URL, or http://127.0.0.1:8000.
         api_key: str. Default: environment variable SOSTENUTO_API_KEY, or no key.
         timeout: float or (float, float). Connect timeout and read timeout in seconds; one number sets both, None
             disables them. The read timeout limits the time between two bytes of a response. Default: (5, 300). TCP

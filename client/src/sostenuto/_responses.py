@@ -18,7 +18,7 @@ from urllib3.exceptions import (  # requests needs urllib3 too, and hides these 
 from sostenuto import _errors as errors
 from sostenuto._results import Choice, Generation, RawResponse
 from sostenuto._retries import FIRST_SERVER_ERROR, asked_wait_s, is_retryable
-from sostenuto._settings import Timeouts, without_password
+from sostenuto._settings import Timeouts
 
 _FIRST_ERROR = 400  # below it a status is a redirect
 
@@ -57,14 +57,14 @@ def unexpected(response: requests.Response, expected: str) -> errors.UnexpectedR
     """Return the error for a response that is not from this API."""
     got = response.headers.get("content-type", "").partition(";")[0] or "no content type"
     return errors.UnexpectedResponse(
-        f"{without_password(response.url)} returned {response.status_code} with {got}, not {expected}: "
+        f"{response.url} returned {response.status_code} with {got}, not {expected}: "
         "check that base_url is a Sostenuto server"
     )
 
 
 def refusal(response: requests.Response) -> errors.SostenutoError:
     """Return the error for a response with a status of 300 or more."""
-    status, headers, url = response.status_code, response.headers, without_password(response.url)
+    status, headers, url = response.status_code, response.headers, response.url
     if status < _FIRST_ERROR:
         target = headers.get("location", "another address")
         return errors.UnexpectedResponse(f"{url} redirects to {target}: set base_url to that URL")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from sostenuto._errors import InvalidArgument
+from sostenuto._fields import as_utf8
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = (5.0, 300.0)  # a long text without streaming takes minutes on a CPU
@@ -24,11 +26,20 @@ TimeoutSeconds: TypeAlias = float | Timeouts | None
 class Settings:
     """Settings of a client."""
 
-    base_url: str  # with scheme, without trailing slash and without `/v1`
-    shown_url: str  # the same without user name and password, for messages
+    base_url: str = field(repr=False)  # with scheme, without trailing slash and without `/v1`
+    shown_url: str  # the same without user name and password
     api_key: str | None = field(repr=False)
     timeout: Timeouts
     max_retries: int  # per request
+
+    @property
+    def authorization(self) -> str:
+        """The Authorization header: with the API key, or else the user name and password of the URL, or empty."""
+        if self.api_key:
+            return f"Bearer {self.api_key}"
+        user, at, _ = urlsplit(self.base_url).netloc.rpartition("@")
+        name, _, password = map(unquote_to_bytes, user.partition(":"))
+        return f"Basic {b64encode(name + b':' + password).decode()}" if at else ""
 
 
 def resolve(base_url: str | None, api_key: str | None, timeout: TimeoutSeconds, max_retries: int) -> Settings:
@@ -40,16 +51,11 @@ def resolve(base_url: str | None, api_key: str | None, timeout: TimeoutSeconds, 
     url = _base_url(url)
     return Settings(
         base_url=url,
-        shown_url=without_password(url),
+        shown_url=re.sub(r"(?<=://)[^/]*@", "", url),
         api_key=_api_key(key) if key else None,
         timeout=_timeout(timeout),
         max_retries=max_retries,
     )
-
-
-def without_password(url: str) -> str:
-    """Return a URL without user name and password, for messages."""
-    return re.sub(r"(?<=://)[^/]*@", "", url)
 
 
 def _timeout(timeout: TimeoutSeconds) -> Timeouts:
@@ -66,19 +72,22 @@ def _timeout(timeout: TimeoutSeconds) -> Timeouts:
 
 
 def _base_url(url: str) -> str:
+    # Up to the last @: an invalid URL may have a password with a character that ends a host.
+    shown = re.sub(r"^(b?.(?:\w+://)?).*@", r"\1***@", repr(url))
     if not isinstance(url, str):
-        raise InvalidArgument(f"base_url is {url!r}: pass a str")
+        raise InvalidArgument(f"base_url is {shown}: pass a str")
+    as_utf8("base_url", url)
     url = url.strip().rstrip("/")
     if "?" in url or "#" in url:
-        raise InvalidArgument(f"base_url is {url!r}: remove the part from ? or # on")
+        raise InvalidArgument(f"base_url is {shown}: remove the part from ? or # on")
     if not url.lower().startswith(("http://", "https://")):
-        raise InvalidArgument(f"base_url is {url!r}: it must start with http:// or https://")
+        raise InvalidArgument(f"base_url is {shown}: it must start with http:// or https://")
     try:
         host, port = urlsplit(url).hostname, urlsplit(url).port
     except ValueError:
         host = port = None
     if not host or port == 0:
-        raise InvalidArgument(f"base_url is {url!r}: pass a URL such as {DEFAULT_BASE_URL}")
+        raise InvalidArgument(f"base_url is {shown}: pass a URL such as {DEFAULT_BASE_URL}")
     return re.sub("(?<!/)/v1$", "", url)  # but not the host of http://v1
 
 

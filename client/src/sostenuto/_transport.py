@@ -58,6 +58,7 @@ class Transport:
         self, settings: Settings, session: requests.Session | None, wait_for_ready: WaitForReady | None
     ) -> None:
         self._settings, self._wait_for_ready = settings, wait_for_ready
+        self._authorization = settings.authorization
         self._caller_session = session
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -171,7 +172,7 @@ class Transport:
     def _attempt(
         self, method: str, path: str, headers: dict[str, str], *, timeout: Timeouts, **kwargs: Any
     ) -> requests.Response:
-        url, auth = self._settings.base_url + path, self._authorize if self._settings.api_key else None
+        url, auth = self._settings.shown_url + path, self._authorize if self._authorization else None
         try:
             response = self._session().request(
                 method, url, headers=headers, auth=auth, timeout=timeout, allow_redirects=False, **kwargs
@@ -180,14 +181,14 @@ class Transport:
                 _ = response.content  # read here, where a lost connection is caught
         # requests wraps neither all of urllib3's errors nor that of a missing file of certificates.
         except (OSError, HTTPError) as error:
-            raise failure(error, self._settings.shown_url + path, timeout) from error
+            raise failure(error, url, timeout) from error
         if response.status_code >= _FIRST_REFUSAL:
             raise refusal(response)
         return response
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the API key. An entry in ~/.netrc would override a plain Authorization header."""
-        request.headers["Authorization"] = f"Bearer {self._settings.api_key}"
+        """Add the Authorization header. An entry in ~/.netrc would override a plain one."""
+        request.headers["Authorization"] = self._authorization
         return request
 
     def _session(self) -> requests.Session:

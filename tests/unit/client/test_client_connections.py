@@ -3,7 +3,9 @@
 import multiprocessing
 import socket
 import threading
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -143,6 +145,15 @@ def test_successive_requests_keep_their_own_path_and_body(client, server):
         (path, {"path": path}) for path in ("/a", "/b", "/a", "/b")
     ]
     assert [request.headers["Cookie"] for request in server.requests] == [None, None, None, "route=1"]
+
+
+@pytest.mark.parametrize("encode", [str, quote], ids=["as it is", "percent-encoded"])
+def test_user_name_and_password_of_the_url_are_sent_in_utf8(server, encode):
+    server.script = [answer_json({})]
+    with Client(server.url.replace("://", f"://{encode('é')}:{encode('p€:')}@")) as client:
+        client.post("/a", b"{}")
+    scheme, _, credentials = server.requests[0].headers["Authorization"].partition(" ")
+    assert (scheme, b64decode(credentials).decode()) == ("Basic", "é:p€:")
 
 
 @pytest.mark.parametrize(("api_key", "authorization"), [(None, "Basic "), ("mine", "Bearer mine")])

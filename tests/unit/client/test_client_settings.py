@@ -57,6 +57,29 @@ def test_an_invalid_setting_is_rejected_at_construction(name, value, message):
         Client(**{"base_url": URL, name: value})
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ftp://me:secret@host", "ftp://***@host"),
+        ("me:secret@host", "***@host"),
+        ("http://me:secret@host:0", "http://***@host:0"),
+        ("http://me:secret@host?a=1", "http://***@host?a=1"),
+        *((f"http://me:sec{end}ret@host:0", "http://***@host:0") for end in "/?#@"),
+        (b"http://me:secret@host", "http://***@host"),
+    ],
+)
+def test_the_password_of_a_rejected_url_is_not_shown(url, shown):
+    """A password that is not percent-encoded may have a character that ends the host."""
+    with pytest.raises(InvalidArgument, match=re.escape(f"'{shown}")) as caught:
+        Client(url)
+    assert not re.search("sec|ret", str(caught.value))
+
+
+def test_a_url_that_utf8_cannot_encode_is_rejected():
+    with pytest.raises(InvalidArgument, match=r"base_url has a lone surrogate, '\\ud800', at character 9,"):
+        Client("http://me\ud800:secret@host")
+
+
 @pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "tab\tbed", b"key"])
 def test_a_key_that_is_no_valid_header_value_is_rejected_and_not_shown(key):
     with pytest.raises(InvalidArgument, match="api_key") as caught:
@@ -71,3 +94,4 @@ def test_a_timeout_is_one_number_or_a_connect_and_a_read_timeout():
 
 def test_the_repr_of_client_and_settings_hides_the_key():
     assert "secret" not in repr(Client(URL, api_key="secret")) + repr(settings(URL, "secret"))
+    assert "secret" not in repr(settings("http://me:secret@host"))
