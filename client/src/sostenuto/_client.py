@@ -504,7 +504,8 @@ class Client(AbstractContextManager["Client"]):
         `Report.compute` does the same without a server and its limits.
 
         Args:
-            generated: list of str, or list of dict (rows of a table).
+            generated: list of str, or list of dict (rows of a table). A value that is not a number (NaN), as which a
+                data frame has a missing one, is sent as null.
             training: Same types. What the model was trained on.
             held_out: Same types. Real records that it was not trained on: they get the same report, as the ceiling.
             training_file: str. Id of an uploaded file, instead of `training`.
@@ -512,7 +513,7 @@ class Client(AbstractContextManager["Client"]):
             fields: The endpoint's other fields: `pattern`, `json_schema`, `columns`, `field`, `near`, `smiles`, `seed`.
 
         Raises:
-            InvalidArgument: records are a str.
+            InvalidArgument: records are a str, or have a value without a form in JSON, such as an infinite number.
             BodyTooLarge: the records are too large for a request; upload the training file, or use `Report.compute`.
             Overloaded: the server computes as many reports as it may.
             DeadlineExceeded: the report takes too long.
@@ -521,7 +522,7 @@ class Client(AbstractContextManager["Client"]):
         for name, values in given.items():
             if isinstance(values, str):
                 raise InvalidArgument(f"{name} must be a list of records, got the str {values[:60]!r}")
-        lists = {name: list(values) for name, values in given.items() if values is not None}
+        lists = {name: list(map(_without_nan, values)) for name, values in given.items() if values is not None}
         files = {"training_file": training_file, "held_out_file": held_out_file}
         data = self._transport.send("POST", REPORTS, present_fields({**lists, **files, **fields}))
         required(data, "generated", dict)
@@ -862,3 +863,10 @@ class Client(AbstractContextManager["Client"]):
                     raise UnexpectedResponse(f"{self._settings.shown_url} serves no model: publish one, or pass model")
                 self._default_model = models[0].id
             return self._default_model
+
+
+def _without_nan(record: Any) -> Any:
+    """Return a record; of a row, values that are not a number, such as a data frame's missing ones, become None."""
+    if not isinstance(record, Mapping):
+        return record
+    return {name: None if value != value else value for name, value in record.items()}  # noqa: PLR0124

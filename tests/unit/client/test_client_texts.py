@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import struct
+from types import MappingProxyType
 
 import pytest
 
@@ -147,6 +148,14 @@ def test_next_words_have_their_text_and_probability(client, server):
         {"model": "tiny", "prompt": "the k"},
         {"model": "tiny", "prompt": [1, 2], "n": 3, "max_tokens": 100, "timeout_s": 2.0},
     ]
+
+
+def test_a_missing_value_of_a_data_frame_is_null_in_the_records_of_a_report(client, server):
+    server.script = [answer_json({"generated": {}})]
+    client.report([{"a": math.nan, "b": 1.5}], [MappingProxyType({"a": "x", "b": None})])
+    assert server.bodies == [{"generated": [{"a": None, "b": 1.5}], "training": [{"a": "x", "b": None}]}]
+    with pytest.raises(sostenuto.InvalidArgument, match="cannot be sent as JSON"):
+        client.report([{"a": math.inf}], ["x"])
 
 
 def test_neighbors_and_embedding_map_quote_names_in_the_url(client, server):
