@@ -25,6 +25,7 @@ from sostenuto._errors import (
     SostenutoError,
     TooManyRequests,
 )
+from sostenuto._settings import LONGEST_S
 
 T = TypeVar("T")
 
@@ -241,13 +242,15 @@ def is_retryable(status: int, headers: Mapping[str, str]) -> bool:
 
 
 def asked_wait_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds in `retry-after-ms` or `Retry-After` (seconds or a date); None if neither is valid."""
-    milliseconds = _number(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    retry_after = headers.get("retry-after", "")
-    seconds = _number(retry_after)
-    return seconds if seconds is not None else _seconds_until(retry_after)
+    """Return the seconds in `retry-after-ms` or `Retry-After` (seconds or a date); None if neither is valid.
+
+    They are at most LONGEST_S, as longer waits overflow in the operating system's clock.
+    """
+    milliseconds, retry_after = _number(headers.get("retry-after-ms", "")), headers.get("retry-after", "")
+    seconds = milliseconds / 1000 if milliseconds is not None else _number(retry_after)
+    if seconds is None:
+        seconds = _seconds_until(retry_after)
+    return None if seconds is None else min(seconds, LONGEST_S)
 
 
 def wait_s(attempt: int, asked_s: float | None, chance: float) -> float:
@@ -273,7 +276,7 @@ def _number(text: str) -> float | None:
 def _seconds_until(http_date: str) -> float | None:
     try:
         moment = parsedate_to_datetime(http_date)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         return None
     if moment.tzinfo is None:  # "-0000", which means GMT
         moment = moment.replace(tzinfo=timezone.utc)

@@ -15,6 +15,7 @@ import pytest
 import sostenuto
 from sostenuto import Client, ConnectionFailed, NotReady, Timeout, WaitForReady
 from sostenuto._retries import MAX_WAIT_S, MIN_PATIENT_WAIT_S, asked_wait_s, is_retryable, wait_s
+from sostenuto._settings import LONGEST_S
 from tests.unit.client.scripted_responses import COMPLETION, answer_bytes, answer_json, hang_up, linger, models, refusal
 from tests.unit.client.scripted_server import PATIENCE_S
 from tests.waiting import until
@@ -41,6 +42,9 @@ def test_x_should_retry_overrides_the_status():
         ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
         ({"retry-after-ms": "soon", "retry-after": "1"}, 1.0),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
+        *(({"retry-after": text}, LONGEST_S) for text in ("1e300", "Fri, 31 Dec 9999 23:59:59 GMT")),
+        ({"retry-after-ms": "1e300"}, LONGEST_S),
+        ({"retry-after": f"Thu, 01 Jan 1970 00:00:00 +{'9' * 20}"}, None),
         *(
             ({"retry-after": text, "retry-after-ms": text}, None)
             for text in ("", "soon", "-1", "nan", "inf", "Thu, 99 Foo 1970")
