@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -30,6 +31,8 @@ BATCH_TEXTS, BATCH_CHARACTERS = 128, 32_768
 THREAD_NAME = "sostenuto-worker"
 BAR_WIDTH = 24  # characters
 TERMINAL_INTERVAL_S, FILE_INTERVAL_S = 0.2, 30.0
+# Characters that move the cursor, change colors, write titles or reorder a line; tab and newline are harmless.
+_DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def in_order(
@@ -232,7 +235,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._written_at = monotonic()
         if not self._shown:
             return
-        line = self._line()
+        line = visible(self._line())
         if self._terminal:  # a line that wraps could not be rewritten
             line = "\r\x1b[K" + line[: self._width() - 1]
         self._file.write(line + end)
@@ -257,6 +260,11 @@ class Progress(AbstractContextManager["Progress"]):
 
 def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def visible(text: str) -> str:
+    """Escape the control characters of a text as JSON does, for a terminal."""
+    return _DANGEROUS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def clock(seconds: float) -> str:

@@ -231,6 +231,13 @@ def test_a_line_fits_the_terminal_and_its_rate_is_that_of_new_items(clock, monke
     assert file.getvalue().split("\r\x1b[K")[1] == "█" * 18 + "·" * 6 + " 3/4, 0.1/s, 0:10 left, waiting, wa"
 
 
+def test_escape_sequences_of_a_note_are_escaped():
+    file = TerminalFile()
+    with Progress(4, shown=True, file=file) as progress:
+        progress.note = ", waiting: \x1b]0;mine\x07"
+    assert file.getvalue().endswith(", waiting: \\u001b]0;mine\\u0007\n")
+
+
 def test_a_line_fits_the_terminal_that_it_is_written_to():
     """Standard output may be a file, as in `sostenuto score FILE --csv > scores.csv`."""
     mine, theirs = pty.openpty()

@@ -22,7 +22,7 @@ from sostenuto._batch.formats import OutputFormat, OutputLine
 from sostenuto._batch.output_files import OutputFiles
 from sostenuto._batch.plan import CompletedLines, PendingLines, find_pending
 from sostenuto._batch.requests_file import Line, check_readable
-from sostenuto._concurrency import Progress, Workers
+from sostenuto._concurrency import Progress, Workers, visible
 from sostenuto._settings import Settings
 
 # Higher concurrency was not faster (docs/batch.md).
@@ -185,7 +185,8 @@ class _Display:
         speed = f"{self._per_s(self._num_new):,.1f} lines/s, {self._per_s(self._num_tokens):,.0f} tokens/s"
         seconds = time.monotonic() - self._began_at
         completed = f"{self._num_new:,} completed in {seconds:.1f} s ({speed})" if self._num_new else "none completed"
-        print(f"{self._num_lines:,} lines: {completed}{before}; errors: {errors or 'none'}", file=sys.stderr)
+        summary = f"{self._num_lines:,} lines: {completed}{before}; errors: {errors or 'none'}"
+        print(visible(summary), file=sys.stderr)
 
     def _per_s(self, count: int) -> float:
         return count / max(time.monotonic() - self._began_at, 1e-3)

@@ -17,8 +17,8 @@ from rich.text import Text
 from sostenuto import Job, JobEvent
 from sostenuto._cli import INTERRUPTED
 from sostenuto._cli.options import given_options
-from sostenuto._cli.terminal import console, read_until_ctrl_c, say, visible, write_text
-from sostenuto._concurrency import clock
+from sostenuto._cli.terminal import console, read_until_ctrl_c, say, write_text
+from sostenuto._concurrency import clock, visible
 
 INDENT = "    "  # of a sample
 MAX_WIDTH = 100  # of a sample's lines
@@ -73,7 +73,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
             redirect_stderr=False,
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task(job.status, total=None, losses="", ends_at=None)
+        self._task = self._bar.add_task(visible(job.status), total=None, losses="", ends_at=None)
         self._bar.start()
 
     def __exit__(self, *exception: object) -> None:
@@ -82,7 +82,7 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
     def show(self, event: JobEvent) -> None:
         if event.type == "message":
             # Without a total the bar pulses: how long a job is queued, paused or loaded is unknown.
-            self._bar.update(self._task, description=event.message, total=None, losses="", ends_at=None)
+            self._bar.update(self._task, description=visible(event.message), total=None, losses="", ends_at=None)
             self._print(event.message)
         elif event.is_best is not None:
             self._validation_loss = event.validation_loss
@@ -92,12 +92,12 @@ class JobDisplay(AbstractContextManager["JobDisplay"]):
             self._advance(event, event.fraction)
 
     def _advance(self, event: JobEvent, fraction: float) -> None:
-        of = f" of {self._num_epochs}" if self._num_epochs else ""
+        epoch = visible(f"epoch {event.epoch}" + (f" of {self._num_epochs}" if self._num_epochs else ""))
         losses = f"loss {event.train_loss:.3f}" if event.train_loss is not None else ""
         if self._validation_loss is not None:
             losses += f", validation {self._validation_loss:.3f}"
         ends_at = None if event.seconds_left is None else monotonic() + event.seconds_left
-        fields: dict[str, Any] = {"description": f"epoch {event.epoch}{of}", "losses": losses, "ends_at": ends_at}
+        fields: dict[str, Any] = {"description": epoch, "losses": losses, "ends_at": ends_at}
         self._bar.update(self._task, total=1.0, completed=fraction, **fields)
 
     def _text(self, sample: dict[str, Any]) -> str:

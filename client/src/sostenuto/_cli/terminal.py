@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import threading
@@ -17,14 +16,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sostenuto._cli.errors import Failure, failing_to
+from sostenuto._concurrency import visible
 
 T = TypeVar("T")
 
 STDIN = "-"
 GAP = 2  # spaces between two columns
 CHECK_S = 0.2  # a signal just before a wait begins does not interrupt it
-# Characters that move the cursor, change colors, write titles or reorder a line; tab and newline are harmless.
-_DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _BREAKS = str.maketrans({"\n": "\\n", "\t": "\\t", "\r": "\\r"})
 
 
@@ -150,11 +148,6 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Raise the error, which the program handles; rich would exit with another exit code."""
         raise BrokenPipeError
-
-
-def visible(text: str) -> str:
-    """Escape the control characters of a text as JSON does."""
-    return _DANGEROUS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def on_one_line(text: str) -> str:

@@ -27,10 +27,10 @@ from sostenuto._cli.terminal import (
     text_argument,
     text_of,
     text_or_stdin,
-    visible,
     write_json,
     write_text,
 )
+from sostenuto._concurrency import visible
 
 NEXT_HEADINGS = ("word", "text", "probability")
 # Minimum probability and style. Black on colors of the 256-color palette that dark and light terminals show alike.

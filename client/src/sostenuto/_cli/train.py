@@ -12,7 +12,7 @@ import click
 from sostenuto._cli.errors import Failure
 from sostenuto._cli.job_display import follow
 from sostenuto._cli.options import connect, given_options, server_options
-from sostenuto._cli.terminal import STDIN
+from sostenuto._cli.terminal import STDIN, write_text
 
 LOCAL = (
     "without --server, `sostenuto train` trains in this process, which needs the distribution sostenuto-server: "
@@ -66,7 +66,7 @@ def train_on_server(
         except OSError as error:  # its file is the corpus, one of its files, or the text to validate with
             raise Failure(f"cannot read {error.filename or corpus}: {error.strerror}") from error
         if detach:
-            click.echo(job.id)
+            write_text(f"{job.id}\n")
         else:
             follow(job)
 

@@ -78,6 +78,12 @@ def test_errors_are_lines_of_out_and_counted_by_code(run, server, write_requests
     assert capsys.readouterr().err.count("errors: 1 model_not_found, 1 invalid_json\n") == 2
 
 
+def test_escape_sequences_of_an_error_code_are_escaped(run, server, write_requests, capsys):
+    server.script = [STATUS, refusal(404, "no", code="\x1b]0;mine\x07")]
+    assert run(write_requests("a"))[0] == 1
+    assert capsys.readouterr().err.endswith("errors: 1 \\u001b]0;mine\\u0007\n")
+
+
 def test_retry_errors_sends_failed_lines_again(run, server, write_requests):
     source = write_requests("a", "b")
     server.script = [STATUS, refusal(404, "no"), ANSWER]

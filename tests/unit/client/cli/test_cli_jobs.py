@@ -241,6 +241,17 @@ def test_brackets_in_a_message_are_no_markup(terminal, server):
     assert shown.end()[0] == 130
 
 
+def test_escape_sequences_of_a_message_do_not_reach_the_terminal(terminal, server):
+    event = job_event(2, "a\x1b]0;mine\x07b")
+    server.script = [answer_json(JOB), stream([event], then=linger)]
+    shown = terminal("jobs", "events", "ftjob-1")
+    shown.wait_for(b"a\\u001b]0;mine\\u0007b")  # the line above the bar
+    shown.wait_for(b"a\\u001b]0;mine\\u0007b \x1b")  # the bar
+    shown.type(CTRL_C)
+    code, text = shown.end()
+    assert (code, "\x1b]" in text) == (130, False)
+
+
 def test_lines_stand_above_the_bar(terminal, server):
     """The terminal may be as narrow as their indentation."""
     server.script = FINISHED * 2

@@ -3,7 +3,8 @@
 import pytest
 from rich.cells import cell_len
 
-from sostenuto._cli.terminal import on_one_line, print_table, visible
+from sostenuto._cli.terminal import on_one_line, print_table
+from sostenuto._concurrency import visible
 from tests.unit.client.scripted_responses import DONE, WHOLE, answer_json, chunk, models, stream
 
 GENERATE = ("generate", "Once", "--model", "tiny")
