@@ -72,16 +72,12 @@ class Report:
         Raises:
             InvalidArgument: an argument is invalid, a file cannot be read, or the extra is not installed.
         """
-        try:
-            from sostenuto._report.files import read_records  # noqa: PLC0415 - packages of the extra `report`
-            from sostenuto._report.records import records_of  # noqa: PLC0415
-            from sostenuto._report.report import Options, build_report  # noqa: PLC0415
-            from sostenuto._report.validator import Validator  # noqa: PLC0415
-            from sostenuto._report.validity import Checks  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            if error.name not in NEEDED:
-                raise
-            raise InvalidArgument(MISSING) from None
+        require_extra()
+        from sostenuto._report.files import read_records  # noqa: PLC0415 - packages of the extra `report`
+        from sostenuto._report.records import records_of  # noqa: PLC0415
+        from sostenuto._report.report import Options, build_report  # noqa: PLC0415
+        from sostenuto._report.validator import Validator  # noqa: PLC0415
+        from sostenuto._report.validity import Checks  # noqa: PLC0415
 
         if len(set(columns)) < len(columns):
             raise InvalidArgument(f"columns must have different names, got {', '.join(columns)[:200]}")
@@ -124,3 +120,13 @@ class Report:
 
     def __str__(self) -> str:
         return self.summary()
+
+
+def require_extra() -> None:
+    """Import the packages of the extra `report`; raise InvalidArgument if one is missing."""
+    try:
+        import sostenuto._report.report  # noqa: F401, PLC0415 - as above
+    except ModuleNotFoundError as error:
+        if error.name not in NEEDED:
+            raise
+        raise InvalidArgument(MISSING) from None

@@ -12,7 +12,6 @@ from sostenuto._settings import Settings
 
 CONNECT_TIMEOUT_S = 10.0
 STATUS_TIMEOUT_S = 30.0
-MAX_RETRIES = 3
 # A gateway with a shorter uptime may not have loaded all of its models yet.
 SETTLING_S = 60.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ from sostenuto._cli.errors import Failure, error_line
 from sostenuto._cli.options import FILE, api_key, given_options, seconds, server_options
 from sostenuto._cli.report import ReportProgress, save
 from sostenuto._cli.terminal import as_json, say
+from sostenuto._reports import require_extra
 from sostenuto._settings import resolve
 
 if TYPE_CHECKING:
     from sostenuto._batch.run import Options
 
-TIMEOUT_S = 660.0
+TIMEOUT_S, MAX_RETRIES = 660.0, 3
 COUNT = click.IntRange(1, 4096)
 LOCAL = "local"
 RESUME_HINT = "completed lines are kept, and the same command resumes"
@@ -108,14 +110,13 @@ def _source(value: str) -> Path:
     metavar="FILE",
     help="With --training: real records for the report, which it was not trained on.",
 )
-@server_options
+@partial(server_options, read_s=TIMEOUT_S, max_retries=MAX_RETRIES)
 def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
     """Send a file of requests to a server, and write a file of responses.
 
     IN has the format of OpenAI's Batch API input files, one JSON object per line; OUT that of its output files, in
     order of completion, unless --format says otherwise. After an interruption the same command resumes: it appends to
-    OUT, and does not repeat requests that OUT has. A request that takes longer than --timeout, by default 660 seconds,
-    becomes an error.
+    OUT, and does not repeat requests that OUT has. A request that takes longer than --timeout becomes an error.
     """
     try:
         from sostenuto._batch import errors  # noqa: PLC0415 - packages of the extra `batch`
@@ -126,13 +127,7 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
         if error.name not in NEEDED:
             raise
         raise Failure(MISSING) from None
-    if held_out is not None and training is None:
-        raise click.UsageError("--held-out requires --training")
-    if options["escape_formulas"] and training is not None:
-        raise click.UsageError("--escape-formulas and --training exclude each other: a report is on unchanged texts")
-    for path in filter(None, (training, held_out)):
-        if not os.access(path, os.R_OK):
-            raise Failure(f"cannot read {path}: pass a file that exists and is readable")
+    _check_report(training, held_out, escape_formulas=options["escape_formulas"])
     chosen = _options(**options)
     try:
         code = 0 if run(chosen) else 1
@@ -152,6 +147,20 @@ def batch(training: Path | None, held_out: Path | None, **options: Any) -> None:
     click.get_current_context().exit(code)
 
 
+def _check_report(training: Path | None, held_out: Path | None, *, escape_formulas: bool) -> None:
+    """Raise an error, before anything is sent, if the options of a report are invalid or it cannot be computed."""
+    if training is None:
+        if held_out is not None:
+            raise click.UsageError("--held-out requires --training")
+        return
+    if escape_formulas:
+        raise click.UsageError("--escape-formulas and --training exclude each other: a report is on unchanged texts")
+    require_extra()
+    for path in filter(None, (training, held_out)):
+        if not os.access(path, os.R_OK):
+            raise Failure(f"cannot read {path}: pass a file that exists and is readable")
+
+
 def _report(options: Options, training: Path, held_out: Path | None) -> None:
     """Report on the texts of OUT: print a summary, and write the rest to files beside it."""
     file_format = "csv" if options.output_format.name == "csv" else "jsonl"
@@ -165,7 +174,7 @@ def _report(options: Options, training: Path, held_out: Path | None) -> None:
 
 
 def _options(*, output_format: str, escape_formulas: bool, give_up_after: float, **others: Any) -> Options:
-    from sostenuto._batch.client import CONNECT_TIMEOUT_S, MAX_RETRIES  # noqa: PLC0415 - as above
+    from sostenuto._batch.client import CONNECT_TIMEOUT_S  # noqa: PLC0415 - as above
     from sostenuto._batch.formats import CSV, ESCAPED_CSV, FORMATS  # noqa: PLC0415
     from sostenuto._batch.run import Options  # noqa: PLC0415
 

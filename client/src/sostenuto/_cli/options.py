@@ -50,13 +50,13 @@ def seconds(value: str) -> float:
     return number
 
 
-def server_options(command: Decorated) -> Decorated:
-    """Add the server options; those after a command's name override those before it."""
+def server_options(command: Decorated, *, read_s: float = READ_S, max_retries: int = DEFAULT_MAX_RETRIES) -> Decorated:
+    """Add the server options, whose help has these defaults; those after a command override those before it."""
     store: dict[str, Any] = {"expose_value": False, "callback": _store}
     url = f"URL of the server.  [default: SOSTENUTO_BASE_URL, or {DEFAULT_BASE_URL}]"
     key = "File with the API key.  [default: the key in SOSTENUTO_API_KEY]"
-    timeout = f"Read timeout: maximum wait for the next bytes.  [default: {READ_S:g}]"
-    retries = f"Maximum retries of a request, where retrying is safe.  [default: {DEFAULT_MAX_RETRIES}]"
+    timeout = f"Read timeout: maximum wait for the next bytes.  [default: {read_s:g}]"
+    retries = f"Maximum retries of a request, where retrying is safe.  [default: {max_retries}]"
     return _with_options(
         command,
         click.option("--base-url", metavar="URL", help=url, **store),

@@ -7,9 +7,10 @@ import pytest
 import requests
 
 from sostenuto import RawResponse
-from sostenuto._batch.client import CONNECT_TIMEOUT_S, MAX_RETRIES, BatchClient
+from sostenuto._batch.client import CONNECT_TIMEOUT_S, BatchClient
 from sostenuto._batch.errors import LineError, Stopped
 from sostenuto._batch.requests_file import BatchRequest
+from sostenuto._cli.batch import MAX_RETRIES
 from sostenuto._settings import resolve
 from tests.unit.client.scripted_responses import GATEWAY, answer_bytes, answer_json, hang_up, linger, refusal
 

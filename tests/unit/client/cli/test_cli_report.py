@@ -70,12 +70,16 @@ def test_a_validator_is_found_in_the_current_directory(process, files):
     assert json.loads(running.communicate(timeout=120)[0])["generated"]["valid"] == 3
 
 
-def test_without_the_extra_the_command_says_what_to_install(process, files):
+@pytest.mark.parametrize("command", [["report", "new.txt"], ["batch", "in.jsonl", "out"]], ids=["report", "batch"])
+def test_without_the_extra_the_command_says_what_to_install(process, server, files, command):
+    """A batch says so before it sends anything."""
+    (files / "in.jsonl").write_bytes(request("a"))
     (files / "rapidfuzz.py").write_text("raise ModuleNotFoundError(name='rapidfuzz')\n")
-    running = process("report", "new.txt", "--training", "list.txt", PYTHONPATH=f"{files}:{ROOT / 'client/src'}")
+    running = process(*command, "--training", "list.txt", PYTHONPATH=f"{files}:{ROOT / 'client/src'}")
     _, error = running.communicate(timeout=120)
     assert (running.returncode, error.count(b"\n")) == (2, 1)
     assert b"pip install 'sostenuto[report]'" in error
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("output_format", ["openai", "csv", "jsonl"])
@@ -88,3 +92,9 @@ def test_a_batch_reports_on_its_texts(sostenuto, server, files, output_format):
     report = json.loads((files / "out.report.json").read_text())
     assert report["generated"]["records"] == len(COMPLETION["choices"])
     assert (files / "out.report.html").exists()
+
+
+def test_the_help_of_batch_has_its_own_defaults(sostenuto):
+    shown = " ".join(sostenuto("batch", "--help").stdout.split())
+    assert "wait for the next bytes. [default: 660]" in shown
+    assert "retrying is safe. [default: 3]" in shown
