@@ -21,8 +21,7 @@ from sostenuto._cli.errors import Failure, failing_to
 from sostenuto._cli.options import FILE, connect, label_option, model_option, server_options
 from sostenuto._cli.terminal import STDIN, lines_of, on_one_line, print_table, say, text_argument, write_text
 from sostenuto._concurrency import Progress
-from sostenuto._report.files import MAX_RECORD_CHARACTERS
-from sostenuto._report.records import csv_line
+from sostenuto._report.records import csv_line, csv_reader
 from sostenuto._results import shortened
 
 MAX_SHOWN = 24  # characters of a text in the table
@@ -325,9 +324,8 @@ class Run:
         """Return the values of a row by column; none of a row that is malformed."""
         text = line.decode("utf-8", "replace")
         if self._row_format == "csv":
-            csv.field_size_limit(MAX_RECORD_CHARACTERS)
             try:
-                values = next(csv.reader([text.rstrip("\n")]), [])
+                values = next(csv_reader([text.rstrip("\n")]), [])
             except csv.Error:
                 return {}
             return dict(zip(self._columns, values, strict=True)) if len(values) == len(self._columns) else {}

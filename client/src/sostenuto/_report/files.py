@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sostenuto._errors import InvalidArgument
-from sostenuto._report.records import Records, Row, csv_line, object_row, with_columns, with_line_feeds
+from sostenuto._report.records import Records, Row, csv_line, csv_reader, object_row, with_columns, with_line_feeds
 from sostenuto._responses import json_or_none
 
 # The fields of a record that is a text, as training reads them.
 TEXT, PROMPT, COMPLETION = "text", "prompt", "completion"
 LINES, CSV, JSONL = "lines", "csv", "jsonl"
 FORMATS = {".csv": CSV, ".jsonl": JSONL, ".ndjson": JSONL}
-MAX_RECORD_CHARACTERS = 16 * 2**20
 
 
 def read_records(
@@ -81,8 +80,7 @@ def _csv(where: str, content: str, field: str | None, columns: tuple[str, ...]) 
 
 def _csv_rows(where: str, content: str) -> list[list[str]]:
     """Return the rows that are not blank; refuse an unclosed quotation mark, which would swallow the rest."""
-    csv.field_size_limit(MAX_RECORD_CHARACTERS)
-    reader, rows, last_line = csv.reader(io.StringIO(content, newline=""), strict=True), list[list[str]](), 0
+    reader, rows, last_line = csv_reader(io.StringIO(content, newline="")), list[list[str]](), 0
     try:
         for row in reader:
             last_line = reader.line_num

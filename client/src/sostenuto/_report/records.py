@@ -8,12 +8,16 @@ import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sostenuto._errors import InvalidArgument
 from sostenuto._responses import json_or_none
 
+if TYPE_CHECKING:
+    from _csv import Reader
+
 Row = list["str | None"]
+MAX_RECORD_CHARACTERS = 16 * 2**20  # of a field of CSV, as in training
 
 
 class InvalidInput(InvalidArgument):
@@ -114,7 +118,7 @@ def with_equal_texts(records: Records, like: Records) -> Records:
 
 def _csv_row(text: str, columns: tuple[str, ...]) -> Row | None:
     try:
-        rows = list(csv.reader([text], strict=True))
+        rows = list(csv_reader([text]))
     except csv.Error:
         return None
     if len(rows) != 1 or len(rows[0]) != len(columns):
@@ -130,6 +134,12 @@ def _json_row(text: str, columns: tuple[str, ...]) -> Row | None:
 def object_row(fields: dict[str, Any], columns: tuple[str, ...]) -> Row:
     """Return the values of a JSON object by column; numbers, lists and objects as JSON."""
     return [_as_text(fields.get(name)) for name in columns]
+
+
+def csv_reader(lines: Iterable[str]) -> Reader:
+    """Return a reader of CSV whose fields may be as long as a record; Python's own limit is 131,072 characters."""
+    csv.field_size_limit(MAX_RECORD_CHARACTERS)
+    return csv.reader(lines, strict=True)
 
 
 def csv_line(row: Iterable[object]) -> str:

@@ -1,5 +1,6 @@
 """A whole report on small lists and tables."""
 
+import csv
 import json
 import math
 from datetime import date
@@ -119,6 +120,12 @@ def test_lines_are_rows_of_the_training_tables_columns():
     found = Report.compute(rows, ["1,x", "2,y"], columns=["a", "b"]).data
     assert found["generated"]["valid"] == 2
     assert found["checks"] == ["columns"]
+
+
+def test_a_field_of_a_line_may_exceed_the_limit_of_pythons_csv_reader():
+    csv.field_size_limit(131_072)  # Python's default, which reading a file has raised
+    long = "x" * 200_000
+    assert Report.compute([f"1,{long}"], [f"2,{long}"], columns=["a", "b"]).data["generated"]["valid"] == 1
 
 
 ROWS = [(f"name{number}", number % 7) for number in range(40)]
