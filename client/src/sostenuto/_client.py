@@ -730,6 +730,8 @@ class Client(AbstractContextManager["Client"]):
             UnexpectedResponse: the response is not JSON; raised after `max_retries` retries.
             APIError, ConnectionFailed, Timeout: as `generate`. `APIError.content` is the response body.
         """
+        if not path.startswith("/"):  # it would become a part of the host's name
+            raise InvalidArgument(f"path is {path!r}: pass one that begins with /, such as /v1/completions")
         return self._transport.send_raw(path, body)
 
     def status(self) -> Status:

@@ -106,6 +106,11 @@ def test_post_sends_the_body_unchanged(client, server, body):
     assert received.headers["Content-Length"] == str(len(b'{"n":1}') if isinstance(body, bytes) else len('{"n": 1}'))
 
 
+def test_post_refuses_a_path_that_would_change_the_host(client):
+    with pytest.raises(sostenuto.InvalidArgument, match=r"begins with /, such as"):
+        client.post(".example/v1/completions", {})
+
+
 def test_post_sends_a_str_as_utf8(client, server):
     server.script = [answer_json({})]
     client.post("/a", '{"prompt": "é"}')
