@@ -6,18 +6,26 @@ import { count } from "./format.js";
 
 // Recipes by minutes; the last validation takes the rest of a preset's time. The units of the first two depend on the text
 // and the CPU; tokens/s are those of the most.
-export const PRESETS = {
+const PRESETS = {
   1: { recipe: "characters-3-minutes", maxMinutes: 0.9, units: "256 to 512", tokensPerS: 37_400, aim: "A first impression" },
   3: { recipe: "characters-3-minutes", maxMinutes: 2.9, units: "384 or 512", tokensPerS: 37_400, aim: "Enough for most texts" },
   20: { recipe: "characters", maxMinutes: 19.8, units: 1024, tokensPerS: 16_762, aim: "Twice the units, a lower loss" },
 };
 // As in export/config.py.
 const [HELD_OUT, MAX_HELD_OUT] = [0.1, 500_000];
+const [MIN_CHARACTERS_OF_LARGER_RECIPES, MAX_PASSES] = [250_000, 120];
+
+// The preset of some minutes for a text; a short one has the first recipe, as a larger model would memorize it.
+export function presetFor(minutes, numCharacters) {
+  const preset = PRESETS[minutes];
+  if (!(numCharacters < MIN_CHARACTERS_OF_LARGER_RECIPES) || preset.recipe === PRESETS[3].recipe) return preset;
+  return { ...PRESETS[3], maxMinutes: preset.maxMinutes, aim: "More passes, a lower loss" };
+}
 
 // The maximum number of times that a preset reads a text, as a sentence.
 export function passes({ maxMinutes, tokensPerS }, numCharacters) {
   const minutesOfOne = (numCharacters - Math.min(HELD_OUT * numCharacters, MAX_HELD_OUT)) / tokensPerS / 60;
-  const number = maxMinutes / minutesOfOne;
+  const number = Math.min(maxMinutes / minutesOfOne, MAX_PASSES);
   if (number < 1) return `One pass over this text takes ${Math.ceil(minutesOfOne)} minutes or more: the model reads only a part of it.`;
   return `Up to ${number < 10 ? number.toFixed(1) : count(Math.round(number))} passes over this text.`;
 }

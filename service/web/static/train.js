@@ -5,7 +5,7 @@ import { askForKey, attempt } from "./attempt.js";
 import { showModelCard } from "./components/model_card.js";
 import { MIN_CHARACTERS } from "./corpus.js";
 import { fill, findAll, make, row } from "./dom.js";
-import { PRESETS, outlook, passes } from "./expectation.js";
+import { outlook, passes, presetFor } from "./expectation.js";
 import { sentence } from "./format.js";
 import { JobView, STATUSES, nameOf } from "./job.js";
 import { loadModels } from "./model_choice.js";
@@ -23,6 +23,8 @@ const KEYS_ADD = "sostenuto keys add --tenant NAME --role train --role generate 
 let models = [];
 // Of the file name, for a new model.
 let stem = "";
+// Of the text; undefined if there is none.
+let numCharacters;
 // The id of each upload, so that the text of a refused job is not resent.
 const fileIds = new WeakMap();
 // The jobs that the page has listed or created, and the last request for one, as JSON, until it gets a response.
@@ -158,9 +160,9 @@ function showDescription(description, filename) {
 
 // The expected results of each preset for this text.
 function showPresets(description) {
-  const numCharacters = description?.numCharacters;
+  numCharacters = description?.numCharacters;
   for (const label of presets.children) {
-    const preset = PRESETS[label.querySelector("input").value];
+    const preset = presetFor(label.querySelector("input").value, numCharacters);
     const expected = numCharacters && !base.value ? ` ${passes(preset, numCharacters)}` : "";
     label.querySelector(".help").textContent = `${preset.aim}.${expected}`;
   }
@@ -169,8 +171,12 @@ function showPresets(description) {
 }
 
 function showUnits() {
-  units.placeholder = base.value ? "as they are" : PRESETS[form.elements.minutes.value].units;
+  units.placeholder = base.value ? "as they are" : chosenPreset().units;
   units.disabled = Boolean(base.value);
+}
+
+function chosenPreset() {
+  return presetFor(form.elements.minutes.value, numCharacters);
 }
 
 // By default, a fine-tuned model keeps its name, and a new one is named after its file.
@@ -240,7 +246,7 @@ async function uploaded(content) {
 
 async function create(fileId) {
   status.textContent = "Starting…";
-  const preset = PRESETS[form.elements.minutes.value];
+  const preset = chosenPreset();
   const settings = { max_minutes: preset.maxMinutes };
   if (documents.value !== "records") settings.documents = documents.value;
   if (units.value && !base.value) settings.units = Number(units.value);
