@@ -1,19 +1,4 @@
-"""Exceptions of the exporter.
-
-ExportError
-├── ConfigError       a setting is unknown, has the wrong type or is out of range
-├── CorpusError       the corpus cannot be read or is too small
-├── NotText           the input is binary, damaged or not UTF-8
-├── UnsupportedModel  the signatures do not support a layer or an option of the Keras model
-│   ├── NotFinite     a weight is NaN or infinite
-│   └── UnknownCode   the Keras model contains code that is not Keras's own
-├── CheckFailed       the exported graph does not compute what the Keras model computes
-├── RunError          the run directory is damaged, in use or not a run directory
-├── TrainingFailed    the loss is not a number, or the model does not fit into memory
-├── PublishError      a version cannot be written into the model repository, or its models.config cannot be read
-└── RepositoryError   the version is damaged or cannot be removed, or the routing cannot be changed
-    └── NoSuchVersion the model repository has no such model or version
-"""
+"""Exceptions of the exporter."""
 
 
 class ExportError(Exception):

@@ -1,36 +1,4 @@
-"""Every error that a client can see, with its HTTP status, and the operator's `ConfigurationError`.
-
-GatewayError
-├── InvalidRequest      400  a field is wrong; `param` names it
-│   └── StateRefused    400  a resume token cannot be resumed from; `code` is the reason (403, 410: see `STATE_CODES`)
-├── Unauthorized        401  the API key is missing or invalid
-├── CrossOrigin         403  sent by a web page of another origin
-├── MissingRole         403  the API key lacks the endpoint's role
-├── ModelNotFound       404  no such model, or none of its versions is served
-├── NotFound            404  no such endpoint, file or job
-│   └── TrainingDisabled 404 this server does not train
-├── MethodNotAllowed    405  the endpoint does not allow the method
-├── Conflict            409  the state of a job or a model does not allow it
-├── BodyTimeout         408  the head or the body did not arrive in time
-├── BodyTooLarge        413  the body exceeds the limit
-├── HostNotAllowed      421  the Host header names another server
-├── Overloaded          429  the queue is full; retry after `retry_after_s`
-│   └── MemoryExhausted 429  the memory for requests is full; likewise
-├── QuotaReached        429  the tenant is at its limit of files, jobs or minutes
-├── RateLimited         429  the key's requests or tokens per minute are used up; retry after `retry_after_s`
-├── ClientGone          499  the client disconnected; nginx's status for it
-├── InternalError       500  our fault
-│   └── TrainingFilterUnusable 500  the training filter of the version is missing or damaged
-├── ShuttingDown        503  the server is draining; another gateway may respond
-├── TrainerUnavailable  503  no trainer has begun an operation in time; nothing was changed
-├── ModelLoading        503  the model or the version is not served yet; retry after `retry_after_s`
-├── VersionGone         503  the version was unloaded while the sequence was generated
-├── BackendUnavailable  503  no backend responds
-│   ├── ServerBusy      503  the backend has more calls than it accepts
-│   │   └── BatchingConflict 503  the backend merged the call with calls of other shapes
-│   └── InvalidResponse 503  the backend returned values that no model computes
-└── DeadlineExceeded    504  the request exceeded its own time-out
-"""
+"""Every error that a client can see, with its HTTP status, and the operator's `ConfigurationError`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
