@@ -38,7 +38,7 @@ class Compute:
     own weights, and synchronize once per step.
     """
 
-    precision: tf.DType = tf.float32  # or bfloat16, for the factors of matrix products on a CPU
+    precision: tf.DType = tf.float32  # of matrix products; bfloat16 only on a CPU
     on_gpu: bool = False  # whether Keras's own layers run, by cuDNN
     row_parts: int = 1  # partitions of the batch, one per core
     unit_parts: int = 1  # partitions of the units of a layer, one per core

@@ -94,7 +94,8 @@ def build_model(config: TrainConfig, vocab_size: int, target_counts: np.ndarray 
 
 
 def _dropout(rate: float, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    return keras.layers.Dropout(rate, noise_shape=_ONE_MASK[: len(x.shape)], name=name)(x)
+    noise_shape = _ONE_MASK if len(x.shape) == len(_ONE_MASK) else None  # None: each value of (batch, width) by itself
+    return keras.layers.Dropout(rate, noise_shape=noise_shape, name=name)(x)
 
 
 def _initializer(config: TrainConfig) -> keras.initializers.Initializer:

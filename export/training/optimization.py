@@ -130,12 +130,14 @@ class Optimization:
         """
         batch = self._distribute(inputs, targets)
         kept_shares = self._devices.distribute(lambda own: tf.constant(kept[own]), len(kept))
-        num_targets = targets.size
-        if self._special.labels:
-            num_targets = max(1, num_targets - int(np.isin(targets, self._special.labels).sum()))
+        num_targets = self.num_targets(targets)
         count, rate_tensor = tf.constant(float(num_targets)), tf.constant(rate)
         loss, states = self._update(*batch, states, kept_shares, count, rate_tensor)
         return float(loss) / num_targets, states
+
+    def num_targets(self, targets: np.ndarray) -> int:
+        """Return how many of the targets of a window are no labels, at least 1."""
+        return max(1, targets.size - int(np.isin(targets, self._special.labels).sum()))
 
     def evaluate(
         self, inputs: np.ndarray, targets: np.ndarray, states: Any, logit_scale: float

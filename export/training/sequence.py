@@ -12,7 +12,8 @@ Optimizations (measured: `benchmarks/HISTORY.md`):
   product over all steps that returns the gradients of the weights.
 - The forward pass computes the factors of the backward pass while their inputs are in the cache. A step of the backward
   pass is one product and a few sums, written in place over their factors.
-- Products may use bfloat16 factors, biases among them; sums and everything else are float32.
+- Products may be in bfloat16: factors, biases among them, and results are rounded to it, and so are the gradients of
+  the gates' inputs, which are factors. States, activations and sums of results are float32.
 
 Shapes: T steps, batch size B, D inputs, H units, G gates, n of the H units on one core.
 """
@@ -50,7 +51,8 @@ def run_layer(
         weights: Keras's kernel (D, G·H), recurrent kernel (H, G·H), bias (G·H,) or, for GRU, (2, G·H).
         mask: float32 (B, H): recurrent dropout mask of the h that the gates read; the same in every step (Gal and
             Ghahramani, https://arxiv.org/abs/1512.05287). The carried state is not masked.
-        precision: float32 or bfloat16, for the factors of matrix products; their sums are always float32.
+        precision: float32 or bfloat16, that of matrix products, to which their factors and results are rounded; results
+            are then cast to float32.
         parts: Number of partitions of the units, one per core; they are independent within a step.
 
     Returns:
@@ -69,7 +71,7 @@ def run_layer(
 
 
 def product(a: tf.Tensor, b: tf.Tensor, precision: tf.DType, **transposed: bool) -> tf.Tensor:
-    """Multiply two matrices whose factors are cast to a precision; the result is float32."""
+    """Multiply two matrices in a precision, to which the factors are cast; the result is cast to float32."""
     return tf.cast(tf.matmul(tf.cast(a, precision), tf.cast(b, precision), **transposed), tf.float32)
 
 
@@ -240,12 +242,13 @@ class _Unrolled:
         ones = tf.one_hot(tf.zeros(tf.shape(inputs)[:2], tf.int32), self._padding, dtype=cell.precision)
         self._inputs = tf.concat([tf.cast(inputs, cell.precision), ones], axis=-1)
         x = transposed_steps(self._inputs)
-        self._xs, self._spec_x = to_list(x), tf.TensorSpec(x.shape[1:], cell.precision)
+        self._spec_x = tf.TensorSpec(x.shape[1:], cell.precision)
+        self._xs = to_list(x, self._spec_x)
         matrices = [tf.cast(matrix, cell.precision) for matrix in cell.matrices(*weights, self._padding)]
         self._matrices = [[tf.transpose(part) for part in self._columns(matrix)] for matrix in matrices]
         self._first = [[tf.transpose(vectors[:, units]) for vectors in state] for units in self._unit_slices]
         self._masks = [None if mask is None else tf.transpose(mask[:, units]) for units in self._unit_slices]
-        self._specs = [tf.TensorSpec([vectors[0].shape[0], None]) for vectors in self._first]
+        self._specs = [tf.TensorSpec(vectors[0].shape) for vectors in self._first]
 
     def _columns(self, matrix: tf.Tensor) -> Arrays:
         """Return the columns of each part of the units, (K, G·n), of (K, G·H)."""
@@ -291,8 +294,8 @@ class _Unrolled:
 
         zeros = tf.nest.map_structure(tf.zeros_like, self._first)
         saved = [
-            [to_list(transposed_steps(d_outputs[:, :, units])), *lists[1:]]
-            for units, lists in zip(self._unit_slices, self._saved, strict=True)
+            [to_list(transposed_steps(d_outputs[:, :, units]), spec), *lists[1:]]
+            for units, spec, lists in zip(self._unit_slices, self._specs, self._saved, strict=True)
         ]
         num_gradients = 1 + max(itertools.chain(*cell.gradients_of))
         specs = [[tf.TensorSpec(spec.shape, cell.precision)] * num_gradients for spec in self._specs]

@@ -10,9 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 
-def to_list(x: tf.Tensor) -> tf.Tensor:
+def to_list(x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
     """Return x (T, n, B) as a list. A step reads its item without copying, which is cheaper than a slice."""
-    return tf.raw_ops.TensorListFromTensor(tensor=x, element_shape=[x.shape[1], -1])
+    return tf.raw_ops.TensorListFromTensor(tensor=x, element_shape=_shape(spec))
 
 
 def item(items: tf.Tensor, t: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
@@ -75,5 +75,5 @@ def loop(times: tuple[Any, Any, int], step: Callable[[tf.Tensor, Any], Any], sta
 
 
 def _shape(like: tf.Tensor | tf.TensorSpec) -> list[int]:
-    """Return the shape of a step's array; the batch size is known only at run time."""
-    return [like.shape[0], -1]
+    """Return the shape of a step's array; -1 for a batch size that is known only at run time."""
+    return [-1 if size is None else size for size in like.shape]

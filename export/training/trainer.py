@@ -136,7 +136,7 @@ class Trainer:
         """
         split = self.dataset.train
         states = self.optimization.zero_states(split.batch_size)
-        total, tokens = 0.0, 0
+        total, num_targets, tokens = 0.0, 0, 0
         seeds = ([self.config.seed, progress.epochs, i] for i in range(3))
         offset_rng, reset_rng, label_rng = map(np.random.default_rng, seeds)
         for dropout in self.dataset.dropouts:
@@ -152,16 +152,17 @@ class Trainer:
             rate = learning_rate_at(fraction, self.config.learning_rate, self.config.warmup)
             loss, states = self.optimization.update(inputs, targets, states, is_carried.astype(np.float32), rate)
             self._require_number(loss, "the loss", progress)
-            total, tokens = total + loss * targets.size, tokens + targets.size
+            weight = self.optimization.num_targets(targets)
+            total, num_targets, tokens = total + loss * weight, num_targets + weight, tokens + targets.size
             for display in displays:
-                display.update(progress.epochs + 1, total / tokens, targets.size, fraction)
+                display.update(progress.epochs + 1, total / num_targets, targets.size, fraction)
             if (num_reached := int(fraction * self.evaluations)) > self._num_evaluated:
                 self._num_evaluated = num_reached
                 validation_loss, *_ = self._validate(progress)
                 for display in displays:
                     display.evaluation(validation_loss, fraction)
             raise_if_interrupted()
-        return total / tokens, tokens
+        return total / num_targets, tokens
 
     def _validate(self, progress: Progress) -> tuple[float | None, float | None, float]:
         """Evaluate on the known tokens of the validation split, with carried state and without dropout.

@@ -12,11 +12,12 @@ from export.corpora.labels import LabelDropout, learn_columns
 from export.errors import ConfigError
 from export.training.dataset import Dataset
 from export.training.model import build_model
+from export.training.runs import RunFolder
 from export.training.samples import SampleWriter
 from export.training.trainer import Trainer
 from export.vocabulary import train_tokenizer
 from tests.unit.export.texts import corpus_of
-from tests.unit.export.trainings import SETTINGS
+from tests.unit.export.trainings import DESCRIPTION, SETTINGS
 
 
 @pytest.fixture
@@ -77,6 +78,26 @@ def test_labels_are_no_targets(lay_out):
     assert losses[0] == losses[1]
     counted = np.count_nonzero(~np.isin(targets, labels))
     assert losses[0][1] * counted == pytest.approx(losses[0][0], rel=0.02)
+
+
+def test_the_training_loss_is_a_mean_over_targets_without_labels(lay_out, tmp_path, monkeypatch):
+    """A window with fewer labels has more targets."""
+    dataset, config = lay_out(dropout=0, epochs=1)
+    trainer = Trainer(config, build_model(config, len(dataset.tokenizer.tokens)), dataset)
+    labels, counts, losses = list(label_ids(dataset.tokenizer).values()), [], []
+
+    def update(inputs, targets, states, *_):  # noqa: ARG001 - as `Optimization.update`
+        counts.append(np.count_nonzero(~np.isin(targets, labels)))
+        losses.append(float(len(losses)))
+        return losses[-1], states
+
+    monkeypatch.setattr(trainer.optimization, "update", update)
+    monkeypatch.setattr(trainer, "_validate", lambda _: (1.0, 0.5, 1.0))
+    folder = RunFolder(tmp_path / "run")
+    folder.create(config, dataset.tokenizer, DESCRIPTION)
+    progress = trainer.run(folder)
+    assert len(set(counts)) > 1
+    assert progress.last.train_loss == pytest.approx(np.average(losses, weights=counts))
 
 
 def test_the_card_counts_no_labels(lay_out):

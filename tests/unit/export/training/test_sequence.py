@@ -108,8 +108,28 @@ def test_recurrent_dropout_masks_the_input_of_the_gates_not_the_state(cell, part
         np.testing.assert_allclose(got, right, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_batch_may_have_one_sequence_or_none(cell, rows):
+    """A replica's share of a small batch; its graph is of that batch size alone."""
+    layer, inputs, state, direction = prepare(cell)
+    by_time, state = tf.transpose(inputs[:rows], [1, 0, 2]), [part[:rows] for part in state]
+    by_time_direction = direction[:rows].swapaxes(0, 1)
+
+    def run(inputs, state, weights):
+        return run_layer(cell, inputs, state, weights)
+
+    @tf.function(autograph=False)
+    def graph(inputs, state):
+        return outcome(run, layer, inputs, state, by_time_direction)
+
+    expected = outcome(run, layer, by_time, state, by_time_direction)
+    for got, wanted in zip(graph(by_time, state), expected, strict=True):
+        assert got.shape == wanted.shape
+        np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-4)
+
+
 def test_bfloat16_products_deviate_by_less_than_five_percent(cell):
-    """Factors are rounded to 8 bits, sums are not; outputs and gradients are still float32."""
+    """Factors and results of products are rounded to 8 bits; outputs and gradients are still float32."""
     layer, inputs, state, direction = prepare(cell)
     by_time, by_time_direction = tf.transpose(inputs, [1, 0, 2]), direction.swapaxes(0, 1)
 

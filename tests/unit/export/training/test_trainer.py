@@ -176,6 +176,17 @@ def test_dropout_has_one_mask_per_sequence_for_all_steps(monkeypatch):
     assert 0.3 < dropped.mean() < 0.7
 
 
+@pytest.mark.parametrize("kind", [{}, {"bidirectional": True}], ids=str)
+def test_the_layers_of_the_keras_model_drop_as_the_training_does(kind):
+    """A model saved as a `.keras` file is trained further without this package."""
+    model = build_model(load_config(None, {**SETTINGS, "dropout": 0.5, **kind}), 11)
+    ones = np.ones([9, *([] if kind else [7]), 16], np.float32)
+    dropped = model.get_layer("dropout_0")(ones, training=True).numpy() == 0
+    assert not (dropped == dropped[:1]).all()
+    assert not (dropped == dropped[..., :1]).all()
+    assert kind or (dropped == dropped[:, :1]).all()
+
+
 def test_replicas_drop_different_units(monkeypatch):
     """Each has a share of the batch; otherwise two GPUs would have half as many masks as one."""
     dropped = []
