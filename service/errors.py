@@ -191,7 +191,10 @@ class VersionGone(GatewayError, status=503, code="version_gone"):
 
 
 class BackendUnavailable(GatewayError, status=503, code="backend_unavailable"):
-    """No backend responds."""
+    """No backend serves the version at the moment."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=2)
 
 
 class ServerBusy(BackendUnavailable):

@@ -143,6 +143,8 @@ def publish_model(
 
 # The models of the session's repository, in order of their names.
 MODEL_NAMES = ["gru", "lstm", "reverse", "rnn", "window", "words"]
+# Those of tests in which something happens to model servers: it affects one model after the other.
+FOUR_MODELS = ("gru", "lstm", "rnn", "words")
 
 
 @pytest.fixture(scope="session")

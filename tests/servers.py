@@ -106,11 +106,20 @@ class ModelServer(Process):
 TENSORFLOW_MODEL_SERVER = "TENSORFLOW_MODEL_SERVER"
 
 
+def mounted(source, target):
+    """Return the arguments before a command that sees `source` at `target`, in a mount namespace of its own."""
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind "$0" {target} && exec "$@"', str(source)]
+
+
+@functools.cache
+def why_no_mounts():
+    """Return why nothing can be mounted here, or None."""
+    attempt = subprocess.run([*mounted("/tmp", "/mnt"), "true"], capture_output=True, text=True, check=False)
+    return f"nothing can be mounted: {attempt.stderr.strip()}" if attempt.returncode else None
+
+
 class TensorFlowServing(ModelServer):
     """TensorFlow Serving itself, with a repository mounted at /models as in its image."""
-
-    # In a mount namespace of its own.
-    MOUNT = ("unshare", "--mount", "sh", "-c", 'mkdir -p /models && mount --bind "$0" /models && exec "$@"')
 
     # Warm-up takes longer than the tests.
     FLAGS = (
@@ -124,21 +133,20 @@ class TensorFlowServing(ModelServer):
 
     def __init__(self, models_dir, log, port=None, flags=(), **variables):
         self.port = port or free_port()
-        command = [*self.MOUNT, str(models_dir), os.environ[TENSORFLOW_MODEL_SERVER]]
+        os.makedirs("/models", exist_ok=True)
+        command = [*mounted(models_dir, "/models"), os.environ[TENSORFLOW_MODEL_SERVER]]
         usual = [f"--port={self.port}", "--model_config_file=/models/models.config", *self.FLAGS]
         # An executable that is a script finds this interpreter.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         Process.__init__(self, [*command, *usual, *flags], log, PATH=path, **variables)
         self.wait_until(self._listens, timeout=240)
 
-    @classmethod
-    @functools.cache
-    def why_not(cls):
+    @staticmethod
+    def why_not():
         """Return why it cannot run here, or None."""
         if TENSORFLOW_MODEL_SERVER not in os.environ:
             return f"{TENSORFLOW_MODEL_SERVER} names no executable of TensorFlow Serving: see CONTRIBUTING.md"
-        attempt = subprocess.run([*cls.MOUNT, "/tmp", "true"], capture_output=True, text=True, check=False)
-        return f"nothing can be mounted at /models: {attempt.stderr.strip()}" if attempt.returncode else None
+        return why_no_mounts()
 
 
 def server_kinds():

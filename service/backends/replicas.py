@@ -146,10 +146,8 @@ class Replica:
         return self.ejected_because is None and probe is not None and not probe.is_stale
 
     def may_take(self, version: ModelVersion) -> bool:
-        """Return whether it gets no calls of a version now but may get some later."""
-        if version.name not in self.probed_models or version in self.reported.difference(self.probes):
-            return True
-        return version in self.probes and not self.takes(version)
+        """Return whether it gets calls of a version now, or may get some later; False: it has none, by its status."""
+        return version.name not in self.probed_models or version in self.reported or version in self.probes
 
 
 class Replicas:
@@ -170,7 +168,7 @@ class Replicas:
         self._connect, self._addresses, self._resolve = connect, addresses, resolve or resolved
         self._lock = threading.Lock()
         self._replicas: dict[str, Replica] = {}
-        # Expected probe hash of each version.
+        # Expected probe hash of each version that is served, or may be again.
         self._hashes: dict[ModelVersion, str | None] = {}
         # Last successful resolution of each address.
         self._resolved: dict[str, list[str]] = {}
@@ -226,6 +224,10 @@ class Replicas:
         return self.all()
 
     def expect(self, hashes: Mapping[ModelVersion, str | None]) -> None:
+        """Set the versions that are served, or may be again, and the probe hash that each should have.
+
+        A call that no server takes fails with `VersionGone` if its version is not among them.
+        """
         with self._lock:
             self._hashes = dict(hashes)
             self._step_s = {key: seconds for key, seconds in self._step_s.items() if key[0] in hashes}
@@ -324,14 +326,10 @@ class Replicas:
             replica.client.send(attempt.call, lambda outcome: self._handle_outcome(replica, attempt, outcome))
 
     def _no_server_error(self, version: ModelVersion) -> GatewayError:
-        """Return the error of a call that no server takes: servers may recover, or healthy ones no longer serve it."""
         with self._lock:
-            replicas = list(self._replicas.values())
-        any_in_service = any(replica.ejected_because is None for replica in replicas)
-        may_recover = any(version in replica.probes and not replica.takes(version) for replica in replicas)
-        if any_in_service and not may_recover:
-            return VersionGone()
-        return BackendUnavailable("no model server responds; try again in some seconds")
+            if version not in self._hashes:
+                return VersionGone()
+        return BackendUnavailable(f"no model server serves {version.name}:{version.number} now")
 
     def _candidates(self, version: ModelVersion, tried: Collection[Replica]) -> list[Replica]:
         """Return the servers for a version's call: those with the expected probe hash, or else all others."""

@@ -310,6 +310,9 @@ class ModelRegistry:
                 served[ref] = self._served_model(ref, assets, probes, before.served.get(ref))
                 if any(replica.takes(ref) for replica, _ in probes):
                     available.add(ref)
+            # A server that was replaced by one at another address has lost its probes, not its versions.
+            known = before.served.keys() - probes_by_version.keys()
+            served |= {ref: before.served[ref] for ref in known if ref.name in listed and self._may_appear(ref)}
             for ref in before.served.keys() - served.keys():
                 log.info("model %s version %d is no longer served", ref.name, ref.number)
             routes = self._make_routes(served, available, listed, before)

@@ -10,6 +10,7 @@ import pytest
 
 # The servers and repositories of the end-to-end tests.
 from tests.e2e.conftest import (  # noqa: F401 - fixtures
+    four_models_dir,
     gateway,
     model_server,
     own_model_server,

@@ -46,12 +46,12 @@ def restart(gateway, number):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=["SIGHUP", "kill -9 of the worker"])
-def test_no_model_is_missing_while_a_worker_starts(two_models_dir, own_model_server, start_gateway, number, tmp_path):
+def test_no_model_is_missing_while_a_worker_starts(four_models_dir, own_model_server, start_gateway, number, tmp_path):
     """Every request succeeds, is refused with 503, or loses its connection with the worker; streams are resumed."""
     key = tmp_path / "state.key"
     key.write_text("k" * 40)
-    server = own_model_server(two_models_dir)
-    gateway = start_gateway(repository=two_models_dir, backend=server.port, state_key_file=key, drain_s=2)
+    server = own_model_server(four_models_dir)
+    gateway = start_gateway(repository=four_models_dir, backend=server.port, state_key_file=key, drain_s=2)
     wanted = [{**body, "max_tokens": 2000} for body in bodies()[:16]]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         expected = list(pool.map(lambda body: gateway.text(**body), wanted))
@@ -107,10 +107,10 @@ def spoil_prefill(answer):
 
 
 @pytest.mark.timeout(1200)
-def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, own_model_server, start_gateway):
-    proxy = Proxy(own_model_server(two_models_dir).port)
+def test_streams_outlast_invalid_responses_of_the_only_backend(four_models_dir, own_model_server, start_gateway):
+    proxy = Proxy(own_model_server(four_models_dir).port)
     try:
-        alone = start_gateway(repository=two_models_dir, backend=proxy.port, backend_grace_s=120)
+        alone = start_gateway(repository=four_models_dir, backend=proxy.port, backend_grace_s=120)
         wanted = bodies(max_tokens=1000)[:24]
         with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
             expected = list(pool.map(lambda body: alone.text(**body), wanted))
@@ -127,11 +127,11 @@ def test_streams_outlast_invalid_responses_of_the_only_backend(two_models_dir, o
 
 
 @pytest.mark.timeout(900)
-def test_a_backend_with_seconds_of_invalid_responses_is_readmitted(two_models_dir, own_model_server, start_gateway):
-    real = [own_model_server(two_models_dir) for _ in range(2)]
+def test_a_backend_with_seconds_of_invalid_responses_is_readmitted(four_models_dir, own_model_server, start_gateway):
+    real = [own_model_server(four_models_dir) for _ in range(2)]
     proxy = Proxy(real[0].port)
     try:
-        both = start_gateway(repository=two_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
+        both = start_gateway(repository=four_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
         both.wait_until(lambda: left_out(both) == [])
         wanted = bodies(max_tokens=1000)[:24]
         with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.access import keys
 from tests.built import built
+from tests.conftest import FOUR_MODELS
 from tests.pages import Tab, launch
 from tests.servers import Gateway, ModelServer
 from tests.shared import shared
@@ -89,14 +90,21 @@ def start_shared_gateway(two_models_dir, model_server, tmp_path_factory):
 @pytest.fixture(scope="session")
 def two_models_dir(models_dir):
     """A model repository with only `lstm` and `words`, for tests that start many model servers; read-only."""
+    return built("two_models", lambda folder: copy_models(models_dir, ("lstm", "words"), folder))
+
+
+@pytest.fixture(scope="session")
+def four_models_dir(models_dir):
+    """A model repository with `FOUR_MODELS`, for tests in which something happens to model servers; read-only."""
+    return built("four_models", lambda folder: copy_models(models_dir, FOUR_MODELS, folder))
+
+
+def copy_models(models_dir, names, folder):
     from export.repository.models_config import add_to_models_config
 
-    def copy(folder):
-        for name in ("lstm", "words"):
-            shutil.copytree(models_dir / name, folder / name)
-            add_to_models_config(folder, name)
-
-    return built("two_models", copy)
+    for name in names:
+        shutil.copytree(models_dir / name, folder / name)
+        add_to_models_config(folder, name)
 
 
 @pytest.fixture

@@ -2,15 +2,24 @@
 
 import concurrent.futures
 import signal
-import threading
 import time
 
 import grpc
 import pytest
 
 from contract import signatures
-from tests.backends import INVALID_RESPONSES, NUM_STREAMS, Proxy, bodies, changed, left_out, refuse, spoil_state
-from tests.servers import joined, server_kinds
+from tests.backends import (
+    INVALID_RESPONSES,
+    NUM_STREAMS,
+    Proxy,
+    bodies,
+    changed,
+    left_out,
+    refuse,
+    spoil_state,
+    streams_while,
+)
+from tests.servers import server_kinds
 
 # For a call to a backend that is not ejected: longer than the streams take on a busy machine.
 CALL_TIMEOUT_S = 240
@@ -51,8 +60,8 @@ class Servers:
 
 
 @pytest.fixture(scope="module", params=server_kinds())
-def shared_servers(request, two_models_dir, tmp_path_factory):
-    servers = Servers(request.param, two_models_dir, tmp_path_factory.mktemp("servers"))
+def shared_servers(request, four_models_dir, tmp_path_factory):
+    servers = Servers(request.param, four_models_dir, tmp_path_factory.mktemp("servers"))
     yield servers
     for server in servers.running:
         server.end()
@@ -66,31 +75,12 @@ def servers(shared_servers):
 
 
 @pytest.fixture
-def pair(servers, two_models_dir, start_gateway):
+def pair(servers, four_models_dir, start_gateway):
     """The two servers and a gateway in front of both."""
     backends = ",".join(f"127.0.0.1:{server.port}" for server in servers.running)
-    gateway = start_gateway(repository=two_models_dir, backends=backends, call_timeout_s=CALL_TIMEOUT_S)
+    gateway = start_gateway(repository=four_models_dir, backends=backends, call_timeout_s=CALL_TIMEOUT_S)
     gateway.wait_until(lambda: left_out(gateway) == [])
     return servers, gateway
-
-
-def streams_while(gateway, happen):
-    """Stream all requests concurrently; once half of them have begun, call `happen`; return their texts."""
-    begun, num_begun = threading.Semaphore(0), NUM_STREAMS // 2
-
-    def run(body):
-        events = gateway.stream(**body)
-        first = next(events)
-        begun.release()
-        return joined([first, *events])
-
-    with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
-        running = [pool.submit(run, body) for body in bodies()]
-        for _ in range(num_begun):
-            assert begun.acquire(timeout=120)
-        assert sum(text.done() for text in running) < num_begun, "too short to be disturbed"
-        happen()
-        return [text.result(120) for text in running]
 
 
 def test_a_hanging_backend_is_ejected_and_readmitted_when_it_wakes(pair, expected):
@@ -108,9 +98,9 @@ def test_a_hanging_backend_is_ejected_and_readmitted_when_it_wakes(pair, expecte
         assert list(pool.map(lambda body: gateway.streamed_text(**body), bodies())) == expected
 
 
-def test_sequences_survive_a_restart_of_the_only_backend(servers, two_models_dir, start_gateway, expected):
+def test_sequences_survive_a_restart_of_the_only_backend(servers, four_models_dir, start_gateway, expected):
     # Alongside other tests, starting a model server takes as long as the default grace period.
-    gateway = start_gateway(repository=two_models_dir, backend=servers.running[0].port, backend_grace_s=120)
+    gateway = start_gateway(repository=four_models_dir, backend=servers.running[0].port, backend_grace_s=120)
 
     def restart():
         servers.kill(0)
@@ -126,12 +116,12 @@ FAULTS = {
 }
 
 
-def test_calls_that_a_backend_fails_are_retried_on_another_backend(servers, two_models_dir, start_gateway, gateway):
+def test_calls_that_a_backend_fails_are_retried_on_another_backend(servers, four_models_dir, start_gateway, gateway):
     """Every gRPC code and every kind of invalid response: the bytes stay the same; afterwards it is readmitted."""
     real = servers.running
     proxy = Proxy(real[0].port)
     try:
-        both = start_gateway(repository=two_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
+        both = start_gateway(repository=four_models_dir, backends=f"127.0.0.1:{proxy.port},127.0.0.1:{real[1].port}")
         wanted = bodies(max_tokens=60)[:12]
         expected = [gateway.text(**body) for body in wanted]
         for name, fault in FAULTS.items():
@@ -155,8 +145,8 @@ def test_sequences_of_a_killed_backend_continue_on_the_other(pair, expected):
     assert left_out(gateway) == [servers.running[0].port]
 
 
-def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, start_gateway):
-    gateway = start_gateway(backend=shared_servers.running[1].port, backend_grace_s=0.5)
+def test_an_unavailable_backend_is_a_503_after_the_grace_period(shared_servers, four_models_dir, start_gateway):
+    gateway = start_gateway(repository=four_models_dir, backend=shared_servers.running[1].port, backend_grace_s=0.5)
     shared_servers.kill(1)
     body = {"model": "lstm", "prompt": "It was", "max_tokens": 5}
     status, response = gateway.post(body)
@@ -171,9 +161,11 @@ def rejections(gateway, reason):
 
 
 @pytest.mark.parametrize("kind", server_kinds())
-def test_calls_that_a_busy_backend_rejects_are_retried(kind, two_models_dir, own_model_server, start_gateway, expected):
-    server = own_model_server(two_models_dir, "--grpc_max_threads=3", kind=kind)
-    gateway = start_gateway(backend=server.port, max_calls=8)
+def test_calls_that_a_busy_backend_rejects_are_retried(
+    kind, four_models_dir, own_model_server, start_gateway, expected
+):
+    server = own_model_server(four_models_dir, "--grpc_max_threads=3", kind=kind)
+    gateway = start_gateway(repository=four_models_dir, backend=server.port, max_calls=8)
     assert streams_while(gateway, lambda: None) == expected
     assert rejections(gateway, "busy") > 0
     assert left_out(gateway) == []
@@ -189,15 +181,15 @@ max_enqueued_batches { value: 100 }
 
 @pytest.mark.parametrize("kind", server_kinds()[1:])
 def test_a_backend_that_merges_calls_is_told_apart_from_a_faulty_one(
-    kind, two_models_dir, tmp_path, own_model_server, start_gateway, expected
+    kind, four_models_dir, tmp_path, own_model_server, start_gateway, expected
 ):
     """TensorFlow Serving with `--enable_batching`: errors say what to change, no text differs, and it stays."""
     file = tmp_path / "batching.config"
     file.write_text(BATCHING + "".join(f"allowed_batch_sizes: {size}\n" for size in signatures.BATCH_SIZES))
     # With threads for all calls, so that no call is refused for another reason.
     flags = "--enable_batching=true", f"--batching_parameters_file={file}", "--grpc_max_threads=64"
-    server = own_model_server(two_models_dir, *flags, kind=kind)
-    gateway = start_gateway(backend=server.port, max_calls=8, backend_grace_s=2)
+    server = own_model_server(four_models_dir, *flags, kind=kind)
+    gateway = start_gateway(repository=four_models_dir, backend=server.port, max_calls=8, backend_grace_s=2)
     with concurrent.futures.ThreadPoolExecutor(NUM_STREAMS) as pool:
         answers = list(pool.map(gateway.post, bodies()))
     for (status, answer), text in zip(answers, expected, strict=True):

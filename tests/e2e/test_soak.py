@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TEXT
+from tests.conftest import FOUR_MODELS, TEXT
 from tests.processes import status
 from tests.servers import ModelServer
 
@@ -27,7 +27,7 @@ def requests():
     """Return requests of every kind, with their paths."""
     completions = [
         {
-            "model": ("lstm", "words")[i % 2],
+            "model": FOUR_MODELS[i % 4],
             "prompt": (TEXT * 9)[: 1 + 37 * i % 600],
             "max_tokens": 20 + 67 * i % 400,
             "seed": i,
@@ -94,9 +94,9 @@ def settled(gateway):
     return Footprint(gateway)
 
 
-def test_load_and_backend_crashes_leak_nothing(two_models_dir, own_model_server, start_gateway, tmp_path):
+def test_load_and_backend_crashes_leak_nothing(four_models_dir, own_model_server, start_gateway, tmp_path):
     """Outputs equal those of single requests; memory, threads and files stay near those after the warm-up."""
-    servers = [own_model_server(two_models_dir) for _ in range(2)]
+    servers = [own_model_server(four_models_dir) for _ in range(2)]
     gateway = start_gateway(backends=",".join(f"127.0.0.1:{server.port}" for server in servers), backend_grace_s=120)
     expected = [content(gateway, path, body) for path, body in requests()]
     # After this warm-up, the allocator, the prefix cache and the thread pools have reached their size.
@@ -109,7 +109,7 @@ def test_load_and_backend_crashes_leak_nothing(two_models_dir, own_model_server,
                 break
             killed = servers[number % 2]
             killed.end(signal.SIGKILL)
-            servers[number % 2] = ModelServer(two_models_dir, tmp_path / f"again{number}.log", port=killed.port)
+            servers[number % 2] = ModelServer(four_models_dir, tmp_path / f"again{number}.log", port=killed.port)
         num_requests = load.result()
     after = settled(gateway)
     for server in servers:
